@@ -1,0 +1,1 @@
+"""WideSearch: fill a table of entities x attributes by searching a real corpus."""

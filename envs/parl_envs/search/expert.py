@@ -1,0 +1,153 @@
+"""The scripted expert of WideSearch: demonstrations for the cold start, written through the swarm runtime.
+
+In: the messages of one agent. Out: its next turn. It reads what any policy reads (prompt and observations), never the
+gold. It can work alone or delegate; which of the two is decided once per episode, and the tokens that carry that
+decision may be kept out of the loss (decision masking: the skill of delegating without the inclination).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parl.env import Message, Said
+from parl.types import Task
+
+SUBAGENT_SYSTEM = "searcher"
+AGENT_NAME = "scout"
+
+
+def call(name: str, *values: str) -> str:
+    """A tool call as the tiny tokenizer writes it: fixed scaffolding tokens around the values."""
+    fields = {
+        "search": ("query",),
+        "open": ("doc",),
+        "create_subagent": ("name", "system_prompt"),
+        "assign_task": ("agent", "prompt"),
+    }[name]
+    head = f'<tool_call>{{"name": "{name}", "arguments": {{"{fields[0]}": "'
+    return head + f'", "{fields[-1]}": "'.join(values) + '"}}</tool_call>'
+
+
+@dataclass
+class Expert:
+    """Plays the orchestrator and its subagents on one task.
+
+    Args:
+        parallel: probability of delegating.
+        decide: probability that a delegating episode trains its decision tokens.
+        lazy: probability that a subagent skips its last look-up and answers `unknown`.
+        width_limit: delegate all rows up to here, and each further row with probability `continue_p`.
+    """
+
+    task: Task
+    rng: np.random.Generator
+    parallel: float = 0.5
+    decide: float = 0.2
+    lazy: float = 0.1
+    width_limit: int = 1000
+    continue_p: float = 1.0
+    _delegates: bool = field(init=False)
+    _trains_decision: bool = field(init=False)
+    _width: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._delegates = bool(self.rng.random() < self.parallel)
+        self._trains_decision = bool(self.rng.random() < self.decide)
+        num = len(self.task.data["gold"])
+        self._width = min(num, self.width_limit)
+        while self._width < num and self.rng.random() < self.continue_p:
+            self._width += 1
+
+    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+        if messages[0]["role"] == "system" and messages[0]["content"] == SUBAGENT_SYSTEM:
+            return self._subagent(messages, rng)
+        prompt = next(m["content"] for m in messages if m["role"] == "user")
+        columns, names = _parse_question(prompt)
+        if self._delegates:
+            return self._orchestrator(messages, columns, names)
+        return self._alone(messages, columns, names, rng)
+
+    def _orchestrator(self, messages: Sequence[Message], columns: str, names: Sequence[str]) -> Sequence[Said]:
+        if messages[-1]["role"] == "user":
+            head = call("create_subagent", AGENT_NAME, SUBAGENT_SYSTEM)
+            launches = [call("assign_task", AGENT_NAME, f"{name} : {columns}") for name in names[: self._width]]
+            return [Said(head, self._trains_decision), Said(" ".join(launches))]
+        results = [m["content"] for m in messages if m["role"] == "tool"][1:]
+        return [Said(" ".join(results))]
+
+    def _subagent(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+        prompt = next(m["content"] for m in messages if m["role"] == "user")
+        name, _, columns = prompt.partition(" : ")
+        said = self._row(messages, name, columns, rng)
+        if " : " not in said[0].text and "<tool_call>" not in said[0].text and rng.random() < self.lazy:
+            head = said[0].text.rsplit("c ", 1)[0]
+            return [Said(f"{head}c unknown")]
+        return said
+
+    def _alone(
+        self, messages: Sequence[Message], columns: str, names: Sequence[str], rng: np.random.Generator
+    ) -> Sequence[Said]:
+        """One row after the other; the turn that has read a row's last page notes its cells."""
+        per_row = 4 if " > " in columns else 2
+        tools = sum(m["role"] == "tool" for m in messages)
+        done, at = divmod(tools, per_row)
+        notes = [m["content"].split("<tool_call>")[0].strip() for m in messages if m["role"] == "assistant"]
+        if at == 0 and done > 0:
+            note = _cells(messages, names[done - 1], columns)
+            if done == len(names):
+                return [Said(" ".join([*(n for n in notes if n), note]))]
+            return [Said(note + " " + call("search", _entity(names[done])))]
+        return self._row(messages[-2 * at :] if at else [], names[done], columns, rng)
+
+    def _row(self, messages: Sequence[Message], name: str, columns: str, rng: np.random.Generator) -> Sequence[Said]:
+        observations = [m["content"] for m in messages if m["role"] == "tool"]
+        step = len(observations)
+        if step == 0:
+            return [Said(call("search", _entity(name)))]
+        hop = " > " in columns
+        last = observations[-1]
+        if step % 2 == 1:
+            query = _entity(name) if step == 1 else _read(observations[1], "capital")
+            return [Said(call("open", _find(last, query)))]
+        if hop and step == 2:
+            return [Said(call("search", _read(last, "capital")))]
+        return [Said(_cells(messages, name, columns))]
+
+
+def _parse_question(prompt: str) -> tuple[str, list[str]]:
+    """'find capital , currency for : 1 Kenya ; 2 Togo' -> ('capital , currency', ['1 Kenya', '2 Togo'])."""
+    head, _, tail = prompt.partition(" for : ")
+    return head.removeprefix("find "), [part.strip() for part in tail.split(";")]
+
+
+def _entity(name: str) -> str:
+    return name.split(" ", 1)[1]
+
+
+def _find(results: str, title: str) -> str:
+    """The id of the result with this title; of the first result when none has it."""
+    lines = [line.rsplit(" : ", 1) for line in results.split("\n") if " : " in line]
+    ids = {t: d for t, d in reversed(lines)}
+    return ids.get(title, lines[0][1] if lines else "unknown")
+
+
+def _read(page: str, attribute: str) -> str:
+    for line in page.split("\n"):
+        key, _, value = line.partition(" : ")
+        if key == attribute:
+            return value
+    return "unknown"
+
+
+def _cells(messages: Sequence[Message], name: str, columns: str) -> str:
+    """The row's cells from the pages read last."""
+    index, entity = name.split(" ", 1)
+    pages = [m["content"] for m in messages if m["role"] == "tool"][1::2]
+    if " > " in columns:
+        values = [_read(pages[-2], "capital"), _read(pages[-1], "time")]
+    else:
+        values = [_read(pages[-1], c) for c in columns.split(" , ")]
+    return f"{index}a {entity} {index}b {values[0]} {index}c {values[1]}"

@@ -1,0 +1,181 @@
+"""`parl/WideSearch-v0`: fill a table of entities x attributes by searching a corpus.
+
+In: a task (entities, columns, gold). Out: the official WideSearch score of the answer (`parl_rewards.wide_search`).
+Tools: `search(query)` returns titles and opaque document ids, `open(doc)` a page. The corpus is the CIA World
+Factbook (232 countries and their capitals, in the package), or the user's own JSONL.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from parl.env import AgentEnv, Demonstration, Said, tool
+from parl.errors import ConfigError, did_you_mean
+from parl.types import Task
+from parl_envs.search import expert, practice, tasks
+from parl_envs.search.table import cells_to_markdown, parse_cells
+from parl_envs.search.world import World, WorldSpec, load_world
+from parl_rewards.wide_search import item_f1_nonkey, wide_search
+
+NOT_FOUND = "unknown"
+WORD = re.compile(r"[^\s:;,]+")
+
+
+class WideSearch(AgentEnv):
+    """Fill a table by search.
+
+    Args:
+        corpus: `factbook`, or a JSONL file of {"title", "text", "id"?, "entity"?}.
+        pages: `records` (short pages of `attribute : value` lines, for tiny models) or `prose` (full profiles).
+        n: the range of N, [lo, hi], or several ranges [[1, 2], [4, 10]] that are equally likely.
+        two_hop: share of generated tasks whose second column stands on the page of the first column's value.
+        attributes: columns that tasks may ask for, of those on an entity's own page.
+        distractors: extra lines on each page that no task asks for.
+        answer_format: `cells` (`1a Kenya 1b Nairobi ...`, rendered to a table here) or `markdown`.
+        top_k: results of a search that names no number.
+    """
+
+    def __init__(
+        self,
+        corpus: str = "factbook",
+        pages: Literal["records", "prose"] = "records",
+        n: Sequence[Any] = (4, 12),
+        two_hop: float = 0.25,
+        attributes: Sequence[str] = ("capital", "currency", "internet"),
+        distractors: int = 0,
+        answer_format: Literal["cells", "markdown"] = "cells",
+        top_k: int = 2,
+    ) -> None:
+        super().__init__()
+        _one_of("pages", pages, ("records", "prose"))
+        _one_of("answer_format", answer_format, ("cells", "markdown"))
+        self.knobs = tasks.Knobs(
+            ranges=tasks.parse_ranges(n),
+            two_hop=two_hop,
+            attributes=tuple(attributes),
+            answer_format=answer_format,
+        )
+        self.world_spec = WorldSpec(corpus=corpus, pages=pages, attributes=tuple(attributes), distractors=distractors)
+        self.top_k = top_k
+        self.world: World = load_world(self.world_spec, "train")
+        self._demo_worlds: list[World] = []
+
+    # --- tools -------------------------------------------------------------------------------------------------------
+
+    @tool
+    def search(self, query: str, top_k: int = 0) -> str:
+        """Search the corpus. Returns one line `title : id` for each result, best first."""
+        found = self.world.index.search(query, top_k if 0 < top_k <= 20 else self.top_k)
+        return "\n".join(f"{d.title} : {d.id}" for d in found) or NOT_FOUND
+
+    @tool
+    def open(self, doc: str) -> str:
+        """Open the document with this id. Returns its page."""
+        page = self.world.index.get(doc)
+        return page.text if page is not None else NOT_FOUND
+
+    # --- tasks and scores --------------------------------------------------------------------------------------------
+
+    def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
+        return tasks.generate(load_world(self.world_spec, split), self.knobs, split, num, seed)
+
+    def load_task(self, row: Mapping[str, Any]) -> Task:
+        return tasks.load_task(row, self.knobs)
+
+    def start(self, task: Task) -> None:
+        self.subtask_rows: dict[str, Mapping[str, str]] | None = None
+        split = task.data.get("split", "train")
+        if split != self.world.split and self.world.split != "demo":
+            self.world = load_world(self.world_spec, split)
+
+    def to_markdown(self, answer: str) -> str:
+        """The answer as a markdown table. Cells are placed, never added."""
+        if self.knobs.answer_format == "markdown":
+            return answer
+        return cells_to_markdown(parse_cells(answer), self.task.data["columns"])
+
+    def score(self, answer: str) -> Mapping[str, float]:
+        gold, evaluation = self.task.data["gold"], self.task.data["evaluation"]
+        table = self.to_markdown(answer)
+        result = wide_search(table, gold, evaluation)
+        return {
+            "score": result["f1_by_item"],
+            "item_f1": result["f1_by_item"],
+            "item_f1_nonkey": item_f1_nonkey(table, gold, evaluation),
+            "row_f1": result["f1_by_row"],
+            "item_recall": result["recall_by_item"],
+            "success": result["score"],
+        }
+
+    def num_parts(self) -> int | None:
+        return len(self.task.data["gold"])
+
+    # --- subagents ---------------------------------------------------------------------------------------------------
+
+    def fork(self, subtask: str) -> WideSearch:
+        """A subagent shares the corpus; its rows are those of the table whose entity its prompt names."""
+        child = copy.copy(self)
+        rows = self.task.data["gold"]
+        key = self.task.data["columns"][0]
+        words = f" {' '.join(WORD.findall(subtask))} "
+        named = {str(i): row for i, row in enumerate(rows, 1) if f" {row[key]} " in words}
+        child.subtask_rows = named
+        return child
+
+    def check_result(self, message: str) -> bool:
+        """Cells: whole rows of the rows asked for, none of them empty or unknown. Markdown: any text."""
+        if self.knobs.answer_format == "markdown" or self.subtask_rows is None:
+            return bool(message.strip())
+        cells = parse_cells(message)
+        wanted = {f"{i}{c}" for i in self.subtask_rows for c in "abcdefghij"[: len(self.task.data["columns"])]}
+        return bool(wanted) and set(cells) == wanted and all(v and v != NOT_FOUND for v in cells.values())
+
+    def subtask_score(self, message: str) -> float | None:
+        """Share of the non-key cells of the subagent's rows that its message gives right (gold-informed)."""
+        if self.subtask_rows is None:
+            return None
+        columns = self.task.data["columns"]
+        wanted = {
+            f"{i}{'abcdefghij'[k]}": row[c]
+            for i, row in self.subtask_rows.items()
+            for k, c in enumerate(columns)
+            if k > 0
+        }
+        if not wanted:
+            return 0.0
+        if self.knobs.answer_format == "markdown":
+            return sum(v.casefold() in message.casefold() for v in wanted.values()) / len(wanted)
+        cells = parse_cells(message)
+        return sum(cells.get(k, "").casefold() == v.casefold() for k, v in wanted.items()) / len(wanted)
+
+    # --- a policy from nothing ---------------------------------------------------------------------------------------
+
+    def vocabulary(self) -> Sequence[str]:
+        return practice.vocabulary(self.world_spec, self.knobs)
+
+    def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration | Sequence[Said]:
+        """`recall_easy`, `recall`, `enumerate`: texts to practise copying. `episode`: the expert at work."""
+        if kind in practice.KINDS:
+            return practice.KINDS[kind](rng, self.world_spec, self.knobs)
+        if kind != "episode":
+            raise ConfigError(f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}")
+        env = copy.copy(self)
+        env.world = self._demo_world(rng)
+        task = tasks.one_task(env.world, self.knobs, rng, "demo", knobs.pop("n", None))
+        return Demonstration(env, task, expert.Expert(task, rng, **knobs))
+
+    def _demo_world(self, rng: np.random.Generator) -> World:
+        """Worlds whose facts are shuffled over all entities: the policy learns to look up, never the facts."""
+        if len(self._demo_worlds) < 48:
+            self._demo_worlds.append(load_world(self.world_spec, "demo", shuffle=int(rng.integers(2**31))))
+        return self._demo_worlds[int(rng.integers(len(self._demo_worlds)))]
+
+
+def _one_of(name: str, given: str, allowed: Sequence[str]) -> None:
+    if given not in allowed:
+        raise ConfigError(f"env.kwargs.{name} is '{given}'.{did_you_mean(str(given), allowed)}")

@@ -1,0 +1,311 @@
+"""The cold start: a policy learns the tools from demonstrations before any reward.
+
+In: a model, the environment's demonstrator, stages. Out: the model, and what each stage measured. A stage ends when a
+skill measured on material that it never trained on reaches its gate: in steps, never in seconds. Demonstrations are
+episodes that a scripted expert plays through the swarm runtime, so the tokens are those of a rollout. TRL's SFT trainer
+trains on the agents' own tokens only; the trained fraction is checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from parl.config.schema import ColdStart, Config, Stage
+from parl.env import AgentEnv, Demonstration, seed_for
+from parl.evaluate import Evaluator, load_tasks
+from parl.learner.batch import micro_batches
+from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
+from parl.learner.policies import PolicySet
+from parl.policy.base import PolicyHandle, Renderer
+from parl.policy.scripted import ScriptedEngine
+from parl.progress import Progress
+from parl.rollout.swarm import SwarmRunner
+from parl.run_folder import RunFolder
+from parl.system import pin_threads
+
+IGNORE = -100
+MICRO_BATCHES = 3
+SUBAGENTS_PER_EPISODE = 3
+"""Subagents of one demonstration that are kept: they are many, short and alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A token sequence and which of its tokens carry loss."""
+
+    token_ids: tuple[int, ...]
+    mask: tuple[int, ...]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What a stage did: steps, the skill it reached, whether its gate opened, attempts it took."""
+
+    name: str
+    steps: int
+    metric: str
+    value: float
+    passed: bool
+    attempts: int
+
+
+class Demonstrator:
+    """Draws texts of a stage's mixture. The same seed gives the same texts."""
+
+    def __init__(self, env: AgentEnv, renderer: Renderer, config: Config, seed: int) -> None:
+        self._env, self._renderer, self._config = env, renderer, config
+        self._rng = np.random.default_rng(seed)
+        self._seed, self._count = seed, 0
+
+    def draw(self, stage: Stage) -> list[Text]:
+        """One item of the mixture: a practice text, or the traces of one episode."""
+        kinds = sorted(stage.data)
+        shares = np.array([stage.data[k] for k in kinds])
+        kind = kinds[int(self._rng.choice(len(kinds), p=shares / shares.sum()))]
+        return self.item(kind, stage.kwargs if kind == "episode" else {})
+
+    def item(self, kind: str, knobs: dict[str, Any]) -> list[Text]:
+        made = self._env.demonstrate(kind, self._rng, **knobs)
+        if isinstance(made, Demonstration):
+            return self._play(made, kind)
+        ids: list[int] = []
+        mask: list[int] = []
+        for piece in made:
+            new = self._renderer.encode(piece.text)
+            ids += new
+            mask += [int(piece.train)] * len(new)
+        return [Text(tuple(ids), tuple(mask), kind)]
+
+    def _play(self, demo: Demonstration, kind: str) -> list[Text]:
+        self._count += 1
+        handle = PolicyHandle("expert", self._renderer, ScriptedEngine(demo.script, self._renderer), False)
+        swarm = self._config.swarm.model_copy(update={"critical_step_budget": None})
+        roles = {"orchestrator": handle, "subagent": handle}
+        runner = SwarmRunner(roles, self._config.roles, swarm, self._config.clock)
+        name = f"demo-{self._seed}-{self._count}"
+        episode = asyncio.run(runner.run(demo.env, demo.task, episode_id=name, group=name, step=0, seed=name))
+        assert episode.status == "completed", f"the expert failed: {episode.orchestrator.stop_reason}"
+        kept = episode.subagents
+        if len(kept) > SUBAGENTS_PER_EPISODE:
+            order = self._rng.permutation(len(kept))[:SUBAGENTS_PER_EPISODE]
+            kept = tuple(kept[i] for i in order)
+        return [Text(t.token_ids, t.mask, f"{kind}/{t.role}") for t in (episode.orchestrator, *kept)]
+
+
+def run_cold_start(
+    config: Config, env: AgentEnv, policies: PolicySet, name: str, evaluator: Evaluator
+) -> list[StageReport]:
+    """Train the policy `name` in place through all stages.
+
+    A stage that misses its gate is extended by as many steps again, `max_attempts` times in all: it never restarts.
+    """
+    cold: ColdStart | None = config.cold_start
+    assert cold is not None
+    model, renderer = policies.models[name], policies.renderers[name]
+    seed = seed_for(config.seed, "cold-start", name) % 2**31
+    source = Demonstrator(env, renderer, config, seed)
+    held = Demonstrator(env, renderer, config, seed + 1)
+    reports = []
+    for stage in cold.stages:
+        measure = _gate(stage, model, held, config, env, policies, evaluator)
+        steps = 0
+        for attempt in range(1, cold.max_attempts + 1):
+            with Progress(f"cold start, {stage.name}", stage.until.max_steps) as bar:
+                taken, value = _train_stage(config, stage, source, model, policies.tokenizers[name], measure, bar)
+            steps += taken
+            if value >= stage.until.value:
+                break
+        passed = value >= stage.until.value
+        reports.append(StageReport(stage.name, steps, stage.until.metric, value, passed, attempt))
+    return reports
+
+
+def _gate(
+    stage: Stage,
+    model: Any,
+    held: Demonstrator,
+    config: Config,
+    env: AgentEnv,
+    policies: PolicySet,
+    evaluator: Evaluator,
+) -> Callable[[], float]:
+    """The stage's skill as a function of the current weights.
+
+    `accuracy/KIND`: next-token accuracy on texts of that kind that are never trained on. Any other metric is one of
+    an evaluation on validation tasks, greedy: `score`, or `MODE/METRIC`, such as `forced_parallel/score`.
+    """
+    metric = stage.until.metric
+    if metric.startswith("accuracy/"):
+        kind = metric.removeprefix("accuracy/")
+        knobs = stage.kwargs if kind == "episode" else {}
+        probe = [t for _ in range(40) for t in held.item(kind, knobs)]
+        return lambda: token_accuracy(model, probe)
+    mode, _, name = metric.rpartition("/")
+    tasks = load_tasks(config, env, "validation")[: config.eval.num_tasks]
+
+    def measure() -> float:
+        policies.start_engines()
+        chosen: Any = mode or config.swarm.mode
+        return evaluator.run(policies.handles(), tasks, "greedy", chosen, "gate")[name]
+
+    return measure
+
+
+@torch.inference_mode()
+def token_accuracy(model: Any, texts: Sequence[Text], budget: int = 8192) -> float:
+    """Share of loss-carrying tokens that the model's argmax predicts."""
+    right = total = 0
+    was_training = model.training
+    model.eval()
+    for indices in micro_batches([len(t.token_ids) for t in texts], budget):
+        ids, labels = _pad([texts[i] for i in indices])
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        here = labels[:, 1:] != IGNORE
+        logits = model.get_output_embeddings()(hidden[:, :-1][here])
+        right += int((logits.argmax(-1) == labels[:, 1:][here]).sum())
+        total += int(here.sum())
+    model.train(was_training)
+    return right / max(1, total)
+
+
+def loss_on_labels(model: Any, ids_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropy of the labelled tokens. Padding is on the right, so causality is mask enough."""
+    hidden = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+    here = labels_BT[:, 1:] != IGNORE
+    logits = model.get_output_embeddings()(hidden[:, :-1][here]).float()
+    return torch.nn.functional.cross_entropy(logits, labels_BT[:, 1:][here], reduction="sum")
+
+
+def _pad(texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(len(t.token_ids) for t in texts)
+    ids = torch.zeros((len(texts), width), dtype=torch.long)
+    labels = torch.full((len(texts), width), IGNORE)
+    for i, text in enumerate(texts):
+        row = torch.tensor(text.token_ids)
+        ids[i, : len(row)] = row
+        labels[i, : len(row)] = torch.where(torch.tensor(text.mask, dtype=torch.bool), row, IGNORE)
+    labels[:, 0] = IGNORE
+    return ids, labels
+
+
+def _batches(source: Demonstrator, stage: Stage) -> Iterator[dict[str, Any]]:
+    """Micro-batches without end: each optimizer step takes MICRO_BATCHES of them, of similar lengths inside."""
+    while True:
+        texts: list[Text] = []
+        while sum(len(t.token_ids) for t in texts) < stage.tokens_per_step:
+            texts += source.draw(stage)
+        texts.sort(key=lambda t: len(t.token_ids))
+        for part in _equal_parts(texts, MICRO_BATCHES):
+            ids, labels = _pad(part)
+            yield {"input_ids": ids, "labels": labels}
+
+
+def _equal_parts(texts: Sequence[Text], num: int) -> list[list[Text]]:
+    """Cut sorted texts into `num` parts of about equal padded size, none empty."""
+    total = sum(len(t.token_ids) for t in texts)
+    parts: list[list[Text]] = [[]]
+    size = 0
+    for k, text in enumerate(texts):
+        left = len(texts) - k
+        full = size >= total * len(parts) / num or left <= num - len(parts)
+        if parts[-1] and len(parts) < num and full:
+            parts.append([])
+        parts[-1].append(text)
+        size += len(text.token_ids)
+    assert len(parts) == num, "a step needs at least as many texts as micro-batches"
+    return parts
+
+
+def _train_stage(
+    config: Config,
+    stage: Stage,
+    source: Demonstrator,
+    model: Any,
+    tokenizer: Any,
+    measure: Callable[[], float],
+    bar: Progress,
+) -> tuple[int, float]:
+    """One attempt at a stage with TRL's SFTTrainer. Returns (steps taken, last measured skill)."""
+    import datasets
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    until = stage.until
+    value = 0.0
+    optimizer = build_optimizer(model, stage.optimizer)
+
+    class Gate(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            set_lr_scale(optimizer, lr_scale(stage.optimizer, state.global_step, until.max_steps))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            nonlocal value
+            step = state.global_step
+            if step >= until.min_steps and (step % until.every == 0 or step == until.max_steps):
+                value = measure()
+                control.should_training_stop = value >= until.value
+                bar.advance(f"{until.metric} {value:.3f} (gate {until.value})", to=step)
+            else:
+                bar.advance(to=step)
+
+    class Trainer(SFTTrainer):  # type: ignore[misc]
+        def get_train_dataloader(self) -> Any:
+            return _batches(source, stage)
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            """Cross-entropy at the loss-carrying positions only: a third faster here than TRL's fused head."""
+            return loss_on_labels(model, inputs["input_ids"], inputs["labels"]) / num_items_in_batch
+
+    with tempfile.TemporaryDirectory() as folder:
+        args = SFTConfig(
+            output_dir=folder,
+            max_steps=until.max_steps,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=MICRO_BATCHES,
+            max_grad_norm=stage.optimizer.grad_clip,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            report_to=[],
+            logging_strategy="no",
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            seed=config.seed,
+            bf16=False,
+            gradient_checkpointing=False,
+        )
+        example = {"input_ids": [[0, 0]], "labels": [[IGNORE, 0]]}
+        trainer = Trainer(
+            model=model,
+            args=args,
+            processing_class=tokenizer,
+            train_dataset=datasets.Dataset.from_dict(example),
+            optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)),
+            callbacks=[Gate()],
+        )
+        trainer.train()
+        steps = int(trainer.state.global_step)
+    return steps, value
+
+
+def sft_command(config: Config) -> None:
+    """`parl sft`: the cold start alone. The run folder can be trained later with --resume."""
+    from parl.train import Run
+
+    pin_threads(config.threads)
+    run = Run(config)
+    run.open(RunFolder.create(config.run_path, config))
+    run.warm_up()
+    print(f"The cold start is in {config.run_path}/checkpoints. Go on with: parl train --resume {config.run_path}")

@@ -1,0 +1,428 @@
+"""The typed configuration tree: one home for each value, frozen, unknown keys refused.
+
+In: plain dicts (see `loader`). Out: a `Config`, of which each class of the platform receives its own part only.
+The docstring under a field is its documentation; `parl config explain` prints it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegInt = Annotated[int, Field(ge=0)]
+NonNegFloat = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Node(BaseModel):
+    """Base of every node: frozen, strict about keys, field docstrings kept for `explain`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TaskSource(Node):
+    """Where one split's tasks come from: a file, or the environment's own generator."""
+
+    path: Path | None = None
+    """JSONL or Parquet file of tasks, read with `datasets`. Relative to the config file."""
+    num: PositiveInt | None = None
+    """Number of tasks to generate (without `path`), or to keep of the file."""
+    seed: int = 0
+    """Seed of the generator. Splits never share entities, whatever the seeds."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Generator knobs of this split, over those of `env.kwargs` (say, a wider range of N)."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TaskSource:
+        if self.path is None and self.num is None:
+            raise ValueError("give `path` (a file of tasks) or `num` (how many to generate)")
+        return self
+
+
+class Tasks(Node):
+    """The three splits."""
+
+    train: TaskSource = TaskSource(num=2048)
+    validation: TaskSource = TaskSource(num=64, seed=1)
+    test: TaskSource = TaskSource(num=200, seed=2)
+
+
+class EnvConfig(Node):
+    """The environment, by its Gymnasium id."""
+
+    id: str
+    """For example parl/WideSearch-v0. `parl envs list` prints the registered ones."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the environment; checked by making it once before anything expensive starts."""
+    tasks: Tasks = Tasks()
+
+
+class Optimizer(Node):
+    """One optimizer per policy: Muon on matrices where `muon_lr` is set, AdamW on everything else."""
+
+    lr: PositiveFloat = 3e-4
+    """AdamW's learning rate."""
+    embedding_lr_scale: PositiveFloat = 1.0
+    """Multiplies `lr` for the token embedding (tiny models with unit-rms embeddings want 5 to 25)."""
+    muon_lr: NonNegFloat = 0.0
+    """Learning rate of Muon for two-dimensional weights; 0 leaves them to AdamW."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: NonNegFloat = 0.0
+    grad_clip: PositiveFloat = 1.0
+    """Maximum norm of the gradient."""
+    warmup_steps: NonNegInt = 0
+    decay: Literal["constant", "linear"] = "constant"
+    """`linear`: constant for `hold`, then down to 3 % at the end of the run or stage."""
+    hold: Fraction = 0.3
+
+
+class TinyModel(Node):
+    """Shape of the model that is built from scratch: a stock LFM2 layout (learnable in minutes on a CPU)."""
+
+    hidden_size: PositiveInt = 128
+    num_heads: PositiveInt = 4
+    ff_size: PositiveInt = 128
+    layers: tuple[Literal["conv", "full_attention"], ...] = ("conv", "full_attention", "full_attention")
+    max_positions: PositiveInt = 2048
+
+
+class EngineConfig(Node):
+    """How a policy generates."""
+
+    type: Literal["torch"] = "torch"
+    prefill_tokens: PositiveInt = 4096
+    """Largest number of (padded) prompt tokens in one forward pass."""
+    decode_rows: PositiveInt = 256
+    """Largest number of sequences in one decoding pass."""
+
+
+class Policy(Node):
+    """One set of weights."""
+
+    model: str = "tiny"
+    """`tiny` (built from `tiny`, with a vocabulary from the environment), a transformers folder, or a run folder."""
+    tiny: TinyModel = TinyModel()
+    engine: EngineConfig = EngineConfig()
+    optimizer: Optimizer = Optimizer()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tools_in_prompt: bool = True
+    """List the tools and their schemas in the system message (a `tiny` model has learned them and never lists them)."""
+
+
+class Sampling(Node):
+    """How a role samples while training. Truncated sampling (top-p, top-k) is not offered: it biases the ratio."""
+
+    temperature: NonNegFloat = 1.0
+    """0 is greedy: for frozen roles only."""
+    max_tokens: PositiveInt = 192
+    """Most tokens in one turn; a turn that reaches it ends the agent as truncated."""
+
+
+class Limits(Node):
+    """Budgets of one agent."""
+
+    turns: PositiveInt = 64
+    tokens: PositiveInt | None = None
+    """Most tokens an agent may generate in all its turns."""
+    context_tokens: PositiveInt = 2048
+    """The window: prompt, generated tokens and observations together."""
+    env_calls_per_turn: PositiveInt | None = None
+    """Environment calls that one turn may make; further ones are answered with an error text. null = unlimited."""
+    on_overflow: Literal["truncate", "answer"] = "truncate"
+    """When the next observation does not fit: end as truncated, or replace it by a request to answer now."""
+
+
+class Phase(Node):
+    """A value that holds until a step (exclusive); the last phase may leave `until` out."""
+
+    until: PositiveInt | None = None
+    value: bool
+
+
+class RoleConfig(Node):
+    """One role: which policy plays it, how it samples, whether it learns."""
+
+    policy: str = "main"
+    sampling: Sampling = Sampling()
+    trainable: bool | tuple[Phase, ...] = True
+    """false = frozen at the cold start (or the loaded weights); or a schedule [{until: 20, value: false}, {value: true}]."""
+    limits: Limits = Limits()
+    system_prompt: str = ""
+    """The orchestrator's first message. A subagent's is what `create_subagent` wrote."""
+
+    def trainable_at(self, step: int) -> bool:
+        """Whether the role's tokens are trained at this step (0-based)."""
+        if isinstance(self.trainable, bool):
+            return self.trainable
+        for phase in self.trainable:
+            if phase.until is None or step < phase.until:
+                return phase.value
+        return self.trainable[-1].value
+
+    @property
+    def ever_trainable(self) -> bool:
+        return self.trainable if isinstance(self.trainable, bool) else any(p.value for p in self.trainable)
+
+
+class Roles(Node):
+    orchestrator: RoleConfig = RoleConfig()
+    subagent: RoleConfig = RoleConfig(limits=Limits(turns=8, context_tokens=512))
+
+
+class Swarm(Node):
+    """Limits of the whole episode and the rules of delegation."""
+
+    mode: Literal["swarm", "single"] = "swarm"
+    """`single` removes `create_subagent` and `assign_task`."""
+    max_subagents: PositiveInt = 100
+    """Assignments that one episode may launch."""
+    max_concurrency: PositiveInt | None = None
+    """Subagents that run at once on the virtual clock. null = all."""
+    critical_step_budget: PositiveInt | None = None
+    """The episode ends as truncated when its critical steps reach this (section 3). null = no budget."""
+    token_budget: PositiveInt | None = None
+    """Generated tokens of the whole tree, checked between turns."""
+    refuse_duplicates: bool = True
+    """Answer an assignment that repeats an earlier prompt of the episode with an error text."""
+
+
+class ClockConfig(Node):
+    """Rates of the virtual clock: an episode's latency is computed from token counts, so it is repeatable."""
+
+    prefill_tokens_per_s: PositiveFloat = 5000.0
+    decode_tokens_per_s: PositiveFloat = 50.0
+    decode_slots: PositiveInt | None = 8
+    """Turns that decode at once. null = unlimited."""
+    tool_slots: PositiveInt | None = None
+    tool_latency_s: dict[str, NonNegFloat] = Field(default_factory=dict)
+    """Seconds of one call, by tool name; tools that are not named take `default_tool_latency_s`."""
+    default_tool_latency_s: NonNegFloat = 0.5
+
+
+class Schedule(Node):
+    """A weight that moves linearly from `start` to `end` between two steps, constant outside."""
+
+    start: float
+    end: float = 0.0
+    from_step: NonNegInt = 0
+    to_step: PositiveInt
+
+    @model_validator(mode="after")
+    def _forward(self) -> Schedule:
+        if self.to_step <= self.from_step:
+            raise ValueError(
+                f"the schedule ends (to_step={self.to_step}) before it starts (from_step={self.from_step}); "
+                "give a to_step larger than from_step"
+            )
+        return self
+
+    def at(self, step: int) -> float:
+        """The weight at a step (0-based)."""
+        share = (step - self.from_step) / (self.to_step - self.from_step)
+        return self.start + (self.end - self.start) * min(max(share, 0.0), 1.0)
+
+
+class Term(BaseModel):
+    """One reward term: a weight, and the term's own knobs (checked against its signature)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    weight: float | Schedule = 1.0
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    def weight_at(self, step: int) -> float:
+        return self.weight.at(step) if isinstance(self.weight, Schedule) else self.weight
+
+
+class Toggle(Node):
+    """Token-efficiency phases (Kimi K2.5, section 4.4.2): even phases reward only answers within a task's budget."""
+
+    period: PositiveInt = 5
+    """m: iterations per phase."""
+    accuracy_threshold: Fraction = 0.6
+    """lambda: below this mean score of the group the budget does not bind."""
+    percentile: Fraction = 0.5
+    """rho: the budget is this percentile of the lengths of a task's correct responses."""
+    correct_threshold: Fraction = 0.99
+    """A response is correct from this outcome on."""
+    start_step: NonNegInt = 0
+    """Budgets are taken from here on (when the lambdas have reached 0)."""
+    min_correct: PositiveInt = 2
+    """Correct responses that a task needs before it gets a budget."""
+    scope: Literal["agent", "tree"] = "agent"
+    """|y|: an agent's own tokens, or those of the whole tree."""
+    rigid: bool = False
+    """true = every phase applies the budget (the control that Toggle is compared with)."""
+
+
+class Modifiers(Node):
+    toggle: Toggle | None = None
+
+
+class Reward(Node):
+    terms: dict[str, Term] = Field(default_factory=lambda: {"outcome": Term()})
+    """By name; `parl rewards list` prints what is registered. Weights are never renormalised."""
+    modifiers: Modifiers = Modifiers()
+
+
+class Credit(Node):
+    """From rewards to advantages, per role (parl.md section 5)."""
+
+    type: Literal["group_mean"] = "group_mean"
+    """Reward minus the mean of the agent's group; for subagents an episode's children are averaged first."""
+    normalize_std: bool = False
+    """Divide by the group's standard deviation (GRPO); Kimi's objective does not."""
+    std_floor: PositiveFloat = 0.05
+    """Added to the standard deviation when `normalize_std`."""
+    subagent_group: Literal["task", "episode"] = "task"
+    """Peers of a subagent: all subagents on the same task, or only those of its episode."""
+
+
+class Loss(Node):
+    type: Literal["kimi_k2_5", "grpo"] = "kimi_k2_5"
+    alpha: float = -0.5
+    """kimi_k2_5: tokens whose log-ratio is below alpha get no policy gradient (eq. 1)."""
+    beta: float = 0.5
+    """kimi_k2_5: as alpha, above."""
+    tau: NonNegFloat = 0.01
+    """kimi_k2_5: weight of the squared log-ratio."""
+    clip_low: PositiveFloat = 0.2
+    """grpo: PPO's lower clip."""
+    clip_high: PositiveFloat = 0.28
+    """grpo: PPO's upper clip."""
+    entropy_bonus: NonNegFloat = 0.0
+    denominator: Literal["batch", "problem"] = "batch"
+    """N of eq. 1: tokens of the whole batch, or of each problem (then averaged over problems)."""
+
+    @model_validator(mode="after")
+    def _window(self) -> Loss:
+        if not self.alpha < 0 < self.beta:
+            raise ValueError(f"alpha={self.alpha} and beta={self.beta}: eq. 1 needs alpha < 0 < beta")
+        return self
+
+
+class Until(Node):
+    """When a stage of the cold start ends: at a skill measured on validation, or at max_steps."""
+
+    metric: str
+    value: float
+    max_steps: PositiveInt
+    min_steps: NonNegInt = 0
+    every: PositiveInt = 20
+
+
+class Stage(Node):
+    name: str
+    data: dict[str, NonNegFloat]
+    """Mixture over the environment's demonstration kinds, by name -> share."""
+    until: Until
+    optimizer: Optimizer = Optimizer(lr=3e-3, muon_lr=0.012, betas=(0.9, 0.95), warmup_steps=20)
+    tokens_per_step: PositiveInt = 5000
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Knobs of the demonstrator in this stage."""
+
+
+class ColdStart(Node):
+    """Supervised warm-up by demonstrations that a scripted expert writes through the same runtime."""
+
+    stages: tuple[Stage, ...]
+    max_attempts: PositiveInt = 2
+    """A stage that misses its gate at max_steps is extended by as many steps again, at most this many times in all."""
+    seed_offset: int = 0
+
+
+class Eval(Node):
+    split: Literal["validation", "test"] = "validation"
+    num_tasks: PositiveInt = 54
+    decoding: tuple[Literal["greedy", "sampled"], ...] = ("greedy",)
+    every: PositiveInt | None = 10
+    """Evaluate every so many steps. null = only at the end."""
+
+
+class Train(Node):
+    num_steps: PositiveInt = 40
+    tasks_per_step: PositiveInt = 8
+    group_size: PositiveInt = 8
+    """K: episodes per task."""
+    tokens_per_batch: PositiveInt = 8192
+    """Padded tokens of one micro-batch."""
+    updates_per_step: PositiveInt = 1
+    """Optimizer steps per step of rollouts: each episode is used once, in one of them."""
+    max_subagent_samples: PositiveInt | None = None
+    """Subagent traces trained per step, drawn at random. null = all."""
+    mode: Literal["sync"] = "sync"
+    checkpoint_every: PositiveInt = 10
+    keep_checkpoints: PositiveInt = 2
+    store_episodes_every: PositiveInt = 1
+    """Episodes are written every so many steps."""
+
+
+class Rollout(Node):
+    backend: Literal["local"] = "local"
+    max_concurrent_episodes: PositiveInt = 512
+    episode_deadline_s: PositiveFloat = 600.0
+    """Wall-clock deadline of one episode; a later one is a `timeout` failure (and makes the step non-reproducible)."""
+    max_retries: NonNegInt = 1
+    """New attempts of an episode whose environment failed."""
+
+
+class Wandb(Node):
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "parl"
+
+
+class Tracking(Node):
+    wandb: Wandb = Wandb()
+
+
+class Config(Node):
+    """The whole tree."""
+
+    name: str
+    seed: int = 0
+    run_dir: Path | None = None
+    """Default: runs/NAME."""
+    threads: PositiveInt = 1
+    """Torch threads of this process."""
+    env: EnvConfig
+    policies: dict[str, Policy] = Field(default_factory=lambda: {"main": Policy()})
+    roles: Roles = Roles()
+    swarm: Swarm = Swarm()
+    clock: ClockConfig = ClockConfig()
+    reward: Reward = Reward()
+    credit: Credit = Credit()
+    loss: Loss = Loss()
+    cold_start: ColdStart | None = None
+    eval: Eval = Eval()
+    train: Train = Train()
+    rollout: Rollout = Rollout()
+    tracking: Tracking = Tracking()
+    control: Path | None = None
+    """Config of a control (a single agent) that `parl train` runs beside this one and shows in the summary."""
+
+    @model_validator(mode="after")
+    def _roles_have_policies(self) -> Config:
+        for name in ("orchestrator", "subagent"):
+            role: RoleConfig = getattr(self.roles, name)
+            if role.policy not in self.policies:
+                raise ValueError(
+                    f"roles.{name}.policy is '{role.policy}', but policies has {sorted(self.policies)}; "
+                    f"add policies.{role.policy} or name one of these"
+                )
+            if role.ever_trainable and role.sampling.temperature == 0:
+                raise ValueError(
+                    f"roles.{name} is trainable with temperature 0: greedy tokens have no sampling log-probs to "
+                    "train on; set temperature 1.0 or trainable: false"
+                )
+        return self
+
+    @property
+    def run_path(self) -> Path:
+        return self.run_dir or Path("runs") / self.name

@@ -1,0 +1,267 @@
+"""The environment contract: a Gymnasium environment whose actions are an assistant's messages.
+
+In: an assistant `Message` (text and tool calls). Out: a list of tool messages, the reward, and the outcome in `info`.
+Subclass `AgentEnv`, mark methods with `@tool`, register with Gymnasium, add one entry-point line: see
+docs/write-an-environment.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypedDict, TypeVar, get_type_hints
+
+import gymnasium
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from parl.errors import ConfigError, did_you_mean
+from parl.types import Task, ToolCall
+
+F = TypeVar("F", bound=Callable[..., str])
+
+
+class Message(TypedDict):
+    """One chat message. `tool_calls` is empty but for assistants."""
+
+    role: str
+    content: str
+    tool_calls: list[dict[str, Any]]
+
+
+def assistant(content: str = "", calls: Sequence[ToolCall] = ()) -> Message:
+    """An action: what the model said and called. Without calls it is the final answer."""
+    return {
+        "role": "assistant",
+        "content": content,
+        "tool_calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in calls],
+    }
+
+
+class MessageSpace(gymnasium.spaces.Space[Message]):
+    """Any well-formed message of one role."""
+
+    def __init__(self, role: str, tools: Sequence[str] = (), seed: int | None = None) -> None:
+        self.role, self.tools = role, tuple(tools)
+        super().__init__(shape=None, dtype=None, seed=seed)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> Message:
+        """A random message: a call of a random tool with a random string, or a short random answer."""
+        text = "".join(self.np_random.choice(list("abc 123"), size=8))
+        if not self.tools or self.np_random.random() < 0.5:
+            return {"role": self.role, "content": text, "tool_calls": []}
+        name = str(self.np_random.choice(list(self.tools)))
+        return {"role": self.role, "content": "", "tool_calls": [{"name": name, "arguments": {"query": text}}]}
+
+    def contains(self, x: Any) -> bool:
+        return (
+            isinstance(x, dict)
+            and x.get("role") == self.role
+            and isinstance(x.get("content"), str)
+            and isinstance(x.get("tool_calls"), list)
+        )
+
+
+class MessagesSpace(gymnasium.spaces.Space[list[Message]]):
+    """What an agent reads: a list of messages."""
+
+    def sample(self, mask: Any = None, probability: Any = None) -> list[Message]:
+        return [{"role": "tool", "content": str(self.np_random.integers(100)), "tool_calls": []}]
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in x)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A piece of a scripted turn; `train=False` masks it out of the loss (decision masking)."""
+
+    text: str
+    train: bool = True
+
+
+Script = Callable[[Sequence[Message], np.random.Generator], Sequence[Said]]
+"""(messages so far, system first if any; randomness) -> the next turn of that agent, in pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """An episode for the cold start: `script` plays every role on `task` in `env`, through the swarm runtime."""
+
+    env: AgentEnv
+    task: Task
+    script: Script
+
+
+class ToolSpec(BaseModel):
+    """A tool as the model sees it (name, description, JSON schema of the arguments)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+def tool(method: F) -> F:
+    """Mark a method as a tool. Its schema comes from the type hints, its description from the docstring."""
+    method.__parl_tool__ = True  # type: ignore[attr-defined]
+    return method
+
+
+class AgentEnv(gymnasium.Env[list[Message], Message]):
+    """Base of every environment.
+
+    A subclass gives `generate_tasks`, `start` and `score`, and methods marked `@tool`. One instance holds one episode;
+    `fork` makes the world of a subagent. `step` may be called with several tool calls: each is answered in order.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+    blocking: ClassVar[bool] = False
+    """True when tools wait (subprocess, network): the runtime then runs `step` in a thread."""
+
+    task: Task
+    observation_space: gymnasium.spaces.Space[list[Message]]
+    action_space: gymnasium.spaces.Space[Message]
+    _models: ClassVar[dict[str, type[BaseModel]]] = {}
+    _specs: ClassVar[tuple[ToolSpec, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        found: dict[str, Callable[..., str]] = {
+            name: method for name, method in inspect.getmembers(cls) if getattr(method, "__parl_tool__", False)
+        }
+        cls._models = {name: _arguments_model(cls, name, method) for name, method in found.items()}
+        cls._specs = tuple(_spec(name, found[name], model) for name, model in cls._models.items())
+
+    def __init__(self) -> None:
+        self.observation_space = MessagesSpace()
+        self.action_space = MessageSpace("assistant", [s.name for s in self.tool_specs()])
+
+    # --- what a subclass gives -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
+        """The environment's own tasks of a split (`train`, `validation`, `test`), the same for the same seed."""
+
+    @abstractmethod
+    def score(self, answer: str) -> Mapping[str, float]:
+        """The outcome of a final answer; must hold `score` in 0..1, what the `outcome` reward reads."""
+
+    def load_task(self, row: Mapping[str, Any]) -> Task:
+        """A task from one row of the user's file. Raises ConfigError. Default: {id, prompt, data}."""
+        missing = [k for k in ("id", "prompt") if k not in row]
+        if missing:
+            raise ConfigError(f"A task needs the fields id and prompt (missing: {', '.join(missing)}); got {dict(row)}")
+        data = row.get("data") or {}
+        return Task(str(row["id"]), "", str(row["prompt"]), json.loads(data) if isinstance(data, str) else data)
+
+    def start(self, task: Task) -> None:
+        """Prepare an episode of this task. `self.task` is set already, `self.np_random` is seeded."""
+
+    def fork(self, subtask: str) -> AgentEnv:
+        """The world of a subagent. Default: a shallow copy (shared read-only data) with a random stream of its own."""
+        child = copy.copy(self)
+        child.np_random = np.random.default_rng(seed_for(self.np_random_seed, subtask))
+        return child
+
+    def check_result(self, message: str) -> bool:
+        """Whether a subagent's message is acceptable in form (called on its fork). Default: not empty."""
+        return bool(message.strip())
+
+    def subtask_score(self, message: str) -> float | None:
+        """Gold-informed success of a subagent in 0..1 (called on its fork), or None where it cannot be told."""
+        return None
+
+    def facts(self) -> Mapping[str, Any]:
+        """What rewards may want to know and the score does not say (a judge's verdict, say)."""
+        return {}
+
+    def num_parts(self) -> int | None:
+        """The task's number of independent parts, where it has one. Leaks the gold width: for diagnosis."""
+        return None
+
+    # --- for policies that start from nothing ------------------------------------------------------------------------
+
+    def vocabulary(self) -> Sequence[str]:
+        """Words of every text that an episode may hold: the vocabulary of a model built from scratch."""
+        raise ConfigError(
+            f"{type(self).__name__} has no vocabulary, which `model: tiny` needs; give policies.NAME.model a "
+            "transformers folder, or implement vocabulary() and demonstrate()"
+        )
+
+    def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration | Sequence[Said]:
+        """One item of a cold start: an episode played by a scripted expert, or a text to practise on."""
+        raise ConfigError(f"{type(self).__name__} has no demonstrations; remove cold_start or implement demonstrate()")
+
+    # --- Gymnasium ---------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[list[Message], dict[str, Any]]:
+        """Start an episode of `options["task"]`; without one, of a generated train task drawn by the seed."""
+        super().reset(seed=seed)
+        task = (options or {}).get("task")
+        if task is None:
+            task = self.generate_tasks("train", 1, int(self.np_random.integers(2**31)))[0]
+        self.task = task
+        self.start(task)
+        return [{"role": "user", "content": task.prompt, "tool_calls": []}], {}
+
+    def step(self, action: Message) -> tuple[list[Message], float, bool, bool, dict[str, Any]]:
+        """Run the message's tool calls, or score it when it has none. Bad calls are answered as text, never raised."""
+        if action["tool_calls"]:
+            texts = [self.call(c.get("name", ""), c.get("arguments", {})) for c in action["tool_calls"]]
+            return [{"role": "tool", "content": t, "tool_calls": []} for t in texts], 0.0, False, False, {}
+        outcome = dict(self.score(action["content"]))
+        return [], float(outcome["score"]), True, False, {"outcome": outcome, "facts": dict(self.facts())}
+
+    # --- tools -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def tool_specs(cls) -> tuple[ToolSpec, ...]:
+        """The tools' names, descriptions and schemas."""
+        return cls._specs
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Validate the arguments and run one tool; a wrong name or argument is answered with an error text."""
+        model = self._models.get(name)
+        if model is None:
+            return f"error: no tool '{name}'.{did_you_mean(str(name), self._models)}"
+        try:
+            parsed = model.model_validate(arguments)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            return f"error: {name}: {where}{first['msg']}"
+        return str(getattr(self, name)(**{k: getattr(parsed, k) for k in type(parsed).model_fields}))
+
+
+def _arguments_model(owner: type, name: str, method: Callable[..., str]) -> type[BaseModel]:
+    hints = get_type_hints(method, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in list(inspect.signature(method).parameters.values())[1:]:
+        if parameter.name not in hints:
+            raise TypeError(f"{owner.__name__}.{name}: argument '{parameter.name}' has no type hint; tools need them")
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hints[parameter.name], default)
+    return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _spec(name: str, method: Callable[..., str], model: type[BaseModel]) -> ToolSpec:
+    schema = model.model_json_schema()
+    for part in (schema, *schema.get("properties", {}).values()):
+        part.pop("title", None)  # repeats the name: tokens that tell the model nothing
+    return ToolSpec(name=name, description=inspect.getdoc(method) or "", parameters=schema)
+
+
+def seed_for(*parts: object) -> int:
+    """One 63-bit seed from any parts, stable over processes: a random stream per (episode, agent, turn)."""
+    import hashlib
+
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int(np.frombuffer(digest, dtype=np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,42 @@
+"""The exception tree.
+
+    ParlError
+    |-- ConfigError (ValueError)      the user's input is wrong: exit code 2, one clear message, no traceback
+    |-- CheckpointError (ValueError)  a run folder or checkpoint cannot be used as asked: exit code 2
+    `-- EngineMismatch (RuntimeError) sampler and learner disagree about log-probs: stop before training on them
+
+Failures *inside* an episode are not exceptions but typed data: `parl.types.Status` and `Failure`.
+Each error also inherits the standard class that a caller would expect, and pickles.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ParlError(Exception):
+    """Base of every error that PARL raises on purpose."""
+
+
+class ConfigError(ParlError, ValueError):
+    """The user's input is wrong. The message says what was given, what is allowed, what to type next."""
+
+
+class CheckpointError(ParlError, ValueError):
+    """A run folder or a checkpoint is missing, damaged, in use, or of another schema version."""
+
+
+class EngineMismatch(ParlError, RuntimeError):
+    """After a weight sync the engine's log-probs differ from the learner's."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Suffix for an error message: the nearest allowed name, then all of them.
+
+    Example: did_you_mean("grop", ["grpo", "kimi_k2_5"]) == " Did you mean 'grpo'? Allowed: grpo, kimi_k2_5."
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{hint} Allowed: {', '.join(names) or '(none)'}."

@@ -1,0 +1,132 @@
+"""Checkpoints: everything that a run needs to go on exactly, in one folder that is either whole or not there.
+
+    step_000010/policies/NAME/   a transformers folder (weights, tokenizer)
+                learner.pt       optimizer states and weight versions
+                state.json       next step, Toggle's budgets, what the cold start reported
+                manifest.json    SHA-256 of every other file, checked on load
+
+Random streams and the task cursor are functions of (seed, step), so there is nothing of them to store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parl.errors import CheckpointError
+
+COLD_START = "cold_start"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The small state of a run. `step` is the next one to take."""
+
+    step: int
+    budgets: Mapping[str, float]
+    cold_start: list[dict[str, Any]]
+    best: Mapping[str, Any] | None = None
+
+
+def step_name(step: int) -> str:
+    return f"step_{step:06d}"
+
+
+def save(folder: Path, state: State, policies: Mapping[str, tuple[Any, Any]], learners: Mapping[str, Any]) -> None:
+    """Write a checkpoint folder.
+
+    Args:
+        policies: name -> (model, tokenizer).
+        learners: name -> state dict of its optimizer and version.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name, (model, tokenizer) in policies.items():
+        model.save_pretrained(temporary / "policies" / name)
+        tokenizer.save_pretrained(temporary / "policies" / name)
+    torch.save(dict(learners), temporary / "learner.pt")
+    values = {"step": state.step, "budgets": dict(state.budgets), "cold_start": state.cold_start, "best": state.best}
+    (temporary / "state.json").write_text(json.dumps(values))
+    files = sorted(p for p in temporary.rglob("*") if p.is_file())
+    manifest = {str(p.relative_to(temporary)): _digest(p) for p in files}
+    (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for path in [*files, temporary / "manifest.json"]:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+
+
+def load(folder: Path) -> tuple[State, dict[str, Any]]:
+    """(state, learners) of a whole checkpoint. Raises CheckpointError when a file is missing or damaged."""
+    verify(folder)
+    values = json.loads((folder / "state.json").read_text())
+    learners = torch.load(folder / "learner.pt", weights_only=True)
+    return State(values["step"], values["budgets"], values["cold_start"], values["best"]), learners
+
+
+def verify(folder: Path) -> None:
+    """Check every file against the manifest. Raises CheckpointError with the way out."""
+    way_out = f"Delete {folder} to resume from the checkpoint before it."
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        raise CheckpointError(
+            f"{folder} is no whole checkpoint: its manifest.json is missing or damaged. {way_out}"
+        ) from None
+    for name, digest in manifest.items():
+        path = folder / name
+        if not path.is_file() or _digest(path) != digest:
+            raise CheckpointError(f"{folder} is damaged: {name} is missing or was changed. {way_out}")
+
+
+def steps(run: Path) -> list[Path]:
+    """The run's step checkpoints, oldest first. Half-written ones have another name and are not among them."""
+    return sorted((run / "checkpoints").glob("step_*"))
+
+
+def latest(run: Path) -> Path | None:
+    """The newest step checkpoint, else the cold start's, else None."""
+    found = steps(run)
+    cold = run / "checkpoints" / COLD_START
+    return found[-1] if found else cold if cold.is_dir() else None
+
+
+def find(run: Path, which: str | None) -> Path:
+    """A checkpoint by `STEP`, `best`, `cold-start`; the newest without. Raises CheckpointError."""
+    folder: Path | None
+    if which is None:
+        folder = latest(run)
+    elif which == "cold-start":
+        folder = run / "checkpoints" / COLD_START
+    elif which == "best":
+        newest = latest(run)
+        best = load(newest)[0].best if newest else None
+        folder = run / "checkpoints" / step_name(best["step"]) if best else newest
+    else:
+        folder = run / "checkpoints" / (step_name(int(which)) if which.isdigit() else which)
+    if folder is None or not folder.is_dir():
+        have = ", ".join(p.name for p in steps(run)) or "none"
+        raise CheckpointError(f"{run} has no checkpoint '{which or 'latest'}'. Steps: {have}; also best, cold-start.")
+    return folder
+
+
+def prune(run: Path, keep: int, spare: int | None) -> None:
+    """Delete all but the newest `keep` step checkpoints and the one of step `spare` (the best)."""
+    for folder in steps(run)[:-keep]:
+        if spare is None or folder.name != step_name(spare):
+            shutil.rmtree(folder)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,150 @@
+"""The learner of one policy: from samples to new weights, by accelerate.
+
+In: samples with sampling log-probs and advantages. Out: changed weights and metrics. Only positions that carry loss
+go through the language-model head.
+
+B rows, T positions, N loss positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from parl.config.schema import Loss, Optimizer
+from parl.errors import EngineMismatch
+from parl.learner.batch import Batch, collate, micro_batches
+from parl.learner.loss import grpo, kimi_k2_5
+from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
+from parl.types import Sample
+
+
+class Learner:
+    """Owns the trained weights of one policy and their optimizer."""
+
+    def __init__(self, name: str, model: Any, optimizer: Optimizer, loss: Loss, tokens_per_batch: int) -> None:
+        self.name, self._loss, self._optimizer_config = name, loss, optimizer
+        self._tokens_per_batch = tokens_per_batch
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, optimizer))
+        self.version = 0
+
+    @property
+    def bare_model(self) -> Any:
+        return self.accelerator.unwrap_model(self.model)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The current weights, for engines."""
+        return {k: v.detach() for k, v in self.bare_model.state_dict().items()}
+
+    def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Log-probs (T-1,) of a sequence's tokens under the current weights."""
+        with torch.no_grad():
+            logits = self.bare_model(input_ids=torch.tensor([list(token_ids)]), use_cache=False).logits[0, :-1].float()
+            return torch.log_softmax(logits, -1).gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
+
+    def update(
+        self,
+        samples: Sequence[Sample],
+        temperatures: Mapping[str, float],
+        denominator: float,
+        step: int,
+        num_steps: int,
+        num_updates: int,
+    ) -> dict[str, float]:
+        """Train on the samples in `num_updates` optimizer steps, each sample in one of them. Returns metrics.
+
+        `denominator` is N of eq. 1 for all samples together (samples without advantage count in it); each optimizer
+        step takes its share. The first step is on-policy: there the mismatch of sampler and learner is measured,
+        before any clipping.
+        """
+        scale = lr_scale(self._optimizer_config, step, num_steps)
+        set_lr_scale(self.optimizer, scale)
+        totals: dict[str, float] = {}
+        for k in range(num_updates):
+            part = samples[k::num_updates]
+            if part:
+                _add(totals, self._optimizer_step(part, temperatures, denominator / num_updates, first=k == 0))
+        self.version += 1
+        count = max(1.0, totals.pop("tokens", 0.0))
+        metrics = {
+            "loss": totals.get("loss", 0.0) / num_updates,
+            "grad_norm": totals.get("grad_norm", 0.0) / num_updates,
+            "entropy": totals.get("entropy_sum", 0.0) / count,
+            "clipped_fraction": totals.get("clipped_sum", 0.0) / count,
+            "logp_mismatch_mean": totals.get("mismatch_sum", 0.0) / max(1.0, totals.get("first_tokens", 0.0)),
+            "logp_mismatch_max": totals.get("mismatch_max", 0.0),
+            "lr": self._optimizer_config.lr * scale,
+            "weight_version": float(self.version),
+        }
+        return {f"policy/{self.name}/{k}": v for k, v in metrics.items()}
+
+    def _optimizer_step(
+        self, samples: Sequence[Sample], temperatures: Mapping[str, float], denominator: float, first: bool
+    ) -> dict[str, float]:
+        self.model.train()
+        totals: dict[str, float] = {}
+        for indices in micro_batches([len(s.token_ids) for s in samples], self._tokens_per_batch):
+            chosen = [samples[i] for i in indices]
+            batch = collate(chosen, [temperatures[s.role] for s in chosen])
+            loss, stats = self._batch_loss(batch, denominator)
+            self.accelerator.backward(loss)
+            if first:
+                stats |= {"first_tokens": stats["tokens"]}
+            else:
+                stats = {k: v for k, v in stats.items() if not k.startswith("mismatch")}
+            _add(totals, stats)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._optimizer_config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return totals | {"grad_norm": float(norm)}
+
+    def _batch_loss(self, batch: Batch, denominator: float) -> tuple[torch.Tensor, dict[str, float]]:
+        model = self.bare_model
+        hidden = model.base_model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
+        here = batch.mask_BT[:, 1:].bool()
+        rows = here.nonzero()[:, 0]
+        logits_NV = model.get_output_embeddings()(hidden[:, :-1][here]).float() / batch.temperature_B[rows][:, None]
+        logp_NV = torch.log_softmax(logits_NV, -1)
+        logp = logp_NV.gather(1, batch.ids_BT[:, 1:][here][:, None])[:, 0]
+        old = batch.old_logp_BT[:, 1:][here]
+        ones = torch.ones_like(logp)
+        arguments = (logp, old, batch.advantage_B[rows], ones)
+        common: dict[str, Any] = {"weights": batch.weight_B[rows], "denominator": denominator}
+        cfg = self._loss
+        if cfg.type == "kimi_k2_5":
+            loss, stats = kimi_k2_5(*arguments, alpha=cfg.alpha, beta=cfg.beta, tau=cfg.tau, **common)
+        else:
+            loss, stats = grpo(*arguments, clip_low=cfg.clip_low, clip_high=cfg.clip_high, **common)
+        entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
+        if cfg.entropy_bonus:
+            loss = loss - cfg.entropy_bonus * (entropy_N * batch.weight_B[rows]).sum() / denominator
+        with torch.no_grad():
+            off = (logp - old).abs()
+        return loss, {
+            "loss": float(loss.detach()),
+            "tokens": float(len(logp)),
+            "entropy_sum": float(entropy_N.detach().sum()),
+            "clipped_sum": float(stats["clipped_fraction"]) * len(logp),
+            "mismatch_sum": float(off.sum()),
+            "mismatch_max": float(off.max()) if len(off) else 0.0,
+        }
+
+
+def check_engine(engine: Any, learner: Learner, probe: Sequence[int], tolerance: float) -> float:
+    """Compare one probe's log-probs in engine and learner; the largest difference. Raises EngineMismatch."""
+    off = float((engine.score(probe) - learner.logprobs(probe)).abs().max())
+    if not off <= tolerance:
+        raise EngineMismatch(
+            f"After syncing version {learner.version} the engine's log-probs of a probe differ from the learner's by "
+            f"{off:.2e} (allowed: {tolerance:.0e}). The engine serves stale or other weights; training would be wrong."
+        )
+    return off
+
+
+def _add(totals: dict[str, float], more: Mapping[str, float]) -> None:
+    for key, value in more.items():
+        totals[key] = max(totals.get(key, 0.0), value) if key.endswith("_max") else totals.get(key, 0.0) + value

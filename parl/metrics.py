@@ -1,0 +1,69 @@
+"""From scored episodes to the flat, slash-separated metrics of one step. Pure functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+
+from parl.types import ORCHESTRATOR_ID, Episode, ScoredEpisode
+
+
+def step_metrics(scored: Sequence[ScoredEpisode], episodes: Sequence[Episode]) -> dict[str, float]:
+    """Means over the step's episodes; failed ones are counted by kind and left out of every mean."""
+    ok = [e for e in episodes if e.status != "failed"]
+    metrics: dict[str, float] = {}
+    rewards = [s.rewards[ORCHESTRATOR_ID] for s in scored]
+    if rewards:
+        metrics["reward/total"] = fmean(r.total for r in rewards)
+        for name in rewards[0].terms:
+            metrics[f"reward/{name}"] = fmean(r.terms[name] for r in rewards)
+    children = [r.total for s in scored for agent, r in s.rewards.items() if agent != ORCHESTRATOR_ID]
+    if children:
+        metrics["reward/subagent"] = fmean(children)
+    metrics |= outcome_metrics(ok) | swarm_metrics(ok)
+    for kind, count in Counter(e.failure or "unknown" for e in episodes if e.status == "failed").items():
+        metrics[f"failures/{kind}"] = float(count)
+    metrics["failures/total"] = float(len(episodes) - len(ok))
+    return metrics
+
+
+def outcome_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Mean of every outcome that the environment reports."""
+    if not episodes:
+        return {}
+    return {f"outcome/{k}": fmean(e.outcome[k] for e in episodes) for k in episodes[0].outcome}
+
+
+def swarm_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """How the work was split, and what it cost."""
+    if not episodes:
+        return {}
+    assigned = [e for e in episodes if e.num_assigned]
+    subagents = [t for e in episodes for t in e.subagents]
+    metrics = {
+        "swarm/critical_steps": fmean(e.critical_steps for e in episodes),
+        "swarm/total_steps": fmean(e.total_steps for e in episodes),
+        "swarm/num_subagents": fmean(len(e.subagents) for e in episodes),
+        "swarm/num_assigned": fmean(e.num_assigned for e in episodes),
+        "swarm/num_refused": fmean(e.num_refused for e in episodes),
+        "swarm/spawn_rate": len(assigned) / len(episodes),
+        "swarm/width": fmean(_width(e) for e in episodes),
+        "swarm/work_over_span": fmean(e.clock.serial_s / max(e.clock.critical_path_s, 1e-9) for e in episodes),
+        "swarm/truncated": fmean(e.status == "truncated" for e in episodes),
+        "tokens/orchestrator": fmean(e.tokens("orchestrator") for e in episodes),
+        "tokens/subagent": fmean(e.tokens("subagent") for e in episodes),
+        "tokens/episode": fmean(e.tokens() for e in episodes),
+    }
+    if assigned:
+        metrics["swarm/finish_rate"] = fmean(e.num_finished / e.num_assigned for e in assigned)
+    scores = [t.score for t in subagents if t.score is not None]
+    if scores:
+        metrics["outcome/subtask"] = fmean(scores)
+    return metrics
+
+
+def _width(episode: Episode) -> int:
+    """Most subagents that one turn launched."""
+    launched = Counter(t.spawned_at for t in episode.subagents)
+    return max(launched.values(), default=0)

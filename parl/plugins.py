@@ -1,0 +1,255 @@
+"""Plugins: environments and rewards that live in any installed package.
+
+In: the entry-point groups `parl.envs` and `parl.rewards`; each entry names a module that registers with Gymnasium
+or with `parl.scoring` when it is imported. Out: those registries filled, in this process. Gymnasium's registry is
+per process, so `load()` runs first in the driver and in every worker. Also here: making an environment from its
+config, and the checks behind `parl envs check`.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.utils.env_checker import check_env
+
+from parl.config.schema import EnvConfig
+from parl.env import AgentEnv, assistant
+from parl.errors import ConfigError, did_you_mean
+from parl.types import ToolCall
+
+GROUPS = ("parl.envs", "parl.rewards")
+
+_loaded: set[EntryPoint] = set()
+_lock = threading.RLock()  # a plugin may ask for the ids while it is imported
+
+
+def load() -> None:
+    """Import every plugin that is installed and was not imported yet. Raises ConfigError for one that cannot be."""
+    with _lock:
+        for group in GROUPS:
+            for entry in entry_points(group=group):
+                if entry not in _loaded:
+                    _import(entry)
+                    _loaded.add(entry)
+
+
+def _import(entry: EntryPoint) -> None:
+    try:
+        entry.load()
+    except Exception as error:
+        name = entry.dist.name if entry.dist else entry.module
+        version = f" {entry.dist.version}" if entry.dist else ""
+        raise ConfigError(
+            f"The plugin '{entry.name}' ({entry.group}) of {name}{version} cannot be imported: {entry.value} raised "
+            f"{type(error).__name__}: {error}\n"
+            f"Install what it needs (pip install --upgrade {name}), or remove it: pip uninstall {name}"
+        ) from error
+
+
+def env_ids() -> list[str]:
+    """Ids of the registered environments that are `AgentEnv`s, sorted."""
+    load()
+    return sorted(spec.id for spec in gymnasium.registry.values() if env_class(spec) is not None)
+
+
+def env_class(spec: EnvSpec) -> type[AgentEnv] | None:
+    """The AgentEnv class behind a registration; None for any other environment.
+
+    Modules of other environments (all of Gymnasium's) are not imported to find out.
+    """
+    creator: Any = spec.entry_point
+    if isinstance(creator, str):
+        module = creator.partition(":")[0]
+        packages = {entry.module.partition(".")[0] for entry in _loaded}
+        if module not in sys.modules and module.partition(".")[0] not in packages:
+            return None
+        creator = _creator(spec)
+    return creator if isinstance(creator, type) and issubclass(creator, AgentEnv) else None
+
+
+def _creator(spec: EnvSpec) -> Callable[..., Any]:
+    if callable(spec.entry_point):
+        return spec.entry_point
+    try:
+        return load_env_creator(str(spec.entry_point))
+    except Exception as error:
+        raise ConfigError(
+            f"{spec.id} is registered with the entry point '{spec.entry_point}', which cannot be imported: "
+            f"{type(error).__name__}: {error}\n"
+            "Install what it needs, or correct entry_point in its gymnasium.register(...)."
+        ) from error
+
+
+def env_spec(env_id: str) -> EnvSpec:
+    """The registration of an id (`module:namespace/Name-v0` imports the module first). Raises ConfigError."""
+    load()
+    module, _, env_id = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(env_id)
+    except ImportError as error:
+        raise ConfigError(f"'{module}:{env_id}' imports {module} first, which failed: {error}") from error
+    except gymnasium.error.Error:
+        hint = did_you_mean(env_id, env_ids())
+        raise ConfigError(
+            f"No environment '{env_id}' is registered.{hint} One of your own needs gymnasium.register(id='{env_id}', "
+            "...) in a module that an entry point of the group parl.envs names; `parl envs list` shows what is found."
+        ) from None
+
+
+def agent_env_class(env_id: str) -> type[AgentEnv]:
+    """The class of an id. Raises ConfigError: unknown, or not an AgentEnv."""
+    cls = env_class(env_spec(env_id))
+    if cls is None:
+        raise ConfigError(f"{env_id} is not an AgentEnv.{did_you_mean(env_id, env_ids())}")
+    return cls
+
+
+def make_env(config: EnvConfig) -> AgentEnv:
+    """The environment of a config, without Gymnasium's wrappers (they hide `fork`). Raises ConfigError."""
+    spec = env_spec(config.id)
+    creator = _creator(spec)
+    _check_kwargs(config, creator)
+    # As a spec rather than as keywords, so that no kwarg can be taken for one of `gymnasium.make` itself.
+    spec = copy.deepcopy(spec)
+    spec.kwargs = {**spec.kwargs, **config.kwargs}
+    spec.order_enforce, spec.max_episode_steps, spec.additional_wrappers = False, None, ()
+    try:
+        env = gymnasium.make(spec, disable_env_checker=True).unwrapped
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"{config.id} cannot be made with env.kwargs {config.kwargs}: {error}\n"
+            f"Its arguments: {describe(knobs(creator))}. `parl envs show {config.id}` says more."
+        ) from error
+    if not isinstance(env, AgentEnv):
+        raise ConfigError(
+            f"{config.id} is a {type(env).__name__}, not an AgentEnv: it has no tools and cannot be forked for "
+            f"subagents. Subclass parl.env.AgentEnv, or choose one of: {', '.join(env_ids()) or '(none)'}."
+        )
+    return env
+
+
+def _check_kwargs(config: EnvConfig, creator: Callable[..., Any]) -> None:
+    allowed = knobs(creator)
+    unknown = [name for name in config.kwargs if name not in allowed]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(creator).parameters.values())
+    if unknown and not takes_any:
+        raise ConfigError(f"env.kwargs: {config.id} has no argument '{unknown[0]}'.{did_you_mean(unknown[0], allowed)}")
+
+
+def knobs(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters that can be given by keyword, by name (for a class, those of its constructor)."""
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {n: p for n, p in inspect.signature(function).parameters.items() if p.kind in kinds}
+
+
+def describe(parameters: Mapping[str, inspect.Parameter]) -> str:
+    """Example: "num: int = 3, path: Path (required)"; "(none)" for none."""
+    shown = []
+    for name, parameter in parameters.items():
+        hint = "" if parameter.annotation is parameter.empty else f": {_type_name(parameter.annotation)}"
+        default = " (required)" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        shown.append(name + hint + default)
+    return ", ".join(shown) or "(none)"
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+# --- parl envs check -------------------------------------------------------------------------------------------------
+
+
+def check(make: Callable[[], AgentEnv]) -> list[tuple[str, str | None]]:
+    """What an environment has to keep: (what was checked, what is wrong or None), in order."""
+    checks: list[tuple[str, Callable[[], str | None]]] = [
+        ("Gymnasium's check_env", lambda: check_env(make(), skip_render_check=True)),
+        ("tools have descriptions", lambda: _tools(make())),
+        ("reset(seed) is repeatable", lambda: _reset(make(), make())),
+        ("splits share no task", lambda: _splits(make())),
+        ("score is in 0..1", lambda: _score(make())),
+        ("a fork leaves its parent alone", lambda: _fork(make(), make())),
+    ]
+    return [(what, _run(function)) for what, function in checks]
+
+
+def _run(function: Callable[[], str | None]) -> str | None:
+    try:
+        return function()
+    except Exception as error:  # whatever the plugin raises is the finding
+        return f"{type(error).__name__}: {error}"
+
+
+def _tools(env: AgentEnv) -> str | None:
+    bare = [spec.name for spec in env.tool_specs() if not spec.description]
+    return f"no docstring, so the model sees no description: {', '.join(bare)}" if bare else None
+
+
+def _reset(one: AgentEnv, two: AgentEnv) -> str | None:
+    if one.reset(seed=7)[0] != two.reset(seed=7)[0]:
+        return "two environments reset with the same seed start differently; draw from self.np_random only"
+    first, again = (env.generate_tasks("train", 3, 7) for env in (one, two))
+    return None if first == again else "generate_tasks('train', 3, 7) gives other tasks in another environment"
+
+
+def _splits(env: AgentEnv) -> str | None:
+    seen: dict[str, str] = {}
+    for split in ("train", "validation", "test"):
+        for task in env.generate_tasks(split, 20, 7):
+            if (other := seen.setdefault(repr((task.prompt, task.data)), split)) != split:
+                return f"a task of {split} is in {other} too: {task.prompt[:80]!r}"
+    return None
+
+
+def _score(env: AgentEnv) -> str | None:
+    env.reset(seed=7)
+    for answer in ("", "?", "42"):
+        outcome = env.score(answer)
+        if "score" not in outcome or not 0 <= outcome["score"] <= 1:
+            return f"score({answer!r}) gave {dict(outcome)}; it needs the key 'score' in 0..1"
+    return None
+
+
+def _fork(parent: AgentEnv, control: AgentEnv) -> str | None:
+    """What a subagent does must not change what its parent sees afterwards. The control never forks."""
+    (first,), _ = parent.reset(seed=7)
+    control.reset(seed=7)
+    child: object = parent.fork("a subtask")
+    if not isinstance(child, AgentEnv) or child is parent:
+        return f"fork() gave {'the parent itself' if child is parent else type(child).__name__}, not a new AgentEnv"
+    actions = [assistant(calls=[call]) for call in _calls(parent, first["content"].split())]
+    for action in [*actions, assistant("42")]:
+        child.step(action)
+    for action in actions:
+        if parent.step(action) != control.step(action):
+            return f"after its child acted, the parent's answer to {action['tool_calls'][0]} changed"
+    return None
+
+
+def _calls(env: AgentEnv, words: Sequence[str], num: int = 20) -> Iterator[ToolCall]:
+    """Random calls that the tools' schemas allow, their strings taken from the task's prompt."""
+    rng = np.random.default_rng(7)
+    values: dict[str, Callable[[], Any]] = {
+        "string": lambda: str(rng.choice(words)).strip(".,:;?!'\"()"),
+        "integer": lambda: int(rng.integers(5)),
+        "number": lambda: float(rng.random()),
+        "boolean": lambda: bool(rng.integers(2)),
+        "array": list,
+        "object": dict,
+    }
+    for spec in env.tool_specs() and [env.tool_specs()[i % len(env.tool_specs())] for i in range(num)]:
+        properties = spec.parameters.get("properties", {})
+        yield ToolCall(spec.name, {n: values[p["type"]]() for n, p in properties.items() if p.get("type") in values})

@@ -1,0 +1,85 @@
+"""What the swarm runtime knows of a policy: token ids in; ids, log-probs and the weight version out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from parl.env import Message, ToolSpec
+from parl.types import ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One turn to generate.
+
+    `session` names the agent whose context `token_ids` is: an engine keeps its key-value state between turns, so
+    only what is new is fed. `messages` is the same context as text, for engines that do not read tokens.
+    """
+
+    session: str
+    token_ids: tuple[int, ...]
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Ids that were sampled, with their log-probs at sampling (temperature applied), stop token included.
+
+    `mask` is None but for demonstrations, where it marks the tokens that carry loss.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Literal["stop", "length"]
+    version: int
+    mask: tuple[int, ...] | None = None
+
+
+class Engine(Protocol):
+    """Where generation runs is the engine's business."""
+
+    async def generate(self, request: Request) -> Generation:
+        """Sample one turn."""
+        ...
+
+    def release(self, session: str) -> None:
+        """The agent has ended: its state may be dropped."""
+        ...
+
+
+class Renderer(Protocol):
+    """Messages <-> tokens, append-only: what was fed or sampled is never rendered again."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]: ...
+
+    def start(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
+        """The prompt, up to and including the header of the assistant's first turn."""
+        ...
+
+    def observe(self, observations: Sequence[str]) -> list[int]:
+        """What follows the assistant's stop token: the tool messages and the next assistant header."""
+        ...
+
+    def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
+        """A sampled turn as text and tool calls; text that is no valid call becomes a call with an `error`."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """The assistant's own text as tokens (markup allowed): demonstrations and forced prefixes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyHandle:
+    """A named policy: how to speak with it and who samples."""
+
+    name: str
+    renderer: Renderer
+    engine: Engine
+    tools_in_prompt: bool = True

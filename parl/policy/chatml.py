@@ -1,0 +1,106 @@
+"""Append-only ChatML with Hermes tool calls: the tiny model, SmolLM2 and Qwen2.5.
+
+In: texts. Out: token ids; every text is encoded once, on its own, so a longer conversation always begins with the
+ids of the shorter one. Text from outside (prompts, observations) cannot forge markup: it is encoded with special
+tokens split.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from parl.env import ToolSpec
+from parl.errors import ConfigError
+from parl.types import ToolCall
+
+END = "<|im_end|>"
+_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+_TOOLS = """
+
+# Tools
+You may call one or more functions. Their signatures:
+<tools>
+{specs}
+</tools>
+For each call write <tool_call>{{"name": NAME, "arguments": {{...}}}}</tool_call>. Without a call, your message is final."""
+
+
+class ChatML:
+    """Renderer for any fast tokenizer that has `<|im_start|>` and `<|im_end|>`.
+
+    It works on the tokenizer's backend (`tokenizers.Tokenizer`): ten times faster than the wrapper for short texts.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._literal = copy.deepcopy(self._backend)
+        self._literal.encode_special_tokens = True  # special tokens in a text are split, not obeyed
+        self._end = self._backend.token_to_id(END)
+        if self._end is None:
+            raise ConfigError(f"The tokenizer has no {END}: this renderer speaks ChatML (SmolLM2, Qwen2.5, tiny).")
+        self._markup = lru_cache(4096)(self._encode_markup)
+        self._text = lru_cache(65536)(self._encode_text)
+        self._parsed = lru_cache(65536)(self._parse)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (self._end,)
+
+    def start(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
+        if tools:
+            specs = "\n".join(
+                json.dumps({"name": t.name, "description": t.description, "parameters": t.parameters}) for t in tools
+            )
+            system = (system + _TOOLS.format(specs=specs)).strip()
+        ids: list[int] = []
+        if system:
+            ids += [*self._markup("<|im_start|>system\n"), *self._text(system), *self._markup(END), *self._markup("\n")]
+        ids += [*self._header("user"), *self._text(user), self._end]
+        return [*ids, *self._header("assistant", first=False)]
+
+    def observe(self, observations: Sequence[str]) -> list[int]:
+        ids: list[int] = []
+        for text in observations:
+            ids += [*self._header("tool", first=False), *self._text(text), self._end]
+        return [*ids, *self._header("assistant", first=False)]
+
+    def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
+        return self._parsed(tuple(token_ids))
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._markup(text))
+
+    def _header(self, role: str, first: bool = True) -> tuple[int, ...]:
+        return self._markup(("" if first else "\n") + f"<|im_start|>{role}\n")
+
+    def _encode_markup(self, text: str) -> tuple[int, ...]:
+        return tuple(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def _encode_text(self, text: str) -> tuple[int, ...]:
+        return tuple(self._literal.encode(text, add_special_tokens=False).ids)
+
+    def _parse(self, token_ids: tuple[int, ...]) -> tuple[str, tuple[ToolCall, ...]]:
+        ids = list(token_ids[:-1] if token_ids and token_ids[-1] == self._end else token_ids)
+        text = self._backend.decode(ids, skip_special_tokens=False)
+        calls = tuple(_parse_call(m.group(1), m.group(0)) for m in _CALL.finditer(text))
+        return text.strip(), calls
+
+
+def _parse_call(body: str, whole: str) -> ToolCall:
+    if not whole.endswith("</tool_call>"):
+        return ToolCall("", {}, "error: a <tool_call> was not closed with </tool_call>")
+    try:
+        raw = json.loads(body)
+    except json.JSONDecodeError as error:
+        return ToolCall("", {}, f"error: a <tool_call> is not JSON: {error.msg}")
+    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
+        return ToolCall("", {}, 'error: a <tool_call> needs {"name": NAME, "arguments": {...}}')
+    arguments = raw.get("arguments", {})
+    if not isinstance(arguments, dict):
+        return ToolCall(raw["name"], {}, f"error: {raw['name']}: arguments must be a JSON object")
+    return ToolCall(raw["name"], {k: v.strip() if isinstance(v, str) else v for k, v in arguments.items()})

@@ -1,0 +1,279 @@
+"""A small generation engine for any transformers causal LM: continuous batching over slots.
+
+In: `Request`s from many concurrent agents. Out: sampled ids with their log-probs and the weight version. An agent's
+state stays in its slot between turns, so a turn feeds only what is new; an agent whose prompt begins like another's
+copies that prefix instead of computing it. Three verbs: schedule, run, sample. Everything runs in one event loop and
+in a fixed order, so the same seed gives the same tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from parl.config.schema import EngineConfig
+from parl.policy.base import Generation, Request
+from parl.policy.slot_cache import SlotCache
+
+PREFIX_BLOCK = 16
+"""Prefixes are shared in whole blocks of this many tokens."""
+
+
+@dataclass(eq=False)
+class _Row:
+    """A running request."""
+
+    request: Request
+    slot: int
+    tokens: list[int]
+    fed: int
+    uniforms: np.ndarray[Any, Any]
+    done: asyncio.Future[Generation]
+    sampled: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def pending(self) -> int:
+        return len(self.tokens) - self.fed
+
+
+@dataclass(eq=False)
+class _Session:
+    """What an agent's slot holds."""
+
+    slot: int
+    tokens: list[int]
+
+
+class TorchEngine:
+    """Samples from `model`, a copy of its own whose weights `load_weights` replaces."""
+
+    def __init__(self, model: Any, stop_ids: Sequence[int], config: EngineConfig) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.version = 0
+        self.tokens_generated = 0
+        self.tokens_fed = 0
+        self._stop = frozenset(stop_ids)
+        self._config = config
+        self._hybrid = "conv" in (getattr(model.config, "layer_types", None) or ())
+        self._reset_state()
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor], version: int) -> None:
+        """Replace the weights. All cached state is dropped: it belongs to the old ones.
+
+        Raises RuntimeError when a name or shape does not fit, or requests are running.
+        """
+        if self._running or self._waiting:
+            raise RuntimeError("weights cannot change while requests are running")
+        self.model.load_state_dict(weights)
+        self.version = version
+        self._reset_state()
+
+    def _reset_state(self) -> None:
+        self._cache = SlotCache(self.model.config.num_hidden_layers)
+        self._sessions: dict[str, _Session] = {}
+        self._free: list[int] = []
+        self._num_slots = 0
+        self._uses: list[int] = []  # how often each slot has been taken: older prefixes in it are gone
+        self._prefixes: dict[int, tuple[int, int, tuple[int, ...]]] = {}  # hash -> (slot, use, tokens)
+        self._waiting: list[_Row] = []
+        self._running: list[_Row] = []
+        self._loop: asyncio.Task[None] | None = None
+
+    # --- the protocol ------------------------------------------------------------------------------------------------
+
+    async def generate(self, request: Request) -> Generation:
+        """Sample one turn: until a stop token or `max_tokens`."""
+        session = self._sessions.get(request.session) or self._open(request)
+        shared = len(session.tokens)
+        assert shared < len(request.token_ids) and list(request.token_ids[:shared]) == session.tokens, (
+            "an agent's context may only grow"
+        )
+        uniforms = np.random.Generator(np.random.Philox(request.seed)).random(request.max_tokens)
+        done: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Row(request, session.slot, list(request.token_ids), shared, uniforms, done))
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.ensure_future(self._serve())
+        return await done
+
+    def release(self, session: str) -> None:
+        """Free the agent's slot. Its prefix stays usable until the slot is taken again."""
+        entry = self._sessions.pop(session, None)
+        if entry is not None:
+            self._free.append(entry.slot)
+
+    @torch.inference_mode()
+    def score(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Log-probs (T-1,) of a sequence's tokens, through the same cached path as sampling (two passes)."""
+        row = _Row(Request("", tuple(token_ids), (), 0, 1.0, 0), 0, list(token_ids), 0, np.zeros(0), None)  # type: ignore[arg-type]
+        cache, self._cache = self._cache, SlotCache(self.model.config.num_hidden_layers)
+        self._cache.reserve(1, len(token_ids) + 1)
+        half = len(token_ids) // 2
+        hidden = torch.cat([self._forward([row], half)[0], self._forward([row], len(token_ids) - half)[0]])
+        self._cache = cache
+        logp = torch.log_softmax(self.model.get_output_embeddings()(hidden[:-1]).float(), -1)
+        return logp.gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
+
+    def _open(self, request: Request) -> _Session:
+        slot = self._free.pop() if self._free else self._num_slots
+        if slot == self._num_slots:
+            self._num_slots += 1
+            self._uses.append(0)
+        self._uses[slot] += 1
+        session = _Session(slot, [])
+        self._sessions[request.session] = session
+        return session
+
+    # --- schedule ----------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(0)  # let agents whose turn just ended act and ask again
+                await asyncio.sleep(0)
+                self._running += self._waiting
+                self._waiting = []
+                if not self._running:
+                    return
+                self._step()
+        except BaseException as error:
+            for row in [*self._running, *self._waiting]:
+                if not row.done.done():
+                    row.done.set_exception(RuntimeError(f"the engine failed: {error!r}"))
+            self._running, self._waiting = [], []
+            raise
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        """Feed every prompt that waits, in passes of bounded size; then decode one token of every row."""
+        longest = max(len(r.tokens) + r.request.max_tokens - len(r.sampled) for r in self._running)
+        self._cache.reserve(self._num_slots, longest + 1)
+        self._share_prefixes([r for r in self._running if r.fed == 0 and not r.sampled])
+        while prompts := sorted((r for r in self._running if r.pending > 1), key=lambda r: -r.pending):
+            width = min(prompts[0].pending, self._config.prefill_tokens)
+            batch = prompts[: max(1, self._config.prefill_tokens // width)]
+            # rows much shorter than the longest wait for a pass of their own: padding costs as much as tokens
+            batch = [r for r in batch if 2 * r.pending >= width]
+            self._run(batch, width)
+        rows = sorted((r for r in self._running if r.pending == 1 and not r.done.done()), key=lambda r: r.fed)
+        for group in _by_length(rows, self._config.decode_rows):
+            self._run(group, 1)
+        self._running = [r for r in self._running if not r.done.done()]
+
+    def _share_prefixes(self, rows: Sequence[_Row]) -> None:
+        """Copy known prefixes into new rows; where several new rows begin alike, only the first computes."""
+        chains = [_block_hashes(r.tokens) for r in rows]
+        common = Counter(h for chain in chains for h in chain)
+        for row, chain in zip(rows, chains, strict=True):
+            known = next((i for i in range(len(chain), 0, -1) if self._valid(chain[i - 1], row)), 0)
+            if known:
+                source = self._prefixes[chain[known - 1]][0]
+                self._cache.copy_prefix(source, row.slot, known * PREFIX_BLOCK)
+                row.fed = known * PREFIX_BLOCK
+            shared = sum(common[h] > 1 for h in chain)
+            if shared > known:
+                self._run([_prefix_row(row, shared * PREFIX_BLOCK)], shared * PREFIX_BLOCK - row.fed, sample=False)
+                row.fed = shared * PREFIX_BLOCK
+            for i, h in enumerate(chain[: max(known, shared)], 1):
+                if not self._valid(h, None):
+                    self._prefixes[h] = (row.slot, self._uses[row.slot], tuple(row.tokens[: i * PREFIX_BLOCK]))
+
+    def _valid(self, chain_hash: int, row: _Row | None) -> bool:
+        """The prefix is still in its slot (and, given a row, is really the row's: hashes may collide)."""
+        entry = self._prefixes.get(chain_hash)
+        if entry is None or self._uses[entry[0]] != entry[1]:
+            return False
+        return row is None or tuple(row.tokens[: len(entry[2])]) == entry[2]
+
+    # --- run ---------------------------------------------------------------------------------------------------------
+
+    def _run(self, rows: Sequence[_Row], width: int, sample: bool = True) -> None:
+        """Feed the next `width` tokens of each row (fewer where fewer wait), then sample where none is left."""
+        counts = [min(width, r.pending) for r in rows]
+        hidden = self._forward(rows, width)
+        ready = [i for i, r in enumerate(rows) if r.pending == 0]
+        if sample and ready:
+            last = hidden[ready, [counts[i] - 1 for i in ready]]
+            self._sample([rows[i] for i in ready], self.model.get_output_embeddings()(last).float())
+
+    def _forward(self, rows: Sequence[_Row], width: int) -> torch.Tensor:
+        """One pass over the model's body: hidden states (rows, width, d), padding included."""
+        fed = torch.tensor([r.fed for r in rows])
+        counts = [min(width, r.pending) for r in rows]
+        ids = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            ids[i, :count] = torch.tensor(row.tokens[row.fed : row.fed + count])
+        at = fed[:, None] + torch.arange(width)
+        span = max(r.fed + c for r, c in zip(rows, counts, strict=True))
+        at_stored = at.clamp(max=self._cache.positions - 1)
+        self._cache.begin(torch.tensor([r.slot for r in rows]), at_stored, span)
+        mask = (torch.arange(span) <= at[..., None])[:, None]
+        hidden = self.model.base_model(
+            input_ids=ids,
+            position_ids=at,
+            attention_mask={"full_attention": mask, "conv": None} if self._hybrid else mask,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        for row, count in zip(rows, counts, strict=True):
+            row.fed += count
+        self.tokens_fed += sum(counts)
+        return hidden  # type: ignore[no-any-return]
+
+    # --- sample ------------------------------------------------------------------------------------------------------
+
+    def _sample(self, rows: Sequence[_Row], logits_BV: torch.Tensor) -> None:
+        temperature = torch.tensor([r.request.temperature for r in rows])
+        greedy = temperature == 0
+        logp = torch.log_softmax(logits_BV / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
+        uniform = torch.tensor([r.uniforms[len(r.sampled)] for r in rows])
+        cumulative = logp.double().exp().cumsum(-1)
+        drawn = (cumulative < (uniform * cumulative[:, -1])[:, None]).sum(-1).clamp(max=logp.shape[-1] - 1)
+        chosen = torch.where(greedy, logits_BV.argmax(-1), drawn)
+        chosen_logp = logp.gather(1, chosen[:, None])[:, 0].tolist()
+        for row, token, logprob in zip(rows, chosen.tolist(), chosen_logp, strict=True):
+            row.tokens.append(token)
+            row.sampled.append(token)
+            row.logprobs.append(logprob)
+            self.tokens_generated += 1
+            if token in self._stop or len(row.sampled) == row.request.max_tokens:
+                self._finish(row, token)
+
+    def _finish(self, row: _Row, last: int) -> None:
+        session = self._sessions.get(row.request.session)
+        if session is not None:
+            session.tokens = row.tokens[: row.fed]
+        if not row.done.done():
+            finish = "stop" if last in self._stop else "length"
+            row.done.set_result(
+                Generation(tuple(row.sampled), tuple(row.logprobs), finish, self.version)  # type: ignore[arg-type]
+            )
+
+
+def _prefix_row(row: _Row, length: int) -> _Row:
+    return _Row(row.request, row.slot, row.tokens[:length], row.fed, row.uniforms, row.done)
+
+
+def _block_hashes(tokens: Sequence[int]) -> list[int]:
+    """One hash per whole block, each of everything up to its end; the last token is left to be fed."""
+    hashes: list[int] = []
+    for start in range(0, (len(tokens) - 1) // PREFIX_BLOCK * PREFIX_BLOCK, PREFIX_BLOCK):
+        hashes.append(hash((hashes[-1] if hashes else 0, *tokens[start : start + PREFIX_BLOCK])))
+    return hashes
+
+
+def _by_length(rows: Sequence[_Row], most: int) -> list[list[_Row]]:
+    """Cut rows (sorted by length) where the longest would more than double the attention span of the shortest."""
+    groups: list[list[_Row]] = []
+    for row in rows:
+        if groups and len(groups[-1]) < most and row.fed <= 2 * groups[-1][0].fed + 64:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups

@@ -1,0 +1,88 @@
+"""The closing table of a run: before and after, on held-out tasks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (
+    ("score", "score", "{:.3f}"),
+    ("item_f1_nonkey", "without keys", "{:.3f}"),
+    ("success", "success", "{:.2f}"),
+    ("critical_steps", "critical steps", "{:.1f}"),
+    ("total_steps", "total steps", "{:.1f}"),
+    ("virtual_latency_s", "latency (virtual s)", "{:.1f}"),
+    ("tokens_per_episode", "tokens", "{:.0f}"),
+    ("spawn_rate", "spawn rate", "{:.2f}"),
+    ("num_truncated", "truncated", "{:.0f}"),
+)
+ROWS = (
+    ("cold_start", "swarm", "cold start"),
+    ("cold_start", "forced_parallel", "cold start, forced to delegate"),
+    ("cold_start", "single", "cold start, single agent"),
+    ("trained", "swarm", "trained swarm"),
+    ("trained", "single", "trained single agent"),
+)
+
+
+def print_summary(summary: Mapping[str, Any], run: Path) -> None:
+    """Print the table, the comparison in words, and where the files are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    table = Table(title=f"Held-out tasks ({summary['split']}), seed {summary['seed']}")
+    table.add_column("policy")
+    table.add_column("decoding")
+    shown = [c for c in COLUMNS if any(c[0] in r for _, _, r in _results(summary))]
+    for _, title, _ in shown:
+        table.add_column(title, justify="right")
+    for label, decoding, result in _results(summary):
+        table.add_row(label, decoding, *(form.format(result[key]) if key in result else "" for key, _, form in shown))
+    console.print(table)
+    for sentence in verdict(summary):
+        console.print(sentence)
+    console.print(f"{summary['wall_s'] / 60:.1f} minutes. Metrics, episodes and checkpoints are in {run}.")
+
+
+def _results(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:
+    held = summary["heldout"]
+    return [
+        (label, decoding, result)
+        for phase, mode, label in ROWS
+        for decoding, result in held.get(phase, {}).get(mode, {}).items()
+    ]
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """What the numbers say, no more."""
+    trained = summary["heldout"]["trained"]
+    swarm, single = trained.get("swarm", {}).get("greedy"), trained.get("single", {}).get("greedy")
+    if swarm is None or single is None:
+        return []
+    return [
+        f"The trained swarm scores {swarm['score']:.3f}, the trained single agent {single['score']:.3f} "
+        f"({swarm['score'] - single['score']:+.3f}).",
+        f"It needs {swarm['critical_steps']:.1f} critical steps against {single['critical_steps']:.1f} "
+        f"({single['critical_steps'] / swarm['critical_steps']:.2f} times fewer), "
+        f"{swarm['virtual_latency_s']:.1f} s against {single['virtual_latency_s']:.1f} s on the virtual clock, and "
+        f"{swarm['tokens_per_episode'] / single['tokens_per_episode']:.2f} times the tokens.",
+    ]
+
+
+def print_evaluation(result: Mapping[str, Any]) -> None:
+    """The numbers of one evaluation, a column for each decoding."""
+    from rich.console import Console
+    from rich.table import Table
+
+    decodings = [d for d in ("greedy", "sampled") if d in result]
+    where = result.get("run") or result.get("config")
+    table = Table(title=f"{where} {result.get('checkpoint', '')}: {result['split']}, {result['mode']}")
+    table.add_column("metric")
+    for decoding in decodings:
+        table.add_column(decoding, justify="right")
+    for key in result[decodings[0]]:
+        table.add_row(key, *(f"{result[d][key]:.4g}" for d in decodings))
+    Console().print(table)

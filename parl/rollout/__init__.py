@@ -1,0 +1,1 @@
+"""Rollouts: one agent, one swarm, many episodes at once."""

@@ -1,0 +1,166 @@
+"""One agent in one environment until it is done.
+
+In: its prompt, a policy, its limits, and `dispatch`, which answers tool calls. Out: an `AgentTrace`. Tokens are
+appended to one list, as they were sampled or fed, and never rendered again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from parl.config.schema import Limits, Sampling
+from parl.env import Message, ToolSpec, seed_for
+from parl.policy.base import PolicyHandle, Request
+from parl.types import AgentTrace, Role, Status, ToolCall, Turn
+
+ANSWER_NOW = "The window is full. Answer now with what you have."
+ANSWER_RESERVE = 0.25
+"""Share of the window kept free for the answer when `on_overflow: answer`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How tool calls were answered: one text per call, and how many of them ran in the environment."""
+
+    observations: tuple[str, ...]
+    env_calls: int
+    stop: str | None = None
+    """A reason to end the agent as truncated after this turn (a budget of the episode)."""
+
+
+Dispatch = Callable[[Sequence[ToolCall], int], Awaitable[Answered]]
+"""(calls of the turn, index of the turn) -> answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """Who the agent is and what it was told."""
+
+    id: str
+    role: Role
+    parent: str | None
+    spawned_at: int | None
+    name: str
+    system: str
+    prompt: str
+    session: str
+    """Unique over all episodes that share the engine."""
+    seed: str
+    """Its random stream is (seed, turn)."""
+    forced_prefix: str = ""
+    """Text that the first turn must begin with (a diagnostic: what if it had decided to spawn?)."""
+
+
+class _Tape:
+    """The agent's growing record of tokens."""
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        self.ids = list(prompt)
+        self.mask = [0] * len(self.ids)
+        self.logprobs = [0.0] * len(self.ids)
+
+    def feed(self, ids: Sequence[int]) -> None:
+        self.ids += ids
+        self.mask += [0] * len(ids)
+        self.logprobs += [0.0] * len(ids)
+
+    def sampled(self, ids: Sequence[int], logprobs: Sequence[float], mask: Sequence[int] | None) -> None:
+        self.ids += ids
+        self.mask += mask if mask is not None else [1] * len(ids)
+        self.logprobs += logprobs
+
+
+async def run_agent(
+    spec: AgentSpec,
+    policy: PolicyHandle,
+    tools: Sequence[ToolSpec],
+    limits: Limits,
+    sampling: Sampling,
+    dispatch: Dispatch,
+) -> AgentTrace:
+    """Generate turns until an answer (completed) or a limit (truncated, with the limit's name as `stop_reason`)."""
+    tape = _Tape(policy.renderer.start(spec.system, tools if policy.tools_in_prompt else (), spec.prompt))
+    messages = _opening(spec)
+    turns: list[Turn] = []
+    told_to_answer = False
+    status: Status = "truncated"
+    result, reason = "", "context_tokens"
+    while True:
+        start = len(tape.ids)
+        prefix = policy.renderer.encode(spec.forced_prefix) if spec.forced_prefix and not turns else []
+        spent = sum(t.end - t.start for t in turns)
+        room = min(sampling.max_tokens, limits.context_tokens - start - len(prefix))
+        if limits.tokens is not None:
+            room = min(room, limits.tokens - spent)
+        if room <= 0:
+            reason = "context_tokens" if limits.tokens is None or spent < limits.tokens else "tokens"
+            break
+        tape.feed(prefix)
+        generation = await policy.engine.generate(
+            Request(
+                spec.session,
+                tuple(tape.ids),
+                tuple(messages),
+                room,
+                sampling.temperature,
+                seed_for(spec.seed, len(turns)),
+            )
+        )
+        tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
+        text, calls = policy.renderer.parse(tape.ids[start:])
+        cut = generation.finish == "length"
+        answered = Answered((), 0)
+        if calls and not cut:
+            answered = await dispatch(calls, len(turns))
+        turns.append(
+            Turn(text, calls, answered.observations, start, len(tape.ids), generation.version, answered.env_calls)
+        )
+        if cut or not calls:
+            status, reason = ("truncated", "max_tokens") if cut else ("completed", "answer")
+            result = "" if calls else text
+            break
+        if answered.stop or len(turns) >= limits.turns or told_to_answer:
+            reason = answered.stop or ("turns" if len(turns) >= limits.turns else "context_tokens")
+            break
+        observations = answered.observations
+        fed = policy.renderer.observe(observations)
+        if limits.on_overflow == "answer" and len(tape.ids) + len(fed) > limits.context_tokens * (1 - ANSWER_RESERVE):
+            told_to_answer, observations = True, (ANSWER_NOW,)
+            fed = policy.renderer.observe(observations)
+        if len(tape.ids) + len(fed) >= limits.context_tokens:
+            reason = "context_tokens"
+            break
+        tape.feed(fed)
+        messages += _exchange(text, calls, observations)
+    policy.engine.release(spec.session)
+    return AgentTrace(
+        id=spec.id,
+        role=spec.role,
+        parent=spec.parent,
+        spawned_at=spec.spawned_at,
+        name=spec.name,
+        prompt=spec.prompt,
+        policy=policy.name,
+        turns=tuple(turns),
+        status=status,
+        stop_reason=reason,
+        result=result,
+        token_ids=tuple(tape.ids),
+        mask=tuple(tape.mask),
+        logprobs=tuple(tape.logprobs),
+    )
+
+
+def _opening(spec: AgentSpec) -> list[Message]:
+    system: list[Message] = [{"role": "system", "content": spec.system, "tool_calls": []}] if spec.system else []
+    return [*system, {"role": "user", "content": spec.prompt, "tool_calls": []}]
+
+
+def _exchange(text: str, calls: Sequence[ToolCall], observations: Sequence[str]) -> list[Message]:
+    said: Message = {
+        "role": "assistant",
+        "content": text,
+        "tool_calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in calls],
+    }
+    return [said, *({"role": "tool", "content": o, "tool_calls": []} for o in observations)]

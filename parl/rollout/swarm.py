@@ -1,0 +1,321 @@
+"""Where roles meet: an orchestrator, the subagents that it creates, and the budgets of the whole episode.
+
+In: an environment, a task, the policies of the roles. Out: one `Episode` (flat traces, the orchestrator's first).
+`create_subagent` and `assign_task` are answered here; every other call goes to the environment (Kimi K2.5, section 3
+and appendix E.8). A subagent's context is its own: only its last message comes back, as an observation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from parl.config.schema import ClockConfig, RoleConfig, Roles, Sampling, Swarm
+from parl.env import AgentEnv, ToolSpec, assistant
+from parl.policy.base import PolicyHandle
+from parl.rollout.agent import AgentSpec, Answered, run_agent
+from parl.rollout.clock import schedule
+from parl.types import ORCHESTRATOR_ID, AgentTrace, Clock, Episode, Task, ToolCall
+
+CREATE, ASSIGN = "create_subagent", "assign_task"
+SWARM_TOOLS = (
+    ToolSpec(
+        name=CREATE,
+        description="Create a reusable subagent configuration.",
+        parameters={
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "system_prompt": {"type": "string"}},
+            "required": ["name", "system_prompt"],
+        },
+    ),
+    ToolSpec(
+        name=ASSIGN,
+        description="Launch a subagent on a task in a context of its own. Returns its last message. "
+        "Several assignments in one turn run concurrently.",
+        parameters={
+            "type": "object",
+            "properties": {"agent": {"type": "string"}, "prompt": {"type": "string"}},
+            "required": ["agent", "prompt"],
+        },
+    ),
+)
+BUDGET_EXHAUSTED = "budget exhausted"
+Decoding = Literal["train", "greedy", "sampled"]
+
+
+class EpisodeFailure(Exception):
+    """Something outside the policy failed (environment, engine, deadline). Becomes a typed status, never a score."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmRunner:
+    """Runs episodes. One runner serves many concurrent episodes: it holds no state of any of them."""
+
+    policies: Mapping[str, PolicyHandle]
+    """By role: a frozen role may be played by a snapshot of the policy that another role trains."""
+    roles: Roles
+    swarm: Swarm
+    clock: ClockConfig
+    decoding: Decoding = "train"
+    """`train` samples as the roles say; `greedy` and `sampled` (T=1) are for evaluation."""
+    forced_prefix: str = ""
+
+    async def run(self, env: AgentEnv, task: Task, *, episode_id: str, group: str, step: int, seed: str) -> Episode:
+        """One attempt at one task. Never raises for what happens inside: a failure is an episode's status."""
+        live = _LiveEpisode(self, env, episode_id, seed)
+        try:
+            env.reset(seed=None, options={"task": task})
+            trace = await live.orchestrate(task.prompt)
+            outcome, facts = _finish(env, trace.result)
+        except EpisodeFailure as failure:
+            return failed_episode(episode_id, task, group, step, failure)
+        traces = (trace, *live.children)
+        return Episode(
+            id=episode_id,
+            task=task,
+            group=group,
+            step=step,
+            status=trace.status,
+            answer=trace.result,
+            outcome=outcome,
+            facts=facts,
+            traces=traces,
+            num_assigned=len(live.children),
+            num_refused=live.num_refused,
+            clock=schedule(traces, self.clock, self.swarm.max_concurrency),
+        )
+
+    def role(self, name: Literal["orchestrator", "subagent"]) -> RoleConfig:
+        role: RoleConfig = getattr(self.roles, name)
+        if self.decoding == "train":
+            return role
+        temperature = 0.0 if self.decoding == "greedy" else 1.0
+        sampling: Sampling = role.sampling.model_copy(update={"temperature": temperature})
+        return role.model_copy(update={"sampling": sampling})
+
+
+def _finish(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Mapping[str, object]]:
+    try:
+        _, _, _, _, info = env.step(assistant(answer))
+    except Exception as error:
+        raise EpisodeFailure("environment", f"scoring: {error!r}") from error
+    facts = dict(info["facts"])
+    parts = env.num_parts()
+    return info["outcome"], facts if parts is None else {**facts, "num_parts": parts}
+
+
+def failed_episode(episode_id: str, task: Task, group: str, step: int, failure: EpisodeFailure) -> Episode:
+    trace = AgentTrace(
+        id=ORCHESTRATOR_ID,
+        role="orchestrator",
+        parent=None,
+        spawned_at=None,
+        name="orchestrator",
+        prompt=task.prompt,
+        policy="",
+        turns=(),
+        status="failed",
+        stop_reason=f"{failure.kind}: {failure}",
+        result="",
+        token_ids=(),
+        mask=(),
+        logprobs=(),
+    )
+    clock = Clock(0.0, 0.0, ())
+    return Episode(episode_id, task, group, step, "failed", "", {}, {}, (trace,), 0, 0, clock, failure.kind)
+
+
+async def env_calls(env: AgentEnv, calls: Sequence[ToolCall]) -> list[str]:
+    """Run calls in the environment, in a thread where it blocks. Whatever escapes is an `environment` failure."""
+    if not calls:
+        return []
+    action = assistant(calls=calls)
+    try:
+        messages, *_ = await asyncio.to_thread(env.step, action) if env.blocking else env.step(action)
+    except Exception as error:
+        raise EpisodeFailure("environment", repr(error)) from error
+    return [m["content"] for m in messages]
+
+
+class _LiveEpisode:
+    """The state of one running episode."""
+
+    def __init__(self, runner: SwarmRunner, env: AgentEnv, episode_id: str, seed: str) -> None:
+        self.runner, self.env, self.id, self.seed = runner, env, episode_id, seed
+        self.configs: dict[str, str] = {}
+        self.prompts: set[str] = set()
+        self.children: list[AgentTrace] = []
+        self.num_launched = 0
+        self.num_refused = 0
+        self.critical = 0
+        self.tokens = 0
+
+    async def orchestrate(self, prompt: str) -> AgentTrace:
+        role = self.runner.role("orchestrator")
+        swarm = self.runner.swarm
+        limits = role.limits
+        if swarm.critical_step_budget is not None:
+            limits = limits.model_copy(update={"turns": min(limits.turns, swarm.critical_step_budget)})
+        tools = [*self.env.tool_specs(), *(SWARM_TOOLS if swarm.mode == "swarm" else ())]
+        spec = AgentSpec(
+            id=ORCHESTRATOR_ID,
+            role="orchestrator",
+            parent=None,
+            spawned_at=None,
+            name="orchestrator",
+            system=role.system_prompt,
+            prompt=prompt,
+            session=f"{self.id}/{ORCHESTRATOR_ID}",
+            seed=f"{self.seed}/{ORCHESTRATOR_ID}",
+            forced_prefix=self.runner.forced_prefix if swarm.mode == "swarm" else "",
+        )
+        policy = self.runner.policies["orchestrator"]
+        return await run_agent(spec, policy, tools, limits, role.sampling, self.dispatch)
+
+    async def dispatch(self, calls: Sequence[ToolCall], turn: int) -> Answered:
+        """Answer the calls of one orchestrator turn, in their order; assignments run concurrently."""
+        self.critical += 1
+        answers: list[str] = [""] * len(calls)
+        to_env: list[int] = []
+        launches: list[tuple[int, str, str]] = []
+        limit = self.runner.roles.orchestrator.limits.env_calls_per_turn
+        for i, call in enumerate(calls):
+            if call.error is not None:
+                answers[i] = call.error
+            elif call.name == CREATE and self.runner.swarm.mode == "swarm":
+                answers[i] = self._create(call)
+            elif call.name == ASSIGN and self.runner.swarm.mode == "swarm":
+                answers[i] = self._check_assignment(call) or ""
+                if answers[i]:
+                    self.num_refused += 1
+                else:
+                    launches.append((i, call.arguments["agent"], call.arguments["prompt"]))
+                    self.num_launched += 1
+                    self.prompts.add(_normal(call.arguments["prompt"]))
+            elif limit is not None and len(to_env) >= limit:
+                answers[i] = f"error: at most {limit} environment call(s) per turn"
+            else:
+                to_env.append(i)
+        texts = await env_calls(self.env, [calls[i] for i in to_env])
+        for i, text in zip(to_env, texts, strict=True):
+            answers[i] = text
+        if launches:
+            for (i, _, _), text in zip(launches, await self._launch(launches, turn), strict=True):
+                answers[i] = text
+        return Answered(tuple(answers), len(to_env), self._over_budget())
+
+    def _over_budget(self) -> str | None:
+        budget, tokens = self.runner.swarm.critical_step_budget, self.runner.swarm.token_budget
+        if budget is not None and self.critical >= budget:
+            return "critical_step_budget"
+        if tokens is not None and self.tokens >= tokens:
+            return "token_budget"
+        return None
+
+    def _create(self, call: ToolCall) -> str:
+        name, prompt = call.arguments.get("name"), call.arguments.get("system_prompt")
+        if not isinstance(name, str) or not name or not isinstance(prompt, str):
+            return f"error: {CREATE} needs name and system_prompt, both texts"
+        self.configs[name] = prompt
+        return "ok"
+
+    def _check_assignment(self, call: ToolCall) -> str | None:
+        """An error text, or None when the assignment may be launched."""
+        swarm = self.runner.swarm
+        agent, prompt = call.arguments.get("agent"), call.arguments.get("prompt")
+        if not isinstance(agent, str) or not isinstance(prompt, str) or not prompt:
+            return f"error: {ASSIGN} needs agent and prompt, both texts"
+        if agent not in self.configs:
+            return f"error: no subagent '{agent}'; create it first"
+        if self.num_launched >= swarm.max_subagents:
+            return f"error: at most {swarm.max_subagents} subagents per episode"
+        if swarm.refuse_duplicates and _normal(prompt) in self.prompts:
+            return "error: duplicate task"
+        if self._turns_left() <= 0:
+            return BUDGET_EXHAUSTED
+        return None
+
+    def _turns_left(self) -> int:
+        """Turns that a child may take: its own limit, and what the budget leaves beside one last orchestrator turn."""
+        own = self.runner.roles.subagent.limits.turns
+        budget = self.runner.swarm.critical_step_budget
+        return own if budget is None else min(own, budget - self.critical - 1)
+
+    async def _launch(self, launches: Sequence[tuple[int, str, str]], turn: int) -> list[str]:
+        left = self._turns_left()
+        first = len(self.children) + 1
+        coroutines = [
+            self._child(f"{first + k}", agent, prompt, turn, left) for k, (_, agent, prompt) in enumerate(launches)
+        ]
+        traces = await _all(coroutines)
+        self.children += traces
+        self.critical += max(len(t.turns) for t in traces)
+        self.tokens += sum(t.num_generated for t in traces)
+        return [_report(t) for t in traces]
+
+    async def _child(self, agent_id: str, name: str, prompt: str, turn: int, turns_left: int) -> AgentTrace:
+        role = self.runner.role("subagent")
+        try:
+            world = self.env.fork(prompt)
+        except Exception as error:
+            raise EpisodeFailure("environment", f"fork: {error!r}") from error
+        limit = role.limits.env_calls_per_turn
+
+        async def dispatch(calls: Sequence[ToolCall], _turn: int) -> Answered:
+            good = [c for c in calls if c.error is None][:limit]
+            texts = iter(await env_calls(world, good))
+            answers, ran = [], 0
+            for call in calls:
+                if call.error is not None:
+                    answers.append(call.error)
+                elif ran < len(good):
+                    answers.append(next(texts))
+                    ran += 1
+                else:
+                    answers.append(f"error: at most {limit} environment call(s) per turn")
+            return Answered(tuple(answers), ran)
+
+        spec = AgentSpec(
+            id=agent_id,
+            role="subagent",
+            parent=ORCHESTRATOR_ID,
+            spawned_at=turn,
+            name=name,
+            system=self.configs[name],
+            prompt=prompt,
+            session=f"{self.id}/{agent_id}",
+            seed=f"{self.seed}/{agent_id}",
+        )
+        limits = role.limits.model_copy(update={"turns": min(role.limits.turns, turns_left)})
+        policy = self.runner.policies["subagent"]
+        trace = await run_agent(spec, policy, self.env.tool_specs(), limits, role.sampling, dispatch)
+        if trace.stop_reason == "turns" and turns_left < role.limits.turns:
+            trace = replace(trace, stop_reason="critical_step_budget")
+        return replace(trace, accepted=world.check_result(trace.result), score=world.subtask_score(trace.result))
+
+
+async def _all(coroutines: Sequence[object]) -> list[AgentTrace]:
+    """Gather; on a failure the siblings are cancelled before the failure goes on."""
+    tasks = [asyncio.ensure_future(c) for c in coroutines]  # type: ignore[call-overload]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
+
+
+def _report(trace: AgentTrace) -> str:
+    if trace.status == "completed":
+        return trace.result
+    return BUDGET_EXHAUSTED if trace.stop_reason == "critical_step_budget" else f"error: stopped ({trace.stop_reason})"
+
+
+def _normal(prompt: str) -> str:
+    return " ".join(prompt.casefold().split())

@@ -1,0 +1,183 @@
+"""A run's folder: config, metrics, episodes, evaluations, summary. One process writes it; a lock says who.
+
+Everything that is replaced is written to a temporary name and renamed, so a reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from parl.config.schema import Config
+from parl.errors import CheckpointError
+from parl.types import AgentTrace, Episode, Sample, ScoredEpisode
+
+SCHEMA_VERSION = 1
+
+
+class RunFolder:
+    """Open for writing. Use `create` or `resume`."""
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path, self._lock = path, lock
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunFolder:
+        """A new run. Raises CheckpointError when the folder already holds one: nothing is overwritten."""
+        if (path / "config.resolved.yaml").exists():
+            raise CheckpointError(
+                f"{path} already holds a run. Resume it with --resume {path}, choose another run_dir=..., or delete it."
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, _lock(path))
+        (path / "episodes").mkdir(exist_ok=True)
+        (path / "eval").mkdir(exist_ok=True)
+        resolved = {"schema_version": SCHEMA_VERSION, **config.model_dump(mode="json")}
+        write_atomic(path / "config.resolved.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+        return folder
+
+    @classmethod
+    def resume(cls, path: Path) -> RunFolder:
+        """An existing run. Raises CheckpointError: no run there, another schema version, or in use."""
+        read_resolved(path)
+        return cls(path, _lock(path))
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop metrics of steps at or after `step`: they will be computed again."""
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] < step]
+            write_atomic(file, "".join(f"{line}\n" for line in kept))
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(dict(metrics)) + "\n")
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        write_atomic(self.path / name, json.dumps(value, indent=1))
+
+    def write_episodes(self, step: int, scored: Sequence[ScoredEpisode], samples: Iterable[Sample]) -> None:
+        """episodes/step_NNNNNN.jsonl.zst: one episode a line (see docs/read-the-metrics.md)."""
+        import zstandard
+
+        advantages = {(s.episode, s.agent): s.advantage for s in samples}
+        lines = "".join(json.dumps(episode_record(s, advantages)) + "\n" for s in scored)
+        data = zstandard.ZstdCompressor(level=3).compress(lines.encode())
+        write_atomic(self.path / "episodes" / f"step_{step:06d}.jsonl.zst", data)
+
+
+def read_resolved(path: Path) -> dict[str, Any]:
+    """The run's config as a mapping, without the schema version. Raises CheckpointError."""
+    file = path / "config.resolved.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"{path} is no run folder: it has no config.resolved.yaml.")
+    raw = yaml.safe_load(file.read_text())
+    version = raw.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}. Use the version of parl-swarm "
+            "that made the run, or start a new run from its policies (policies.NAME.model: RUN)."
+        )
+    return dict(raw)
+
+
+def read_episodes(path: Path) -> list[dict[str, Any]]:
+    """The episodes of one stored step."""
+    import zstandard
+
+    data = zstandard.ZstdDecompressor().stream_reader(path.open("rb")).read()
+    return [json.loads(line) for line in data.decode().splitlines()]
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _lock(path: Path) -> IO[str]:
+    file = (path / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise CheckpointError(f"{path} is in use by another process. Wait for it, or choose another run_dir.") from None
+    return file
+
+
+def episode_record(scored: ScoredEpisode, advantages: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+    """An episode as it stands on disk (the public format)."""
+    episode = scored.episode
+    return {
+        "id": episode.id,
+        "task": {
+            "id": episode.task.id,
+            "env": episode.task.env,
+            "prompt": episode.task.prompt,
+            "data": dict(episode.task.data),
+        },
+        "group": episode.group,
+        "step": episode.step,
+        "status": episode.status,
+        "failure": episode.failure,
+        "answer": episode.answer,
+        "outcome": dict(episode.outcome),
+        "facts": dict(episode.facts),
+        "critical_steps": episode.critical_steps,
+        "total_steps": episode.total_steps,
+        "num_assigned": episode.num_assigned,
+        "num_refused": episode.num_refused,
+        "clock": {"critical_path_s": episode.clock.critical_path_s, "serial_s": episode.clock.serial_s},
+        "rewards": {
+            agent: {"terms": dict(r.terms), "weights": dict(r.weights), "factors": dict(r.factors), "total": r.total}
+            for agent, r in scored.rewards.items()
+        },
+        "traces": [_trace_record(t, episode, advantages) for t in episode.traces],
+    }
+
+
+def _trace_record(trace: AgentTrace, episode: Episode, advantages: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+    spans = {s.turn: s for s in episode.clock.spans if s.agent == trace.id}
+    advantage = advantages.get((episode.id, trace.id), 0.0)
+    turns = [
+        {
+            "text": t.text,
+            "tool_calls": [asdict(c) | {"arguments": dict(c.arguments)} for c in t.tool_calls],
+            "observations": list(t.observations),
+            "policy_versions": [t.policy_version],
+            "start": t.start,
+            "end": t.end,
+            "t_start": spans[i].start_s,
+            "t_end": spans[i].end_s,
+        }
+        for i, t in enumerate(trace.turns)
+    ]
+    return {
+        "id": trace.id,
+        "role": trace.role,
+        "parent": trace.parent,
+        "spawned_at": trace.spawned_at,
+        "name": trace.name,
+        "prompt": trace.prompt,
+        "status": trace.status,
+        "stop_reason": trace.stop_reason,
+        "policy": trace.policy,
+        "result": trace.result,
+        "accepted": trace.accepted,
+        "score": trace.score,
+        "turns": turns,
+        "token_ids": list(trace.token_ids),
+        "mask": list(trace.mask),
+        "logprobs": list(trace.logprobs),
+        "advantages": [advantage * m for m in trace.mask],
+    }

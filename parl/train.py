@@ -1,0 +1,300 @@
+"""The loop: cold start, then rollouts -> rewards -> advantages -> weights, and a summary at the end.
+
+tasks -> episodes -> scored groups -> samples -> new weights -> engines, once per step
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import numpy as np
+
+from parl import credit, plugins
+from parl.config import Config, parse
+from parl.env import seed_for
+from parl.errors import ConfigError
+from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, load_tasks
+from parl.learner import checkpoint as checkpoints
+from parl.learner.policies import PolicySet
+from parl.metrics import step_metrics
+from parl.plugins import make_env
+from parl.progress import Progress
+from parl.report.control import Control
+from parl.report.summary import print_summary
+from parl.rollout.pool import Job, LocalPool
+from parl.rollout.swarm import SwarmRunner
+from parl.run_folder import RunFolder, read_resolved
+from parl.scoring import Scorer, validate
+from parl.system import pin_threads, rss_mb
+from parl.tracking import Tracker
+from parl.types import Sample, Task
+
+
+def train(config: Config, resume: Path | None, dry_run: bool) -> None:
+    """`parl train`: run the whole pipeline, or go on with a run."""
+    if resume is not None:
+        config = parse({**read_resolved(resume), "run_dir": str(resume)}, source=str(resume))
+    pin_threads(config.threads)
+    run = Run(config, dry_run)
+    if dry_run:
+        return
+    folder = RunFolder.resume(resume) if resume else RunFolder.create(config.run_path, config)
+    with Control(config, folder.path, resumed=resume is not None) as control:
+        run.go(folder, control)
+
+
+class Run:
+    """One training run: the parts that every step uses, and its small state."""
+
+    def __init__(self, config: Config, check_only: bool = False) -> None:
+        self.config = config
+        plugins.load()
+        validate(config.reward)
+        self.env = make_env(config.env)
+        self.tasks = {s: load_tasks(config, self.env, s) for s in ("train", "validation", "test")}  # type: ignore[arg-type]
+        if check_only:
+            PolicySet(config, self.env)
+            return
+        self.pool = LocalPool(lambda: make_env(config.env), config.rollout)
+        self.evaluator = Evaluator(config, self.pool)
+        self.scorer = Scorer(config.reward)
+        self.interrupted = False
+        self.state = checkpoints.State(0, {}, [])
+
+    def open(self, folder: RunFolder) -> None:
+        """Take a folder and write down which tasks the run uses."""
+        self.folder = folder
+        splits = {s: {"num": len(t), "fingerprint": fingerprint(t)} for s, t in self.tasks.items()}
+        folder.write_json("tasks.json", splits)
+
+    def go(self, folder: RunFolder, control: Control) -> None:
+        """Cold start if there is none yet, RL from the last checkpoint on, final evaluation."""
+        started = time.monotonic()
+        self.open(folder)
+        self._restore_or_warm_up()
+        folder.truncate_metrics(self.state.step)
+        self._catch_ctrl_c()
+        with Tracker(self.config, folder.path) as tracker, Progress("training", self.config.train.num_steps) as bar:
+            bar.advance(to=self.state.step)
+            for step in range(self.state.step, self.config.train.num_steps):
+                metrics = self._step(step)
+                self._after_step(step, metrics)
+                tracker.log(metrics)
+                folder.log(metrics)
+                bar.advance(_note(metrics))
+                if self.interrupted:
+                    self._save()
+                    raise ConfigError(f"Interrupted after step {step}. Go on with: parl train --resume {folder.path}")
+        self._finish(started, control)
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def _step(self, step: int) -> dict[str, float]:
+        """Rollouts, rewards, credit, update, sync."""
+        config, began = self.config, time.monotonic()
+        tokens_before = self.policies.tokens_generated
+        runner = SwarmRunner(self.policies.handles(step), config.roles, config.swarm, config.clock)
+        episodes = self.pool.run(runner, self._jobs(step))
+        rolled = time.monotonic()
+        size = config.train.group_size
+        groups = [episodes[i : i + size] for i in range(0, len(episodes), size)]
+        scored, budgets = [], dict(self.state.budgets)
+        for group in groups:
+            done, budgets = self.scorer.score(group, step, budgets)
+            scored.append(done)
+        samples = credit.assign(scored, config.credit, config.roles, step)
+        chosen, mass = self._choose(samples, credit.token_mass(scored, config.roles, step), step)
+        update = self.policies.update(chosen, mass, step)
+        learned = time.monotonic()
+        probe = max(episodes, key=lambda e: len(e.orchestrator.token_ids)).orchestrator.token_ids
+        sync = self.policies.sync(probe)
+        now = time.monotonic()
+        flat = [s for group in scored for s in group]
+        if step % config.train.store_episodes_every == 0:
+            self.folder.write_episodes(step, flat, samples)
+        self.state = checkpoints.State(step + 1, budgets, self.state.cold_start, self.state.best)
+        tokens = self.policies.tokens_generated - tokens_before
+        return {
+            "step": step,
+            **step_metrics(flat, episodes),
+            **update,
+            **sync,
+            "rollout/tokens_per_s": tokens / (rolled - began),
+            "rollout/episodes_per_s": len(episodes) / (rolled - began),
+            "learner/tokens_per_s": sum(len(s.token_ids) for s in chosen) / max(learned - rolled, 1e-9),
+            "rollout/staleness_mean": 0.0,
+            "rollout/staleness_max": 0.0,
+            "system/rss_mb": rss_mb(),
+            "time/step_s": now - began,
+            "time/rollout_s": rolled - began,
+            "time/learn_s": learned - rolled,
+            "time/sync_s": now - learned,
+        }
+
+    def _jobs(self, step: int) -> list[Job]:
+        """The step's tasks: the next of a permutation that is dealt anew each epoch; K episodes of each."""
+        config = self.config.train
+        jobs = []
+        for k in range(config.tasks_per_step):
+            task = self._task(step * config.tasks_per_step + k)
+            for j in range(config.group_size):
+                name = f"{step}-{k}-{j}"
+                jobs.append(Job(task, name, f"{step}-{k}", step, f"{self.config.seed}/{name}"))
+        return jobs
+
+    def _task(self, cursor: int) -> Task:
+        tasks = self.tasks["train"]
+        epoch, place = divmod(cursor, len(tasks))
+        order = np.random.default_rng(seed_for(self.config.seed, "tasks", epoch)).permutation(len(tasks))
+        return tasks[int(order[place])]
+
+    def _choose(
+        self, samples: Sequence[Sample], masses: Sequence[Mapping[str, float]], step: int
+    ) -> tuple[list[Sample], dict[str, float]]:
+        """All samples in a random order, or at most `max_subagent_samples` of the subagents' (N shrinks with them)."""
+        rng = np.random.default_rng(seed_for(self.config.seed, "choose", step))
+        shuffled = [samples[i] for i in rng.permutation(len(samples))]
+        mass: dict[str, float] = {}
+        for group in masses:
+            for policy, tokens in group.items():
+                mass[policy] = mass.get(policy, 0.0) + tokens
+        most = self.config.train.max_subagent_samples
+        if most is None:
+            return shuffled, mass
+        kept, dropped = [], 0
+        for sample in shuffled:
+            if sample.role == "subagent":
+                most -= 1
+                if most < 0:
+                    dropped += 1
+                    mass[sample.policy] -= sample.weight * sum(sample.mask)
+                    continue
+            kept.append(sample)
+        return kept, mass
+
+    # --- around the steps --------------------------------------------------------------------------------------------
+
+    def _restore_or_warm_up(self) -> None:
+        found = checkpoints.latest(self.folder.path)
+        if found is None:
+            self.warm_up()
+            found = self.folder.path / "checkpoints" / checkpoints.COLD_START
+        self.state, learners = checkpoints.load(found)
+        self.policies = PolicySet(self.config, self.env, found)
+        self.policies.start_engines()
+        self.policies.start_learners()
+        if learners:
+            self.policies.load_learners(learners)
+        self.policies.freeze(self.folder.path / "checkpoints" / checkpoints.COLD_START)
+        if self.state.step == 0:
+            self._evaluate_cold_start()
+
+    def warm_up(self) -> None:
+        """The cold start (or nothing, for a pretrained policy), then its checkpoint."""
+        policies = PolicySet(self.config, self.env)
+        reports: list[dict[str, Any]] = []
+        if self.config.cold_start is not None:
+            from parl.cold_start import run_cold_start
+
+            for name in policies.models:
+                reports += [asdict(r) for r in run_cold_start(self.config, self.env, policies, name, self.evaluator)]
+        state = checkpoints.State(0, {}, reports)
+        target = self.folder.path / "checkpoints" / checkpoints.COLD_START
+        target.parent.mkdir(exist_ok=True)
+        both = {n: (policies.models[n], policies.tokenizers[n]) for n in policies.models}
+        checkpoints.save(target, state, both, {})
+
+    def _after_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Evaluate on validation, remember the best, save."""
+        every, last = self.config.eval.every, step + 1 == self.config.train.num_steps
+        if every is not None and ((step + 1) % every == 0 or last):
+            tasks = self.tasks["validation"][: self.config.eval.num_tasks]
+            mode: Mode = self.config.swarm.mode
+            result = self.evaluator.run(self.policies.handles(step), tasks, "greedy", mode, "validation")
+            self.folder.write_json(f"eval/step_{step + 1:06d}.json", result)
+            metrics |= {f"eval/{k}": v for k, v in result.items()}
+            if self.state.best is None or result["score"] > self.state.best["score"]:
+                best = {"step": step + 1, "score": result["score"]}
+                self.state = checkpoints.State(self.state.step, self.state.budgets, self.state.cold_start, best)
+                self._save()
+        if (step + 1) % self.config.train.checkpoint_every == 0 or last:
+            self._save()
+
+    def _save(self) -> None:
+        root = self.folder.path
+        both = {n: (self.policies.models[n], self.policies.tokenizers[n]) for n in self.policies.models}
+        target = root / "checkpoints" / checkpoints.step_name(self.state.step)
+        checkpoints.save(target, self.state, both, self.policies.learner_states())
+        spare = self.state.best["step"] if self.state.best else None
+        checkpoints.prune(root, self.config.train.keep_checkpoints, spare)
+
+    def _catch_ctrl_c(self) -> None:
+        """The first Ctrl-C ends the run after the current step, the second at once."""
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+            print("\nStopping after this step; press Ctrl-C again to stop at once.", flush=True)
+
+        signal.signal(signal.SIGINT, handler)
+
+    # --- what came of it ---------------------------------------------------------------------------------------------
+
+    def _heldout(self, mode: Mode, decodings: Sequence[Decoding], step: int | None) -> dict[str, dict[str, float]]:
+        split = self.config.eval.split
+        tasks = self.tasks[split]
+        result = {}
+        for decoding in decodings:
+            with Progress(f"held-out tasks ({split}), {mode}, {decoding}", len(tasks)) as bar:
+                handles = self.policies.handles(step)
+                result[decoding] = self.evaluator.run(handles, tasks, decoding, mode, decoding, progress=bar)
+        return result
+
+    def _evaluate_cold_start(self) -> None:
+        decodings = cast("tuple[Decoding, ...]", self.config.eval.decoding)
+        mode: Mode = self.config.swarm.mode
+        result = {mode: self._heldout(mode, decodings, None)}
+        if mode == "swarm":
+            result["forced_parallel"] = self._heldout("forced_parallel", ("greedy",), None)
+        self.folder.write_json("eval/cold_start.json", result)
+
+    def _finish(self, started: float, control: Control) -> None:
+        import json
+
+        mode: Mode = self.config.swarm.mode
+        decodings = cast("tuple[Decoding, ...]", self.config.eval.decoding)
+        trained: dict[str, Any] = {mode: self._heldout(mode, decodings, self.config.train.num_steps)}
+        cold = json.loads((self.folder.path / "eval" / "cold_start.json").read_text())
+        other = control.result()
+        if other is not None:
+            cold["single"] = other["heldout"]["cold_start"]["single"]
+            trained["single"] = other["heldout"]["trained"]["single"]
+        attempts = max((r["attempts"] for r in self.state.cold_start), default=0)
+        summary = {
+            "seed": self.config.seed,
+            "wall_s": time.monotonic() - started,
+            "cold_start_attempts": attempts,
+            "cold_start_stages": self.state.cold_start,
+            "split": self.config.eval.split,
+            "heldout": {"cold_start": cold, "trained": trained},
+        }
+        self.folder.write_json("summary.json", summary)
+        print_summary(summary, self.folder.path)
+
+
+def _note(metrics: Mapping[str, float]) -> str:
+    parts = [
+        f"outcome {metrics.get('outcome/score', 0):.3f}",
+        f"critical steps {metrics.get('swarm/critical_steps', 0):.1f}",
+    ]
+    parts.append(f"subagents {metrics.get('swarm/num_subagents', 0):.1f}")
+    if "eval/score" in metrics:
+        parts.append(f"| validation {metrics['eval/score']:.3f} in {metrics['eval/critical_steps']:.1f} steps")
+    return ", ".join(parts)

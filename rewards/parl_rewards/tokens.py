@@ -1,0 +1,39 @@
+"""Terms about length: generated tokens, tool calls included, observations not. The orchestrator's alone.
+
+In: an `Episode`. Out: a float that is never positive. (Toggle is a modifier of the outcome, see `parl.scoring`.)
+"""
+
+from __future__ import annotations
+
+from parl.config.schema import PositiveInt
+from parl.scoring import reward
+from parl.types import Episode
+
+
+@reward
+def tokens(episode: Episode, *, per: PositiveInt = 1000, tree: bool = False) -> float:
+    """Minus the tokens, in units of `per`: a linear cost.
+
+    Args:
+        tree: count those of all agents, not the orchestrator's own.
+    """
+    return -_length(episode, tree) / per
+
+
+@reward
+def overlong(
+    episode: Episode, *, max_tokens: PositiveInt = 20480, ramp: PositiveInt = 4096, tree: bool = False
+) -> float:
+    """DAPO's soft overlong punishment (2503.14476, eq. 13): 0, then down to -1 over the last `ramp` tokens.
+
+    Args:
+        max_tokens: -1 from here on.
+        ramp: tokens below `max_tokens` at which the punishment sets in.
+        tree: count those of all agents, not the orchestrator's own.
+    """
+    over = _length(episode, tree) - (max_tokens - ramp)
+    return -min(max(over / ramp, 0.0), 1.0)
+
+
+def _length(episode: Episode, tree: bool) -> int:
+    return episode.tokens() if tree else episode.orchestrator.num_generated

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Lint, types, layers and unit tests. BIN is the folder with the tools: BIN=.venv/bin scripts/check.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+BIN=${BIN:-.venv/bin}
+
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+names=()
+pids=()
+
+# start NAME COMMAND...: run in the background, keep the output for the end
+start() {
+    "${@:2}" >"$logs/$1" 2>&1 &
+    names+=("$1")
+    pids+=($!)
+}
+
+style() {
+    local status=0
+    "$BIN/ruff" check --quiet . || status=1
+    "$BIN/ruff" format --check --quiet . || { echo "Some files are not formatted; type: $BIN/ruff format ." && status=1; }
+    return $status
+}
+
+start style style
+start types "$BIN/mypy"
+start layers "$BIN/lint-imports" --no-logo
+start unit-tests "$BIN/python" -m pytest -q tests/unit tests/envs tests/rewards -m "not slow and not integration"
+
+failed=()
+for i in "${!pids[@]}"; do
+    if wait "${pids[$i]}"; then
+        echo "ok      ${names[$i]}: $(grep . "$logs/${names[$i]}" | tail -n 1)"
+    else
+        failed+=("${names[$i]}")
+        echo "FAILED  ${names[$i]}"
+        sed 's/^/    /' "$logs/${names[$i]}"
+    fi
+done
+
+if ((${#failed[@]})); then
+    echo "Checks failed: ${failed[*]}" >&2
+    exit 1
+fi

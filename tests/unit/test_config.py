@@ -1,0 +1,191 @@
+"""From YAML to a Config, and what a user is told when the YAML is wrong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from parl import cli
+from parl.config import load, load_raw
+from parl.errors import ConfigError
+
+BASE = "name: base\nenv: {id: parl/X-v0}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "base.yaml").write_text(BASE)
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_load_gives_values_and_defaults(folder: Path) -> None:
+    config = load(write(folder, "name: mine\nenv: {id: parl/X-v0}\ntrain: {num_steps: 7}"))
+    assert (config.name, config.train.num_steps, config.train.group_size) == ("mine", 7, 8)
+    assert config.run_path == Path("runs/mine")
+
+
+def test_a_config_is_frozen(folder: Path) -> None:
+    config = load(folder / "base.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]
+
+
+def test_extends_merges_deeply_and_the_nearest_file_wins(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    write(folder, "extends: base.yaml\nseed: 1\ntrain: {num_steps: 7, group_size: 2}", "middle.yaml")
+    config = load(write(folder / "sub", "extends: ../middle.yaml\ntrain: {num_steps: 9}"))
+    assert (config.name, config.seed) == ("base", 1)
+    assert (config.train.num_steps, config.train.group_size) == (9, 2)
+
+
+def test_a_null_term_removes_it_in_a_file_and_in_an_override(folder: Path) -> None:
+    text = "extends: base.yaml\nreward: {terms: {outcome: {}, finish: {}, tokens: {}}}"
+    path = write(folder, text, "terms.yaml")
+    assert set(load(path, ["reward.terms.tokens=null"]).reward.terms) == {"outcome", "finish"}
+    child = write(folder, "extends: terms.yaml\nreward: {terms: {finish: null}}")
+    assert set(load(child).reward.terms) == {"outcome", "tokens"}
+
+
+def test_overrides_are_yaml_and_create_what_is_not_there(folder: Path) -> None:
+    config = load(
+        folder / "base.yaml",
+        [
+            "loss.tau=1e-3",
+            "reward.terms.finish.weight=0.5",
+            "reward.terms.finish.per=3",
+            "roles.subagent.trainable=[{until: 20, value: false}, {value: true}]",
+        ],
+    )
+    assert config.loss.tau == 0.001
+    assert (config.reward.terms["finish"].weight, config.reward.terms["finish"].knobs) == (0.5, {"per": 3})
+    assert [config.roles.subagent.trainable_at(step) for step in (0, 19, 20, 99)] == [False, False, True, True]
+
+
+def test_overrides_win_over_files(folder: Path) -> None:
+    path = write(folder, "extends: base.yaml\ntrain: {num_steps: 7, group_size: 4}")
+    config = load(path, ["train.num_steps=3"])
+    assert (config.train.num_steps, config.train.group_size) == (3, 4)
+
+
+def test_paths_are_relative_to_the_file_that_names_them(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    tasks = "env: {tasks: {test: {path: data/test.jsonl}}}"
+    write(folder / "sub", f"extends: ../base.yaml\n{tasks}\ncontrol: single.yaml", "middle.yaml")
+    config = load(write(folder, "extends: sub/middle.yaml"))
+    assert config.env.tasks.test.path == folder / "sub" / "data" / "test.jsonl"
+    assert config.control == folder / "sub" / "single.yaml"
+
+
+def test_a_schedule_moves_linearly_and_stays(folder: Path) -> None:
+    path = write(folder, "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, to_step: 10}}}}")
+    weight = load(path, ["reward.terms.finish.weight.from_step=2"]).reward.terms["finish"].weight_at
+    assert [weight(step) for step in (0, 2, 6, 10, 99)] == [1, 1, 0.5, 0, 0]
+
+
+def test_what_is_shown_loads_again_to_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(folder, "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, to_step: 9}, per: 2}}}")
+    cli.config_show(path, ["seed=5"])
+    again = write(folder, capsys.readouterr().out, "again.yaml")
+    assert load(again) == load(path, ["seed=5"])
+    assert yaml.safe_load(again.read_text())["train"]["num_steps"] == 40
+
+
+def test_load_raw_keeps_only_what_was_written(folder: Path) -> None:
+    assert load_raw(write(folder, "extends: base.yaml\nseed: 3")) == {
+        "name": "base",
+        "seed": 3,
+        "env": {"id": "parl/X-v0"},
+    }
+
+
+WRONG = {
+    "unknown key": ("extends: base.yaml\ntrain: {num_step: 3}", [], r"train\.num_step: .*Did you mean 'num_steps'"),
+    "unknown key, top": ("extends: base.yaml\nrols: {}", [], r"rols: unknown key\. Did you mean 'roles'"),
+    "unknown key, below a name": (
+        "extends: base.yaml",
+        ["policies.main.optimiser.lr=1"],
+        r"policies\.main\.optimiser: unknown key\. Did you mean 'optimizer'",
+    ),
+    "unknown key, in a list": (
+        "extends: base.yaml",
+        ["roles.subagent.trainable=[{valu: true}]"],
+        r"roles\.subagent\.trainable\.0\.valu: unknown key\. Did you mean 'value'",
+    ),
+    "wrong type": ("extends: base.yaml\ntrain: {num_steps: many}", [], r"train\.num_steps: .*integer.*given: 'many'"),
+    "wrong type, union": (
+        "extends: base.yaml",
+        ["reward.terms.finish.weight=much"],
+        r"config:\n  reward\.terms\.finish\.weight: .*number.*given: 'much'\)$",
+    ),
+    "out of range": ("extends: base.yaml\ntrain: {num_steps: 0}", [], r"train\.num_steps: .*greater than 0"),
+    "wrong choice": ("extends: base.yaml\nswarm: {mode: duo}", [], r"swarm\.mode: .*'swarm' or 'single'.*'duo'"),
+    "not a section": ("extends: base.yaml\nreward: 3", [], r"reward: a section with keys below it: terms, modifiers"),
+    "schedule backwards": (
+        "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, from_step: 5, to_step: 3}}}}",
+        [],
+        r"config:\n  reward\.terms\.finish\.weight: .*\(to_step=3\).*\(from_step=5\); give a to_step larger",
+    ),
+    "no such policy": ("extends: base.yaml", ["roles.subagent.policy=big"], r"has \['main'\]; add policies\.big"),
+    "greedy training": (
+        "extends: base.yaml",
+        ["roles.subagent.sampling.temperature=0"],
+        r"roles\.subagent is trainable with temperature 0.*trainable: false",
+    ),
+    "missing": ("name: mine", [], r"env: missing\. Add it"),
+    "extends nothing": ("extends: bse.yaml", [], r"no config file .*bse\.yaml\. Did you mean 'base\.yaml'"),
+    "extends itself": ("extends: run.yaml", [], r"circle: run\.yaml -> run\.yaml"),
+    "extends two": ("extends: [base.yaml, run.yaml]", [], r"`extends` names one file"),
+    "not YAML": ("train: [", [], r"run\.yaml is not YAML"),
+    "not a mapping": ("- 1", [], r"holds list; a config is a mapping"),
+    "empty": ("", [], r"holds NoneType; a config is a mapping"),
+    "override without value": ("extends: base.yaml", ["train"], r"'train' is not an override; write key\.path=value"),
+    "override below a value": (
+        "extends: base.yaml\nseed: 3",
+        ["seed.x=3"],
+        r"'seed\.x=3': seed is 3, not a mapping",
+    ),
+    "override not YAML": ("extends: base.yaml", ["seed=[1"], r"The value in 'seed=\[1' is not YAML"),
+}
+
+
+@pytest.mark.parametrize("text, overrides, message", WRONG.values(), ids=WRONG)
+def test_wrong_input_is_one_clear_error_and_exit_code_2(
+    text: str,
+    overrides: list[str],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write(folder, text)
+    with pytest.raises(ConfigError, match=message):
+        load(path, overrides)
+    monkeypatch.setattr(sys, "argv", ["parl", "config", "show", str(path), *overrides])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (exit_info.value.code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_a_longer_circle_is_named(folder: Path) -> None:
+    write(folder, "extends: b.yaml", "a.yaml")
+    write(folder, "extends: c.yaml", "b.yaml")
+    with pytest.raises(ConfigError, match=r"a\.yaml -> b\.yaml -> c\.yaml -> a\.yaml"):
+        load(write(folder, "extends: a.yaml", "c.yaml").parent / "a.yaml")
+
+
+def test_several_problems_are_listed_together(folder: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(write(folder, "extends: base.yaml\nsed: 1\ntrain: {num_steps: x, gruop_size: 2}"))
+    assert len(str(error.value).splitlines()) == 4

@@ -1,0 +1,164 @@
+"""The golden test: one group followed by hand from traces to critical steps, rewards, advantages and the loss.
+
+Episode A          turn 0          turn 1     turn 2      A's orchestrator: 3 turns
+                   |- 1: 2 turns   |- 3: 3    answer      critical steps 3 + max(2, 4) + 3 = 10
+                   `- 2: 4 turns (truncated)              total steps 3 + 2 + 4 + 3 = 12
+Episode B          answers at once
+Episode C          turn 0 launches one subagent of 1 turn, turn 1 answers
+Episode D          failed: no part in anything
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import parl_rewards  # noqa: F401  (registers the terms)
+from parl.config.schema import Credit, Reward, Roles, Schedule, Term
+from parl.credit import assign, token_mass
+from parl.scoring import Scorer
+from parl.types import AgentTrace, Clock, Episode, Sample, ScoredEpisode, Status, Task, Turn
+
+STEP = 5
+REWARD = Reward(
+    terms={
+        "outcome": Term(weight=1.0),
+        "parallel": Term(weight=Schedule(start=0.5, end=0.0, to_step=10), cap=4),  # .25 at step 5
+        "finish": Term(weight=Schedule(start=0.4, end=0.0, to_step=20)),  # .3 at step 5
+    }
+)
+
+
+def trace(
+    agent: str, turns: int, at: int | None = None, status: Status = "completed", score: float | None = None
+) -> AgentTrace:
+    """Prompt of 1 token, turns of 2 tokens, observations of 1 token."""
+    ids, mask, spans = [0], [0], []
+    for i in range(turns):
+        if i:
+            ids, mask = [*ids, 9], [*mask, 0]
+        spans.append(Turn("", (), (), len(ids), len(ids) + 2, policy_version=STEP))
+        ids, mask = [*ids, 1, 2], [*mask, 1, 1]
+    return AgentTrace(
+        id=agent,
+        role="orchestrator" if at is None else "subagent",
+        parent=None if at is None else "0",
+        spawned_at=at,
+        name=agent,
+        prompt="",
+        policy="main",
+        turns=tuple(spans),
+        status=status,
+        stop_reason="",
+        result="found" if status == "completed" else "",
+        token_ids=tuple(ids),
+        mask=tuple(mask),
+        logprobs=tuple(-1.0 * m for m in mask),
+        score=score,
+    )
+
+
+def episode(name: str, score: float, *traces: AgentTrace) -> Episode:
+    outcome = {"score": score} if traces[0].status != "failed" else {}
+    return Episode(
+        id=name,
+        task=Task("t", "parl/Test-v0", "", {}),
+        group="g",
+        step=STEP,
+        status=traces[0].status,
+        answer="",
+        outcome=outcome,
+        facts={},
+        traces=traces,
+        num_assigned=len(traces) - 1,
+        num_refused=0,
+        clock=Clock(0.0, 0.0, ()),
+    )
+
+
+A = episode("A", 0.8, trace("0", 3), trace("1", 2, 0, score=1.0), trace("2", 4, 0, "truncated"), trace("3", 3, 1))
+B = episode("B", 0.5, trace("0", 1))
+C = episode("C", 0.6, trace("0", 2), trace("1", 1, 0))
+D = episode("D", 0.0, trace("0", 0, status="failed"))
+
+
+def score() -> list[ScoredEpisode]:
+    return Scorer(REWARD).score([A, B, C, D], STEP, {})[0]
+
+
+def samples() -> list[Sample]:
+    return assign([score()], Credit(), Roles(), STEP)
+
+
+def test_steps() -> None:
+    assert (A.critical_steps, A.total_steps) == (10, 12)
+    assert (B.critical_steps, B.total_steps) == (1, 1)
+    assert (C.critical_steps, C.total_steps) == (3, 3)
+
+
+def test_rewards() -> None:
+    rewards = {s.episode.id: s.rewards for s in score()}
+    assert sorted(rewards) == ["A", "B", "C"]
+    assert rewards["A"]["0"].terms == {"outcome": 0.8, "parallel": 3 / 4, "finish": 2 / 3}
+    assert rewards["A"]["0"].weights == pytest.approx({"outcome": 1.0, "parallel": 0.25, "finish": 0.3})
+    totals = {(e, a): b.total for e, agents in rewards.items() for a, b in agents.items()}
+    assert totals == pytest.approx(
+        {
+            ("A", "0"): 0.8 + 0.1875 + 0.2,
+            ("A", "1"): 1.0,  # the environment's own subtask score
+            ("A", "2"): 0.4,  # half of .8; truncated, so not valid
+            ("A", "3"): 0.9,  # half of .8, and valid
+            ("B", "0"): 0.5,
+            ("C", "0"): 0.6 + 0.0625 + 0.3,
+            ("C", "1"): 0.8,
+        }
+    )
+
+
+def test_advantages_and_weights() -> None:
+    # orchestrators: mean (1.1875 + .5 + .9625)/3 = 2.65/3
+    # subagents: mean of episode means (2.3/3 + .8)/2 = 4.7/6
+    got = {(s.episode, s.agent): (s.advantage, s.weight) for s in samples()}
+    assert got == {
+        ("A", "0"): (pytest.approx(0.9125 / 3), 1.0),
+        ("A", "1"): (pytest.approx(1.3 / 6), 1 / 3),
+        ("A", "2"): (pytest.approx(-2.3 / 6), 1 / 3),
+        ("A", "3"): (pytest.approx(0.7 / 6), 1 / 3),
+        ("B", "0"): (pytest.approx(-1.15 / 3), 1.0),
+        ("C", "0"): (pytest.approx(0.2375 / 3), 1.0),
+        ("C", "1"): (pytest.approx(0.1 / 6), 1.0),
+    }
+
+
+def test_loss() -> None:
+    """Off-policy on A's orchestrator only: log-ratios 0, .1, .6, -.7, .2, 0 of which .6 and -.7 are clipped.
+
+    A's orchestrator  .9125/3 (2 + e^.1 + e^.5 + e^-.5 + e^.2) - .1 (.01 + .36 + .49 + .04)   =  1.911972
+    A's subagents     1/3 (4 * 1.3/6 - 8 * 2.3/6 + 6 * .7/6)                                  =  -.5
+    B                 2 * -1.15/3                                                             =  -.766667
+    C                 4 * .2375/3 + 2 * .1/6                                                  =   .35
+    N                 (6 + 2 + 4) orchestrators' + (4 + 8 + 6)/3 + 2 subagents'               =  20
+    """
+    torch = pytest.importorskip("torch")
+    from parl.learner.loss import kimi_k2_5
+
+    norm = token_mass([score()], Roles(), STEP)[0]["main"]
+    assert norm == 20.0
+    total = 0.0
+    for sample in samples():
+        old = torch.tensor(sample.logprobs)
+        logp = old.clone()
+        if (sample.episode, sample.agent) == ("A", "0"):
+            logp[torch.tensor(sample.mask).bool()] += torch.tensor([0.0, 0.1, 0.6, -0.7, 0.2, 0.0])
+        loss, _ = kimi_k2_5(
+            logp,
+            old,
+            torch.full_like(old, sample.advantage),
+            torch.tensor(sample.mask),
+            alpha=-0.5,
+            beta=0.5,
+            tau=0.1,
+            weights=torch.full_like(old, sample.weight),
+            denominator=norm,
+        )
+        total += loss.item()
+    assert total == pytest.approx(-0.0497653, abs=1e-6)
