@@ -118,14 +118,16 @@ def run_cold_start(
     for stage in cold.stages:
         measure = _gate(stage, model, held, config, env, policies, evaluator)
         steps = 0
-        for attempt in range(1, cold.max_attempts + 1):
+        attempts = 0
+        while attempts < cold.max_attempts:
+            attempts += 1
             with Progress(f"cold start, {stage.name}", stage.until.max_steps) as bar:
                 taken, value = _train_stage(config, stage, source, model, policies.tokenizers[name], measure, bar)
             steps += taken
             if value >= stage.until.value:
                 break
         passed = value >= stage.until.value
-        reports.append(StageReport(stage.name, steps, stage.until.metric, value, passed, attempt))
+        reports.append(StageReport(stage.name, steps, stage.until.metric, value, passed, attempts))
     return reports
 
 

@@ -3,6 +3,7 @@
     ParlError
     |-- ConfigError (ValueError)      the user's input is wrong: exit code 2, one clear message, no traceback
     |-- CheckpointError (ValueError)  a run folder or checkpoint cannot be used as asked: exit code 2
+    |-- Interrupted                   Ctrl-C between two steps: exit code 1, says how to go on
     `-- EngineMismatch (RuntimeError) sampler and learner disagree about log-probs: stop before training on them
 
 Failures *inside* an episode are not exceptions but typed data: `parl.types.Status` and `Failure`.
@@ -29,6 +30,20 @@ class CheckpointError(ParlError, ValueError):
 
 class EngineMismatch(ParlError, RuntimeError):
     """After a weight sync the engine's log-probs differ from the learner's."""
+
+
+class Interrupted(ParlError):
+    """Ctrl-C: the run stopped between two steps, with a checkpoint."""
+
+    def __init__(self, step: int, run: str) -> None:
+        super().__init__(step, run)
+        self.step, self.run = step, run
+
+    def __str__(self) -> str:
+        return (
+            f"Stopped after step {self.step}; a checkpoint is written. Go on with: "
+            f"parl train {self.run}/config.resolved.yaml --resume {self.run}"
+        )
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

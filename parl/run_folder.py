@@ -50,10 +50,11 @@ class RunFolder:
         return cls(path, _lock(path))
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop metrics of steps at or after `step`: they will be computed again."""
+        """Drop metrics of steps at or after `step`, and a half-written last line: they will be computed again."""
         file = self.path / "metrics.jsonl"
         if file.exists():
-            kept = [line for line in file.read_text().splitlines() if json.loads(line)["step"] < step]
+            whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            kept = [line.rstrip("\n") for line in whole if json.loads(line)["step"] < step]
             write_atomic(file, "".join(f"{line}\n" for line in kept))
 
     def log(self, metrics: Mapping[str, float]) -> None:

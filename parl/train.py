@@ -5,20 +5,21 @@ tasks -> episodes -> scored groups -> samples -> new weights -> engines, once pe
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from parl import credit, plugins
 from parl.config import Config, parse
 from parl.env import seed_for
-from parl.errors import ConfigError
+from parl.errors import ConfigError, Interrupted
 from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, load_tasks
 from parl.learner import checkpoint as checkpoints
 from parl.learner.policies import PolicySet
@@ -39,7 +40,7 @@ from parl.types import Sample, Task
 def train(config: Config, resume: Path | None, dry_run: bool) -> None:
     """`parl train`: run the whole pipeline, or go on with a run."""
     if resume is not None:
-        config = parse({**read_resolved(resume), "run_dir": str(resume)}, source=str(resume))
+        config = _config_of_run(config, resume)
     pin_threads(config.threads)
     run = Run(config, dry_run)
     if dry_run:
@@ -47,6 +48,20 @@ def train(config: Config, resume: Path | None, dry_run: bool) -> None:
     folder = RunFolder.resume(resume) if resume else RunFolder.create(config.run_path, config)
     with Control(config, folder.path, resumed=resume is not None) as control:
         run.go(folder, control)
+
+
+def _config_of_run(given: Config, run: Path) -> Config:
+    """The run's own config. Raises ConfigError when the one that was given differs: a resumed run equals itself."""
+    own = parse({**read_resolved(run), "run_dir": str(run)}, source=str(run))
+    mine, other = own.model_dump(mode="json"), given.model_dump(mode="json")
+    different = sorted(k for k in mine if k != "run_dir" and mine[k] != other[k])
+    if different:
+        raise ConfigError(
+            f"{run} was made with another config (different: {', '.join(different)}). Resume it with its own: "
+            f"parl train {run}/config.resolved.yaml --resume {run}; or start a new run from its policies "
+            f"(policies.NAME.model={run})."
+        )
+    return own
 
 
 class Run:
@@ -84,13 +99,15 @@ class Run:
             bar.advance(to=self.state.step)
             for step in range(self.state.step, self.config.train.num_steps):
                 metrics = self._step(step)
-                self._after_step(step, metrics)
+                due = self._after_step(step, metrics)
                 tracker.log(metrics)
-                folder.log(metrics)
+                folder.log(metrics)  # before the checkpoint: a run that is killed between them repeats the step
                 bar.advance(_note(metrics))
-                if self.interrupted:
+                stop = self.interrupted
+                if due or stop:
                     self._save()
-                    raise ConfigError(f"Interrupted after step {step}. Go on with: parl train --resume {folder.path}")
+                if stop:
+                    raise Interrupted(step, str(folder.path))
         self._finish(started, control)
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -192,11 +209,13 @@ class Run:
         if learners:
             self.policies.load_learners(learners)
         self.policies.freeze(self.folder.path / "checkpoints" / checkpoints.COLD_START)
-        if self.state.step == 0:
+        if self.state.step == 0 and not (self.folder.path / "eval" / "cold_start.json").is_file():
             self._evaluate_cold_start()
 
     def warm_up(self) -> None:
         """The cold start (or nothing, for a pretrained policy), then its checkpoint."""
+        if self.config.cold_start is not None and self.config.cold_start.from_run is not None:
+            return self._take_cold_start(self.config.cold_start.from_run)
         policies = PolicySet(self.config, self.env)
         reports: list[dict[str, Any]] = []
         if self.config.cold_start is not None:
@@ -210,9 +229,19 @@ class Run:
         both = {n: (policies.models[n], policies.tokenizers[n]) for n in policies.models}
         checkpoints.save(target, state, both, {})
 
-    def _after_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Evaluate on validation, remember the best, save."""
+    def _take_cold_start(self, run: Path) -> None:
+        """Copy another run's cold start; its evaluation too when it would come out the same here."""
+        source, target = checkpoints.find(run, "cold-start"), self.folder.path / "checkpoints" / checkpoints.COLD_START
+        checkpoints.verify(source)
+        mine, other, done = self.config.model_dump(mode="json"), read_resolved(run), run / "eval" / "cold_start.json"
+        if done.is_file() and all(mine[k] == other.get(k) for k in ("seed", "env", "roles", "swarm", "clock", "eval")):
+            shutil.copy(done, self.folder.path / "eval")
+        shutil.copytree(source, target.with_name(f".{target.name}.tmp"), dirs_exist_ok=True).rename(target)
+
+    def _after_step(self, step: int, metrics: dict[str, float]) -> bool:
+        """Evaluate on validation and remember the best. Returns whether a checkpoint is due."""
         every, last = self.config.eval.every, step + 1 == self.config.train.num_steps
+        due = last or (step + 1) % self.config.train.checkpoint_every == 0
         if every is not None and ((step + 1) % every == 0 or last):
             tasks = self.tasks["validation"][: self.config.eval.num_tasks]
             mode: Mode = self.config.swarm.mode
@@ -222,9 +251,8 @@ class Run:
             if self.state.best is None or result["score"] > self.state.best["score"]:
                 best = {"step": step + 1, "score": result["score"]}
                 self.state = checkpoints.State(self.state.step, self.state.budgets, self.state.cold_start, best)
-                self._save()
-        if (step + 1) % self.config.train.checkpoint_every == 0 or last:
-            self._save()
+                due = True
+        return due
 
     def _save(self) -> None:
         root = self.folder.path
@@ -250,7 +278,7 @@ class Run:
     def _heldout(self, mode: Mode, decodings: Sequence[Decoding], step: int | None) -> dict[str, dict[str, float]]:
         split = self.config.eval.split
         tasks = self.tasks[split]
-        result = {}
+        result: dict[str, dict[str, float]] = {}
         for decoding in decodings:
             with Progress(f"held-out tasks ({split}), {mode}, {decoding}", len(tasks)) as bar:
                 handles = self.policies.handles(step)
@@ -258,9 +286,9 @@ class Run:
         return result
 
     def _evaluate_cold_start(self) -> None:
-        decodings = cast("tuple[Decoding, ...]", self.config.eval.decoding)
+        decodings = self.config.eval.decoding
         mode: Mode = self.config.swarm.mode
-        result = {mode: self._heldout(mode, decodings, None)}
+        result: dict[str, Any] = {mode: self._heldout(mode, decodings, None)}
         if mode == "swarm":
             result["forced_parallel"] = self._heldout("forced_parallel", ("greedy",), None)
         self.folder.write_json("eval/cold_start.json", result)
@@ -269,7 +297,7 @@ class Run:
         import json
 
         mode: Mode = self.config.swarm.mode
-        decodings = cast("tuple[Decoding, ...]", self.config.eval.decoding)
+        decodings = self.config.eval.decoding
         trained: dict[str, Any] = {mode: self._heldout(mode, decodings, self.config.train.num_steps)}
         cold = json.loads((self.folder.path / "eval" / "cold_start.json").read_text())
         other = control.result()

@@ -60,6 +60,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {type(raw).__name__}; a config is a mapping such as `name: my-run`.")
     _resolve_paths(raw, path.parent)
+    raw.pop("schema_version", None)  # a run's config.resolved.yaml is a config as well
     base = raw.pop("extends", None)
     if base is None:
         return raw

@@ -149,7 +149,7 @@ class RoleConfig(Node):
     policy: str = "main"
     sampling: Sampling = Sampling()
     trainable: bool | tuple[Phase, ...] = True
-    """false = frozen at the cold start (or the loaded weights); or a schedule [{until: 20, value: false}, {value: true}]."""
+    """false = frozen at the cold start (or as loaded); or a schedule: [{until: 20, value: false}, {value: true}]."""
     limits: Limits = Limits()
     system_prompt: str = ""
     """The orchestrator's first message. A subagent's is what `create_subagent` wrote."""
@@ -336,6 +336,8 @@ class ColdStart(Node):
     max_attempts: PositiveInt = 2
     """A stage that misses its gate at max_steps is extended by as many steps again, at most this many times in all."""
     seed_offset: int = 0
+    from_run: Path | None = None
+    """A run folder whose cold start is taken instead of training one: same policies and tasks."""
 
 
 class Eval(Node):

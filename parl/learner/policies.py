@@ -92,7 +92,7 @@ class PolicySet:
 
     def handles(self, step: int | None = None) -> dict[str, PolicyHandle]:
         """Who plays each role at a step; without one, the live weights play all (evaluation of a loaded policy)."""
-        out = {}
+        out: dict[str, PolicyHandle] = {}
         for role in ROLES:
             settings = getattr(self._config.roles, role)
             name = settings.policy
@@ -119,7 +119,7 @@ class PolicySet:
     def update(self, samples: Sequence[Sample], mass: Mapping[str, float], step: int) -> dict[str, float]:
         """One step of every learner on its samples; `mass` is the loss's denominator per policy."""
         metrics: dict[str, float] = {}
-        temperatures = {r: getattr(self._config.roles, r).sampling.temperature for r in ROLES}
+        temperatures: dict[str, float] = {r: getattr(self._config.roles, r).sampling.temperature for r in ROLES}
         train = self._config.train
         for name, learner in self.learners.items():
             own = [s for s in samples if s.policy == name]

@@ -1,13 +1,12 @@
 """Append-only ChatML with Hermes tool calls: the tiny model, SmolLM2 and Qwen2.5.
 
 In: texts. Out: token ids; every text is encoded once, on its own, so a longer conversation always begins with the
-ids of the shorter one. Text from outside (prompts, observations) cannot forge markup: it is encoded with special
-tokens split.
+ids of the shorter one. Text from outside (prompts, observations) cannot forge markup: it is encoded by a tokenizer
+that has none.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Sequence
@@ -27,7 +26,8 @@ You may call one or more functions. Their signatures:
 <tools>
 {specs}
 </tools>
-For each call write <tool_call>{{"name": NAME, "arguments": {{...}}}}</tool_call>. Without a call, your message is final."""
+For each call write <tool_call>{{"name": NAME, "arguments": {{...}}}}</tool_call>.
+A message without a call is final."""
 
 
 class ChatML:
@@ -38,8 +38,7 @@ class ChatML:
 
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
-        self._literal = copy.deepcopy(self._backend)
-        self._literal.encode_special_tokens = True  # special tokens in a text are split, not obeyed
+        self._literal = _without_markup(self._backend)
         self._end = self._backend.token_to_id(END)
         if self._end is None:
             raise ConfigError(f"The tokenizer has no {END}: this renderer speaks ChatML (SmolLM2, Qwen2.5, tiny).")
@@ -91,13 +90,26 @@ class ChatML:
         return text.strip(), calls
 
 
+def _without_markup(backend: Any) -> Any:
+    """The tokenizer without its added tokens: `<|im_end|>` and `<tool_call>` are ordinary characters to it."""
+    raw = json.loads(backend.to_str())
+    model = raw["model"]
+    markup = {token["content"] for token in raw["added_tokens"]} - {model.get("unk_token")}
+    raw["added_tokens"] = []
+    if isinstance(model["vocab"], dict):  # a word-level vocabulary holds them as words, too
+        model["vocab"] = {text: i for text, i in model["vocab"].items() if text not in markup}
+    return type(backend).from_str(json.dumps(raw))
+
+
 def _parse_call(body: str, whole: str) -> ToolCall:
     if not whole.endswith("</tool_call>"):
         return ToolCall("", {}, "error: a <tool_call> was not closed with </tool_call>")
     try:
         raw = json.loads(body)
-    except json.JSONDecodeError as error:
-        return ToolCall("", {}, f"error: a <tool_call> is not JSON: {error.msg}")
+        json.dumps(raw, ensure_ascii=False).encode()  # half of a surrogate pair is JSON, but no text
+    except (ValueError, RecursionError) as error:
+        message = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be read"
+        return ToolCall("", {}, f"error: a <tool_call> is not JSON: {message}")
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         return ToolCall("", {}, 'error: a <tool_call> needs {"name": NAME, "arguments": {...}}')
     arguments = raw.get("arguments", {})

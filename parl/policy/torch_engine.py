@@ -19,7 +19,7 @@ import torch
 
 from parl.config.schema import EngineConfig
 from parl.policy.base import Generation, Request
-from parl.policy.slot_cache import SlotCache
+from parl.policy.paged_cache import PagedCache
 
 PREFIX_BLOCK = 16
 """Prefixes are shared in whole blocks of this many tokens."""
@@ -62,10 +62,12 @@ class TorchEngine:
         self._stop = frozenset(stop_ids)
         self._config = config
         self._hybrid = "conv" in (getattr(model.config, "layer_types", None) or ())
+        self._cache = PagedCache(model.config.num_hidden_layers)
+        self._num_slots = 0
         self._reset_state()
 
     def load_weights(self, weights: Mapping[str, torch.Tensor], version: int) -> None:
-        """Replace the weights. All cached state is dropped: it belongs to the old ones.
+        """Replace the weights. All cached state is dropped: it belongs to the old ones (its memory is kept).
 
         Raises RuntimeError when a name or shape does not fit, or requests are running.
         """
@@ -76,7 +78,8 @@ class TorchEngine:
         self._reset_state()
 
     def _reset_state(self) -> None:
-        self._cache = SlotCache(self.model.config.num_hidden_layers)
+        for slot in range(self._num_slots):
+            self._cache.release(slot)
         self._sessions: dict[str, _Session] = {}
         self._free: list[int] = []
         self._num_slots = 0
@@ -92,9 +95,8 @@ class TorchEngine:
         """Sample one turn: until a stop token or `max_tokens`."""
         session = self._sessions.get(request.session) or self._open(request)
         shared = len(session.tokens)
-        assert shared < len(request.token_ids) and list(request.token_ids[:shared]) == session.tokens, (
-            "an agent's context may only grow"
-        )
+        grows = shared < len(request.token_ids) and list(request.token_ids[:shared]) == session.tokens
+        assert grows, "an agent's context may only grow"
         uniforms = np.random.Generator(np.random.Philox(request.seed)).random(request.max_tokens)
         done: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Row(request, session.slot, list(request.token_ids), shared, uniforms, done))
@@ -103,17 +105,18 @@ class TorchEngine:
         return await done
 
     def release(self, session: str) -> None:
-        """Free the agent's slot. Its prefix stays usable until the slot is taken again."""
+        """Free the agent's slot and pages; prefixes in it are gone."""
         entry = self._sessions.pop(session, None)
         if entry is not None:
+            self._cache.release(entry.slot)
+            self._uses[entry.slot] += 1
             self._free.append(entry.slot)
 
     @torch.inference_mode()
     def score(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Log-probs (T-1,) of a sequence's tokens, through the same cached path as sampling (two passes)."""
         row = _Row(Request("", tuple(token_ids), (), 0, 1.0, 0), 0, list(token_ids), 0, np.zeros(0), None)  # type: ignore[arg-type]
-        cache, self._cache = self._cache, SlotCache(self.model.config.num_hidden_layers)
-        self._cache.reserve(1, len(token_ids) + 1)
+        cache, self._cache = self._cache, PagedCache(self.model.config.num_hidden_layers)
         half = len(token_ids) // 2
         hidden = torch.cat([self._forward([row], half)[0], self._forward([row], len(token_ids) - half)[0]])
         self._cache = cache
@@ -125,7 +128,6 @@ class TorchEngine:
         if slot == self._num_slots:
             self._num_slots += 1
             self._uses.append(0)
-        self._uses[slot] += 1
         session = _Session(slot, [])
         self._sessions[request.session] = session
         return session
@@ -151,20 +153,28 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _step(self) -> None:
-        """Feed every prompt that waits, in passes of bounded size; then decode one token of every row."""
-        longest = max(len(r.tokens) + r.request.max_tokens - len(r.sampled) for r in self._running)
-        self._cache.reserve(self._num_slots, longest + 1)
+        """Feed the prompts that wait, or decode one token of every other row.
+
+        Prompts wait until they are as many as the rows that decode: a pass over few rows costs almost as much as one
+        over many, and agents that answer tools at the same time stay together.
+        """
         self._share_prefixes([r for r in self._running if r.fed == 0 and not r.sampled])
-        while prompts := sorted((r for r in self._running if r.pending > 1), key=lambda r: -r.pending):
-            width = min(prompts[0].pending, self._config.prefill_tokens)
-            batch = prompts[: max(1, self._config.prefill_tokens // width)]
-            # rows much shorter than the longest wait for a pass of their own: padding costs as much as tokens
-            batch = [r for r in batch if 2 * r.pending >= width]
-            self._run(batch, width)
-        rows = sorted((r for r in self._running if r.pending == 1 and not r.done.done()), key=lambda r: r.fed)
-        for group in _by_length(rows, self._config.decode_rows):
-            self._run(group, 1)
+        waiting = [r for r in self._running if r.pending > 1]
+        decoding = sorted((r for r in self._running if r.pending == 1), key=lambda r: r.fed)
+        if len(waiting) >= len(decoding):
+            self._feed(waiting)
+        else:
+            for group in _by_length(decoding, self._config.decode_rows):
+                self._run(group, 1)
         self._running = [r for r in self._running if not r.done.done()]
+
+    def _feed(self, rows: Sequence[_Row]) -> None:
+        """Passes over prompts of similar lengths, at most `prefill_tokens` (padded) each."""
+        while rows := sorted((r for r in rows if r.pending > 1), key=lambda r: -r.pending):
+            width = min(rows[0].pending, self._config.prefill_tokens)
+            batch = rows[: max(1, self._config.prefill_tokens // width)]
+            # rows much shorter than the longest have a pass of their own: padding costs as much as tokens
+            self._run([r for r in batch if 2 * r.pending >= width], width)
 
     def _share_prefixes(self, rows: Sequence[_Row]) -> None:
         """Copy known prefixes into new rows; where several new rows begin alike, only the first computes."""
@@ -204,15 +214,13 @@ class TorchEngine:
 
     def _forward(self, rows: Sequence[_Row], width: int) -> torch.Tensor:
         """One pass over the model's body: hidden states (rows, width, d), padding included."""
-        fed = torch.tensor([r.fed for r in rows])
         counts = [min(width, r.pending) for r in rows]
         ids = torch.zeros((len(rows), width), dtype=torch.long)
         for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
             ids[i, :count] = torch.tensor(row.tokens[row.fed : row.fed + count])
-        at = fed[:, None] + torch.arange(width)
-        span = max(r.fed + c for r, c in zip(rows, counts, strict=True))
-        at_stored = at.clamp(max=self._cache.positions - 1)
-        self._cache.begin(torch.tensor([r.slot for r in rows]), at_stored, span)
+            self._cache.extend(row.slot, row.fed + count)
+        at = torch.tensor([r.fed for r in rows])[:, None] + torch.arange(width)
+        span = self._cache.begin([r.slot for r in rows], at)
         mask = (torch.arange(span) <= at[..., None])[:, None]
         hidden = self.model.base_model(
             input_ids=ids,

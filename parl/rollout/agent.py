@@ -7,7 +7,7 @@ appended to one list, as they were sampled or fed, and never rendered again.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parl.config.schema import Limits, Sampling
 from parl.env import Message, ToolSpec, seed_for
@@ -29,8 +29,8 @@ class Answered:
     """A reason to end the agent as truncated after this turn (a budget of the episode)."""
 
 
-Dispatch = Callable[[Sequence[ToolCall], int], Awaitable[Answered]]
-"""(calls of the turn, index of the turn) -> answers."""
+Dispatch = Callable[[Sequence[ToolCall], int, int], Awaitable[Answered]]
+"""(calls of the turn, index of the turn, tokens that the agent has written so far, this turn's included) -> answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,20 @@ async def run_agent(
     dispatch: Dispatch,
 ) -> AgentTrace:
     """Generate turns until an answer (completed) or a limit (truncated, with the limit's name as `stop_reason`)."""
+    try:
+        return await _run(spec, policy, tools, limits, sampling, dispatch)
+    finally:
+        policy.engine.release(spec.session)  # also when a deadline or a failure ends it
+
+
+async def _run(
+    spec: AgentSpec,
+    policy: PolicyHandle,
+    tools: Sequence[ToolSpec],
+    limits: Limits,
+    sampling: Sampling,
+    dispatch: Dispatch,
+) -> AgentTrace:
     tape = _Tape(policy.renderer.start(spec.system, tools if policy.tools_in_prompt else (), spec.prompt))
     messages = _opening(spec)
     turns: list[Turn] = []
@@ -90,11 +104,12 @@ async def run_agent(
         start = len(tape.ids)
         prefix = policy.renderer.encode(spec.forced_prefix) if spec.forced_prefix and not turns else []
         spent = sum(t.end - t.start for t in turns)
-        room = min(sampling.max_tokens, limits.context_tokens - start - len(prefix))
+        rooms = {"max_tokens": sampling.max_tokens, "context_tokens": limits.context_tokens - start - len(prefix)}
         if limits.tokens is not None:
-            room = min(room, limits.tokens - spent)
+            rooms["tokens"] = limits.tokens - spent
+        room, bound = min((most, name) for name, most in rooms.items())
         if room <= 0:
-            reason = "context_tokens" if limits.tokens is None or spent < limits.tokens else "tokens"
+            reason = bound
             break
         tape.feed(prefix)
         generation = await policy.engine.generate(
@@ -112,12 +127,12 @@ async def run_agent(
         cut = generation.finish == "length"
         answered = Answered((), 0)
         if calls and not cut:
-            answered = await dispatch(calls, len(turns))
+            answered = await dispatch(calls, len(turns), spent + len(tape.ids) - start)
         turns.append(
             Turn(text, calls, answered.observations, start, len(tape.ids), generation.version, answered.env_calls)
         )
         if cut or not calls:
-            status, reason = ("truncated", "max_tokens") if cut else ("completed", "answer")
+            status, reason = ("truncated", bound) if cut else ("completed", "answer")
             result = "" if calls else text
             break
         if answered.stop or len(turns) >= limits.turns or told_to_answer:
@@ -127,13 +142,13 @@ async def run_agent(
         fed = policy.renderer.observe(observations)
         if limits.on_overflow == "answer" and len(tape.ids) + len(fed) > limits.context_tokens * (1 - ANSWER_RESERVE):
             told_to_answer, observations = True, (ANSWER_NOW,)
+            turns[-1] = replace(turns[-1], observations=observations)  # a turn records what the agent read
             fed = policy.renderer.observe(observations)
         if len(tape.ids) + len(fed) >= limits.context_tokens:
             reason = "context_tokens"
             break
         tape.feed(fed)
         messages += _exchange(text, calls, observations)
-    policy.engine.release(spec.session)
     return AgentTrace(
         id=spec.id,
         role=spec.role,
@@ -163,4 +178,5 @@ def _exchange(text: str, calls: Sequence[ToolCall], observations: Sequence[str])
         "content": text,
         "tool_calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in calls],
     }
-    return [said, *({"role": "tool", "content": o, "tool_calls": []} for o in observations)]
+    heard: list[Message] = [{"role": "tool", "content": o, "tool_calls": []} for o in observations]
+    return [said, *heard]

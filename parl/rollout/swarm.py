@@ -70,7 +70,7 @@ class SwarmRunner:
         """One attempt at one task. Never raises for what happens inside: a failure is an episode's status."""
         live = _LiveEpisode(self, env, episode_id, seed)
         try:
-            env.reset(seed=None, options={"task": task})
+            _reset(env, task)
             trace = await live.orchestrate(task.prompt)
             outcome, facts = _finish(env, trace.result)
         except EpisodeFailure as failure:
@@ -100,13 +100,20 @@ class SwarmRunner:
         return role.model_copy(update={"sampling": sampling})
 
 
+def _reset(env: AgentEnv, task: Task) -> None:
+    try:
+        env.reset(seed=None, options={"task": task})
+    except Exception as error:
+        raise EpisodeFailure("environment", f"reset: {error!r}") from error
+
+
 def _finish(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Mapping[str, object]]:
     try:
         _, _, _, _, info = env.step(assistant(answer))
+        parts = env.num_parts()
     except Exception as error:
         raise EpisodeFailure("environment", f"scoring: {error!r}") from error
     facts = dict(info["facts"])
-    parts = env.num_parts()
     return info["outcome"], facts if parts is None else {**facts, "num_parts": parts}
 
 
@@ -154,7 +161,7 @@ class _LiveEpisode:
         self.num_launched = 0
         self.num_refused = 0
         self.critical = 0
-        self.tokens = 0
+        self.tokens = 0  # written by subagents
 
     async def orchestrate(self, prompt: str) -> AgentTrace:
         role = self.runner.role("orchestrator")
@@ -178,7 +185,7 @@ class _LiveEpisode:
         policy = self.runner.policies["orchestrator"]
         return await run_agent(spec, policy, tools, limits, role.sampling, self.dispatch)
 
-    async def dispatch(self, calls: Sequence[ToolCall], turn: int) -> Answered:
+    async def dispatch(self, calls: Sequence[ToolCall], turn: int, spent: int) -> Answered:
         """Answer the calls of one orchestrator turn, in their order; assignments run concurrently."""
         self.critical += 1
         answers: list[str] = [""] * len(calls)
@@ -188,6 +195,7 @@ class _LiveEpisode:
         for i, call in enumerate(calls):
             if call.error is not None:
                 answers[i] = call.error
+                self.num_refused += call.name == ASSIGN and self.runner.swarm.mode == "swarm"
             elif call.name == CREATE and self.runner.swarm.mode == "swarm":
                 answers[i] = self._create(call)
             elif call.name == ASSIGN and self.runner.swarm.mode == "swarm":
@@ -208,13 +216,14 @@ class _LiveEpisode:
         if launches:
             for (i, _, _), text in zip(launches, await self._launch(launches, turn), strict=True):
                 answers[i] = text
-        return Answered(tuple(answers), len(to_env), self._over_budget())
+        return Answered(tuple(answers), len(to_env), self._over_budget(spent))
 
-    def _over_budget(self) -> str | None:
+    def _over_budget(self, spent: int) -> str | None:
+        """The budget that the episode has reached. `spent`: the orchestrator's own tokens so far."""
         budget, tokens = self.runner.swarm.critical_step_budget, self.runner.swarm.token_budget
         if budget is not None and self.critical >= budget:
             return "critical_step_budget"
-        if tokens is not None and self.tokens >= tokens:
+        if tokens is not None and spent + self.tokens >= tokens:
             return "token_budget"
         return None
 
@@ -267,7 +276,7 @@ class _LiveEpisode:
             raise EpisodeFailure("environment", f"fork: {error!r}") from error
         limit = role.limits.env_calls_per_turn
 
-        async def dispatch(calls: Sequence[ToolCall], _turn: int) -> Answered:
+        async def dispatch(calls: Sequence[ToolCall], _turn: int, _spent: int) -> Answered:
             good = [c for c in calls if c.error is None][:limit]
             texts = iter(await env_calls(world, good))
             answers, ran = [], 0
@@ -297,7 +306,10 @@ class _LiveEpisode:
         trace = await run_agent(spec, policy, self.env.tool_specs(), limits, role.sampling, dispatch)
         if trace.stop_reason == "turns" and turns_left < role.limits.turns:
             trace = replace(trace, stop_reason="critical_step_budget")
-        return replace(trace, accepted=world.check_result(trace.result), score=world.subtask_score(trace.result))
+        try:
+            return replace(trace, accepted=world.check_result(trace.result), score=world.subtask_score(trace.result))
+        except Exception as error:
+            raise EpisodeFailure("environment", f"result of a subagent: {error!r}") from error
 
 
 async def _all(coroutines: Sequence[object]) -> list[AgentTrace]:

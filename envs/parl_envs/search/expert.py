@@ -130,7 +130,7 @@ def _entity(name: str) -> str:
 def _find(results: str, title: str) -> str:
     """The id of the result with this title; of the first result when none has it."""
     lines = [line.rsplit(" : ", 1) for line in results.split("\n") if " : " in line]
-    ids = {t: d for t, d in reversed(lines)}
+    ids = dict(reversed(lines))
     return ids.get(title, lines[0][1] if lines else "unknown")
 
 

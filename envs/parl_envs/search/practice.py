@@ -16,7 +16,10 @@ from parl_envs.search.expert import AGENT_NAME, SUBAGENT_SYSTEM, call
 from parl_envs.search.tasks import Knobs
 from parl_envs.search.world import HOP, SIZES, WorldSpec, short_rows
 
-COMMON = [":", ";", ",", ">", "find", "for", "unknown", "error:", "ok", "duplicate", "task", "budget", "exhausted", "orchestrator", "country", "The", "window", "is", "full.", "Answer", "now", "with", "what", "you", "have.", "at", "most", "environment", "call(s)", "per", "turn", "stopped", "(turns)"]
+COMMON = tuple(
+    ": ; , > find for unknown error: ok duplicate task budget exhausted orchestrator country stopped (turns) "
+    "The window is full. Answer now with what you have. at most 1 environment call(s) per turn".split()  # noqa: SIM905
+)
 
 
 @lru_cache(maxsize=8)

@@ -15,6 +15,7 @@ import numpy as np
 from parl.errors import ConfigError
 from parl.types import Task
 from parl_envs.search.world import HOP, World
+from parl_rewards.wide_search import wide_search
 
 KEY = "country"
 ENV_ID = "parl/WideSearch-v0"
@@ -94,12 +95,27 @@ def load_task(row: Mapping[str, Any], knobs: Knobs) -> Task:
         raise ConfigError(f"A task needs instance_id and query; got the fields {sorted(row)}")
     evaluation = row.get("evaluation")
     if isinstance(evaluation, str):
-        evaluation = json.loads(evaluation)
-    if not isinstance(evaluation, Mapping) or "required" not in evaluation or "unique_columns" not in evaluation:
+        try:
+            evaluation = json.loads(evaluation)
+        except ValueError as error:
+            raise ConfigError(f"Task {task_id}: `evaluation` is a text that is not JSON: {error}") from None
+    if not isinstance(evaluation, Mapping):
         raise ConfigError(f"Task {task_id}: `evaluation` needs required, unique_columns and eval_pipeline")
     gold = _gold(row.get("gold"), task_id)
-    data = {"split": "train", "columns": list(evaluation["required"]), "gold": gold, "evaluation": dict(evaluation)}
+    try:
+        wide_search("", gold, evaluation)  # all that scoring will ask of them
+    except ValueError as error:
+        raise ConfigError(f"Task {task_id} cannot be scored: {error}") from None
+    columns = list(evaluation["required"])
+    named = {_plain(c): c for c in columns}
+    gold = [{named.get(_plain(k), k): v for k, v in r.items()} for r in gold]
+    data = {"split": "train", "columns": columns, "gold": gold, "evaluation": dict(evaluation)}
     return Task(task_id, ENV_ID, str(prompt), data)
+
+
+def _plain(column: str) -> str:
+    """Column names are compared as WideSearch does: "Area km2" is "areakm2"."""
+    return column.replace(" ", "").strip().lower()
 
 
 def _gold(raw: Any, task_id: str) -> list[dict[str, str]]:

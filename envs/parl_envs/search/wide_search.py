@@ -19,7 +19,7 @@ from parl.errors import ConfigError, did_you_mean
 from parl.types import Task
 from parl_envs.search import expert, practice, tasks
 from parl_envs.search.table import cells_to_markdown, parse_cells
-from parl_envs.search.world import World, WorldSpec, load_world
+from parl_envs.search.world import World, WorldSpec, load_world, own_attributes
 from parl_rewards.wide_search import item_f1_nonkey, wide_search
 
 NOT_FOUND = "unknown"
@@ -60,6 +60,10 @@ class WideSearch(AgentEnv):
             attributes=tuple(attributes),
             answer_format=answer_format,
         )
+        for attribute in attributes:
+            _one_of("attributes", attribute, own_attributes())
+        if corpus == "factbook" and len(self.knobs.attributes) < 2:
+            raise ConfigError(f"env.kwargs.attributes is {list(attributes)}; a task asks for two, so give at least two")
         self.world_spec = WorldSpec(corpus=corpus, pages=pages, attributes=tuple(attributes), distractors=distractors)
         self.top_k = top_k
         self.world: World = load_world(self.world_spec, "train")
@@ -122,9 +126,14 @@ class WideSearch(AgentEnv):
         child = copy.copy(self)
         rows = self.task.data["gold"]
         key = self.task.data["columns"][0]
-        words = f" {' '.join(WORD.findall(subtask))} "
-        named = {str(i): row for i, row in enumerate(rows, 1) if f" {row[key]} " in words}
-        child.subtask_rows = named
+        words = _words(subtask)
+        named: dict[str, Mapping[str, str]] = {}
+        # the longest names first: "Papua New Guinea" does not name Guinea
+        for i, row in sorted(enumerate(rows, 1), key=lambda item: -len(item[1][key])):
+            if _words(row[key]) in words:
+                named[str(i)] = row
+                words = words.replace(_words(row[key]), " ; ")
+        child.subtask_rows = {i: named[i] for i in sorted(named, key=int)}
         return child
 
     def check_result(self, message: str) -> bool:
@@ -140,12 +149,8 @@ class WideSearch(AgentEnv):
         if self.subtask_rows is None:
             return None
         columns = self.task.data["columns"]
-        wanted = {
-            f"{i}{'abcdefghij'[k]}": row[c]
-            for i, row in self.subtask_rows.items()
-            for k, c in enumerate(columns)
-            if k > 0
-        }
+        rows = self.subtask_rows.items()
+        wanted = {f"{i}{chr(ord('a') + k)}": row[c] for i, row in rows for k, c in enumerate(columns) if k > 0}
         if not wanted:
             return 0.0
         if self.knobs.answer_format == "markdown":
@@ -174,6 +179,11 @@ class WideSearch(AgentEnv):
         if len(self._demo_worlds) < 48:
             self._demo_worlds.append(load_world(self.world_spec, "demo", shuffle=int(rng.integers(2**31))))
         return self._demo_worlds[int(rng.integers(len(self._demo_worlds)))]
+
+
+def _words(text: str) -> str:
+    """The words of a text between blanks, so that one text's words can be found in another's."""
+    return f" {' '.join(WORD.findall(text))} "
 
 
 def _one_of(name: str, given: str, allowed: Sequence[str]) -> None:

@@ -67,6 +67,12 @@ def short_rows() -> tuple[Row, ...]:
     return tuple(rows[i] for i in order)
 
 
+@lru_cache(maxsize=1)
+def own_attributes() -> tuple[str, ...]:
+    """What every entity's own page can tell: the columns that tasks may ask for."""
+    return tuple(sorted(set.intersection(*(set(r.facts) for r in short_rows())) - {HOP[1]}))
+
+
 def _capital(entity: Entity) -> str:
     return str(entity.records[0].facts.get("capital", ""))
 

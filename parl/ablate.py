@@ -1,0 +1,376 @@
+"""`parl ablate`: variants of a config trained over the same seeds, and what the differences allow to say.
+
+In: a base config and either values of its keys or further configs. Out: a folder `ablate-NAME` beside the base's run
+folder, with a run for each variant and seed, the log of each, and ablation.json and ablation.md.
+
+Each run is a `parl train` process of its own; as many run at once as there are cores for their threads. A run that has
+a summary is not run again and one that was begun is resumed, so a stopped ablation goes on with the same command.
+Variants whose cold start would come out the same share it, seed by seed: one trains it, the others copy it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from parl import plugins, scoring
+from parl.config import Config, load
+from parl.errors import CheckpointError, ConfigError
+from parl.progress import Progress
+from parl.report.ablation import Measured, analyse, print_ablation, write_ablation
+from parl.run_folder import write_atomic
+
+POLL_S = 0.5
+PROGRESS_EVERY_S = 30.0
+STOP_S = 180.0
+"""How long a stopped run may take to write its checkpoint."""
+RESERVED = {"seed": "use --seeds N", "run_dir": "each run has its own", "control": "ablations run without a control"}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of the configs that are compared."""
+
+    label: str
+    folder: str
+    config: Config
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One run: a variant with a seed. Everything about its progress is read from its folder."""
+
+    variant: Variant
+    seed: int
+    path: Path
+    cold_start_key: str | None
+    """Equal for runs whose cold start comes out the same; None = there is nothing to share."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.label} seed {self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.log")
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "summary.json").is_file()
+
+    @property
+    def has_cold_start(self) -> bool:
+        return (self.path / "checkpoints" / "cold_start" / "manifest.json").is_file()
+
+    @property
+    def cold_start_evaluated(self) -> bool:
+        return (self.path / "eval" / "cold_start.json").is_file()
+
+    def steps(self) -> int:
+        file = self.path / "metrics.jsonl"
+        return len(file.read_bytes().splitlines()) if file.is_file() else 0
+
+
+def ablate(path: Path, *, vary: Sequence[str], configs: Sequence[Path], seeds: int) -> None:
+    """Run all variants over `seeds` paired seeds, print and write the comparison.
+
+    Raises:
+        ConfigError: nothing to compare, a value that is not allowed, or a folder of another ablation.
+        SystemExit: with code 1, when a run failed or the ablation was stopped.
+    """
+    base = load(path)
+    variants = vary_values(path, vary) if vary else vary_configs(path, configs)
+    _check(variants)
+    folder = base.run_path.parent / f"ablate-{base.name}"
+    for variant in variants:
+        _write_config(folder / variant.folder, variant)
+    numbers = range(base.seed, base.seed + seeds)
+    jobs = [_job(folder, variant, seed) for seed in numbers for variant in variants]
+    failed = run_all(jobs, workers(variants))
+    result = analyse([_measured(v, [j for j in jobs if j.variant is v]) for v in variants], list(numbers))
+    result |= {"base": str(path), "failed": [{"run": str(j.path), "log": str(j.log)} for j in failed]}
+    write_ablation(result, folder)
+    print_ablation(result, folder)
+    if failed:
+        _say(f"{len(failed)} of {len(jobs)} runs failed and are not in the tables. The same command tries them again.")
+        for job in failed:
+            _say(f"    {job.name}: {job.log}")
+        raise SystemExit(1)
+
+
+# --- what to compare ---------------------------------------------------------------------------------------------
+
+
+def vary_values(path: Path, vary: Sequence[str]) -> list[Variant]:
+    """A variant for each combination of the values; the first values make variant 0. Raises ConfigError."""
+    axes: dict[str, list[str]] = {}
+    for item in vary:
+        key, values = _axis(item)
+        if key in axes:
+            raise ConfigError(f"--vary {key} is given twice; write all its values at once: --vary {key}=v1,v2.")
+        axes[key] = values
+    short = _short(list(axes))
+    variants = []
+    for chosen in itertools.product(*axes.values()):
+        settings = [f"{key}={value}" for key, value in zip(axes, chosen, strict=True)]
+        label = ", ".join(f"{short[key]}={value}" for key, value in zip(axes, chosen, strict=True))
+        variants.append(Variant(label, _folder_name(",".join(settings)), load(path, settings)))
+    if len(variants) < 2:
+        raise ConfigError(f"--vary {vary[0]} makes one variant: nothing to compare. Give two values or more: v1,v2.")
+    return variants
+
+
+def vary_configs(path: Path, configs: Sequence[Path]) -> list[Variant]:
+    """The base config as variant 0, then the others, by their file names. Raises ConfigError."""
+    files = [path, *configs]
+    names = [file.stem for file in files]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"Two configs are named {', '.join(twice)}; variants go by their file names, so name each file differently "
+            "(the base config is variant 0 already)."
+        )
+    return [Variant(name, _folder_name(name), load(file)) for name, file in zip(names, files, strict=True)]
+
+
+def _axis(item: str) -> tuple[str, list[str]]:
+    """`key.path=v1,v2` -> the key and its values as JSON, which is YAML as well."""
+    key, sep, text = item.partition("=")
+    if not sep or not all(key.split(".")) or not text.strip():
+        raise ConfigError(f"'{item}' says nothing to vary; write key.path=v1,v2, such as loss.tau=0.01,0.1.")
+    if key in RESERVED:
+        raise ConfigError(f"'{key}' cannot be varied: {RESERVED[key]}.")
+    try:
+        values = yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError:
+        raise ConfigError(f"The values in '{item}' are not YAML; write key.path=v1,v2 (a mapping: {{a: 1}}).") from None
+    shown = [json.dumps(value, default=str) for value in values]
+    if len(set(shown)) < len(shown):
+        raise ConfigError(f"'{item}' holds a value twice; write each once.")
+    return key, shown
+
+
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    """Keys without the part of their path that tells nobody anything."""
+    for num in itertools.count(1):
+        tails = [".".join(key.split(".")[-num:]) for key in keys]
+        if len(set(tails)) == len(keys):
+            return dict(zip(keys, tails, strict=True))
+    raise AssertionError
+
+
+def _folder_name(text: str) -> str:
+    """The text where it can be a folder's name, else what is left of it and a hash."""
+    clean = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text).strip("-.") or "variant"
+    if clean == text and len(clean) <= 100:
+        return clean
+    return f"{clean[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _check(variants: Sequence[Variant]) -> None:
+    """What `parl config check` does, for each variant: nothing starts when one of them cannot."""
+    plugins.load()
+    for variant in variants:
+        try:
+            scoring.validate(variant.config.reward)
+            with plugins.make_env(variant.config.env):
+                pass
+        except ConfigError as error:
+            raise ConfigError(f"variant {variant.label}: {error}") from None
+
+
+def _write_config(folder: Path, variant: Variant) -> None:
+    """The variant's config, where its runs read it. Raises ConfigError when the folder was made with another one."""
+    tree = variant.config.model_dump(mode="json") | {"control": None, "run_dir": None}
+    file = folder / "config.yaml"
+    if file.is_file():
+        old = load(file).model_dump(mode="json")
+        different = sorted(key for key in tree if tree[key] != old[key])
+        if different:
+            raise ConfigError(
+                f"{folder} holds runs of another config (different: {', '.join(different)}). Delete that folder, or "
+                "give the base config another name: `name` makes the folder of an ablation."
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+
+# --- the runs ----------------------------------------------------------------------------------------------------
+
+
+def workers(variants: Sequence[Variant]) -> int:
+    """How many runs fit on this machine at once."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // max(v.config.threads for v in variants))
+
+
+def cold_start_key(config: Config, seed: int) -> str | None:
+    """Everything that the cold start depends on; None when there is none. RL's own settings are not in it."""
+    if config.cold_start is None:
+        return None
+    tree = config.model_dump(mode="json")
+    for policy in tree["policies"].values():
+        del policy["optimizer"]  # a stage has its own
+    for role in tree["roles"].values():
+        del role["trainable"], role["sampling"]["temperature"]  # gates are greedy
+    del tree["swarm"]["critical_step_budget"]  # lifted in demonstrations and evaluations
+    kept = {key: tree[key] for key in ("env", "policies", "roles", "swarm", "clock", "cold_start")}
+    return json.dumps([seed, kept, tree["eval"]["num_tasks"]], sort_keys=True)
+
+
+def _job(folder: Path, variant: Variant, seed: int) -> Job:
+    return Job(variant, seed, folder / variant.folder / f"seed_{seed}", cold_start_key(variant.config, seed))
+
+
+def run_all(jobs: Sequence[Job], num_workers: int) -> list[Job]:
+    """Run what is not done yet. Returns the runs that failed; the others do not stop for them."""
+    waiting = [job for job in jobs if not job.done]
+    _say(f"{len(jobs)} runs, {len(jobs) - len(waiting)} done before; {num_workers} at once.")
+    running: dict[Job, subprocess.Popen[bytes]] = {}
+    failed: list[Job] = []
+    before = sum(job.steps() for job in waiting)
+    total = sum(job.variant.config.train.num_steps for job in waiting) - before
+    told = time.monotonic()
+    with _stopping(running), Progress("ablation, steps", max(total, 1)) as bar:
+        todo = list(waiting)
+        while todo or running:
+            for job in [j for j, process in running.items() if process.poll() is not None]:
+                _ended(job, running.pop(job).returncode, failed)
+            while len(running) < num_workers and (ready := _next(todo, jobs, running)) is not None:
+                job, source = ready
+                todo.remove(job)
+                running[job] = _start(job, source)
+            steps = sum(job.steps() for job in waiting) - before
+            if running and steps > 0 and time.monotonic() - told >= PROGRESS_EVERY_S:
+                told = time.monotonic()
+                bar.advance("; ".join(map(_where, running)), to=steps)
+            time.sleep(POLL_S if running else 0)
+    return failed
+
+
+def _next(todo: Sequence[Job], jobs: Sequence[Job], running: Mapping[Job, Any]) -> tuple[Job, Job | None] | None:
+    """The first run that can start, and the one whose cold start it takes. None: all wait for a cold start."""
+    for job in todo:
+        begun = (job.path / "config.resolved.yaml").is_file()
+        if begun or job.cold_start_key is None:
+            return job, None
+        peers = [j for j in jobs if j is not job and j.cold_start_key == job.cold_start_key]
+        for peer in peers:
+            if peer.has_cold_start and (peer.cold_start_evaluated or peer not in running):
+                return job, peer
+        if not any(peer in running for peer in peers):
+            return job, None
+    return None
+
+
+def command(job: Job, source: Job | None) -> list[str]:
+    """The run's command line: resumed when it was begun, else new, with the cold start of `source` if there is one."""
+    start = [sys.executable, "-m", "parl.cli", "train"]
+    own = job.path / "config.resolved.yaml"
+    if own.is_file():
+        return [*start, str(own), "--resume", str(job.path)]
+    config = job.path.parent / "config.yaml"
+    overrides = [f"run_dir={json.dumps(str(job.path))}", f"seed={job.seed}"]
+    if source is not None:
+        overrides.append(f"cold_start.from_run={json.dumps(str(source.path))}")
+    return [*start, str(config), *overrides]
+
+
+def _start(job: Job, source: Job | None) -> subprocess.Popen[bytes]:
+    how = "resumed" if (job.path / "config.resolved.yaml").is_file() else "started"
+    taken = f" (cold start of {source.name})" if source else ""
+    _say(f"{how}: {job.name}{taken}, log {job.log}")
+    env = {**os.environ, "OMP_NUM_THREADS": str(job.variant.config.threads)}
+    with job.log.open("ab") as log:  # a session of its own: Ctrl-C reaches this process, which stops the runs once
+        return subprocess.Popen(
+            command(job, source), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, start_new_session=True
+        )
+
+
+def _ended(job: Job, code: int, failed: list[Job]) -> None:
+    if code == 0 and job.done:
+        _say(f"done: {job.name}")
+        return
+    failed.append(job)
+    lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
+    _say(f"FAILED: {job.name}, exit code {code}, see {job.log}: {lines[-1].strip() if lines else '(empty)'}")
+
+
+def _where(job: Job) -> str:
+    step = job.steps()
+    what = f"step {step}/{job.variant.config.train.num_steps}" if step or job.has_cold_start else "cold start"
+    return f"{job.name} {what}"
+
+
+@contextmanager
+def _stopping(running: Mapping[Job, subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the runs, each after its step and with a checkpoint, and end with exit code 1."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(f"\nStopping {len(running)} runs after their step. The same command goes on with them.")
+        raise SystemExit(1) from None
+    finally:
+        _stop(list(running.values()))
+        signal.signal(signal.SIGTERM, old)
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    alive = [process for process in processes if process.poll() is None]
+    for process in alive:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + STOP_S
+    try:
+        for process in alive:
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        for process in alive:
+            process.kill()
+            process.wait()
+
+
+# --- what came of them -------------------------------------------------------------------------------------------
+
+
+def _measured(variant: Variant, jobs: Sequence[Job]) -> Measured:
+    """The held-out results of a variant's finished runs."""
+    runs: dict[int, Mapping[str, Mapping[str, float]]] = {}
+    tasks = set()
+    for job in jobs:
+        if job.done:
+            try:
+                summary = json.loads((job.path / "summary.json").read_text())
+                splits = json.loads((job.path / "tasks.json").read_text())
+                runs[job.seed] = summary["heldout"]["trained"][variant.config.swarm.mode]
+                tasks.add(splits[summary["split"]]["fingerprint"])
+            except (OSError, ValueError, KeyError) as error:
+                raise CheckpointError(
+                    f"{job.path} has a summary that cannot be read ({error!r}); delete that folder and run the same "
+                    "command again."
+                ) from None
+    return Measured(variant.label, variant.folder, runs, frozenset(tasks))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

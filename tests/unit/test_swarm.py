@@ -1,0 +1,438 @@
+"""The swarm runtime, played by scripts: who is answered what, what counts, and how an episode ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from parl.config.schema import Limits, Rollout, Swarm
+from parl.env import AgentEnv, Message, Said
+from parl.policy.base import Generation, Request
+from parl.policy.scripted import ScriptedEngine
+from parl.rollout.agent import ANSWER_NOW
+from parl.rollout.pool import Job, LocalPool
+from parl.types import AgentTrace, Episode
+from tests.helpers import TASK, Characters, WordsEnv, assign, call, create, roles, run, runner, script
+
+PEEK = call("peek", at="x")
+
+
+def turns(*calls: str) -> str:
+    return "\n".join(calls)
+
+
+def answers(trace: AgentTrace, turn: int = 0) -> tuple[str, ...]:
+    return trace.turns[turn].observations
+
+
+# --- delegation ------------------------------------------------------------------------------------------------------
+
+
+def test_create_and_assign_share_a_turn_in_order() -> None:
+    early = turns(assign("a", "red"), create("a", "painter"), assign("a", "red"))
+    episode = run(script([early, "blue"], red=["RED"]))
+    assert answers(episode.orchestrator) == ("error: no subagent 'a'; create it first", "ok", "RED")
+    assert (episode.num_assigned, episode.num_refused) == (1, 1)
+    (child,) = episode.subagents
+    assert (child.id, child.role, child.parent, child.spawned_at, child.name) == ("1", "subagent", "0", 0, "a")
+    assert "".join(map(chr, child.token_ids)).startswith("<peek>[painter|red]RED")
+    assert (episode.status, episode.answer, episode.outcome) == ("completed", "blue", {"score": 1.0})
+
+
+def test_a_created_agent_stays_and_every_assignment_is_a_new_context() -> None:
+    play = script([turns(create("a"), assign("a", "red")), assign("a", "green"), "blue"], red=["1"], green=["2"])
+    episode = run(play)
+    assert [t.spawned_at for t in episode.subagents] == [0, 1]
+    assert "red" not in "".join(map(chr, episode.subagents[1].token_ids))
+
+
+def test_a_subagent_has_the_environments_tools_and_not_the_swarms() -> None:
+    play = script([turns(create("a"), assign("a", "red")), "blue"], red=[turns(PEEK, create("b")), "RED"])
+    (child,) = run(play).subagents
+    assert answers(child) == ("x", "error: no tool 'create_subagent'. Allowed: peek")
+
+
+class Together(ScriptedEngine):
+    """Answers a subagent only when `num` of them wait."""
+
+    def __init__(self, play: Callable[..., Sequence[Said]], num: int) -> None:
+        super().__init__(play, Characters())
+        self._barrier = asyncio.Barrier(num)
+
+    async def generate(self, request: Request) -> Generation:
+        if not request.session.endswith("/0"):
+            await self._barrier.wait()
+        return await super().generate(request)
+
+
+def test_assignments_of_one_turn_run_at_once() -> None:
+    play = script([turns(create("a"), assign("a", "red"), assign("a", "green"), assign("a", "grey")), "x"], other=["1"])
+    made = runner(play)
+
+    async def episode() -> Episode:
+        engine = Together(play, 3)
+        handles = {r: type(h)(h.name, h.renderer, engine) for r, h in made.policies.items()}
+        waits = type(made)(handles, made.roles, made.swarm, made.clock)
+        done = waits.run(WordsEnv(), TASK, episode_id="e", group="g", step=0, seed="s")
+        return await asyncio.wait_for(done, 5)
+
+    assert [t.prompt for t in asyncio.run(episode()).subagents] == ["red", "green", "grey"]
+
+
+@pytest.mark.parametrize(
+    "bad, error",
+    [
+        (assign("b", "red"), "error: no subagent 'b'; create it first"),
+        (call("assign_task", agent="a"), "error: assign_task needs agent and prompt, both texts"),
+        (call("assign_task", prompt="red"), "error: assign_task needs agent and prompt, both texts"),
+        (call("assign_task", agent="a", prompt=""), "error: assign_task needs agent and prompt, both texts"),
+        (call("assign_task", agent=["a"], prompt={"x": 1}), "error: assign_task needs agent and prompt, both texts"),
+        ('@{"name": "assign_task", "arguments": "a"}', "error: arguments must be an object"),
+    ],
+)
+def test_a_bad_assignment_is_refused_in_words(bad: str, error: str) -> None:
+    episode = run(script([turns(create("a"), bad), "blue"]))
+    assert answers(episode.orchestrator) == ("ok", error)
+    assert (episode.status, episode.num_assigned, episode.num_refused) == ("completed", 0, 1)
+
+
+@pytest.mark.parametrize(
+    "bad, error",
+    [
+        ("@{not json", "error: not JSON"),
+        (call("fly"), "error: no tool 'fly'. Allowed: peek"),
+        (call("peek"), "error: peek: at: Field required"),
+        (call("create_subagent", name="a"), "error: create_subagent needs name and system_prompt, both texts"),
+        (call("create_subagent", name="", system_prompt=""), "error: create_subagent needs name and system_prompt"),
+    ],
+)
+def test_any_other_bad_call_is_answered_and_is_no_refused_assignment(bad: str, error: str) -> None:
+    episode = run(script([bad, "blue"]))
+    assert answers(episode.orchestrator)[0].startswith(error)
+    assert (episode.status, episode.num_refused) == ("completed", 0)
+
+
+@pytest.mark.parametrize("refuse, launched", [(True, 1), (False, 3)])
+def test_duplicates(refuse: bool, launched: int) -> None:
+    again = turns(create("a"), assign("a", "red"), assign("a", "Red "))
+    episode = run(script([again, assign("a", "red"), "blue"], other=["RED"]), Swarm(refuse_duplicates=refuse))
+    assert (episode.num_assigned, episode.num_refused) == (launched, 3 - launched)
+    assert (answers(episode.orchestrator)[2] == "error: duplicate task") is refuse
+
+
+def test_max_subagents_counts_over_the_whole_episode() -> None:
+    first = turns(create("a"), assign("a", "1"), assign("a", "2"), assign("a", "3"))
+    episode = run(script([first, assign("a", "4"), "blue"], other=["ok"]), Swarm(max_subagents=2))
+    full = "error: at most 2 subagents per episode"
+    assert answers(episode.orchestrator) == ("ok", "ok", "ok", full)
+    assert answers(episode.orchestrator, 1) == (full,)
+    assert (episode.num_assigned, episode.num_refused) == (2, 2)
+
+
+def test_env_calls_per_turn_of_both_roles() -> None:
+    limits = Limits(turns=5, context_tokens=10_000, env_calls_per_turn=1)
+    two = turns(call("peek", at="p"), "@{", call("peek", at="q"))
+    play = script([turns(create("a"), two, assign("a", "red")), "blue"], red=[two, "RED"])
+    episode = run(play, who=roles(limits, limits))
+    error = "error: at most 1 environment call(s) per turn"
+    assert answers(episode.orchestrator) == ("ok", "p", "error: not JSON", error, "RED")
+    assert answers(episode.subagents[0]) == ("p", "error: not JSON", error)
+    assert [t.turns[0].env_calls for t in episode.traces] == [1, 1]
+    assert episode.facts["seen"] == ["p"]
+
+
+def test_single_mode_has_no_swarm_tools() -> None:
+    episode = run(script([turns(create("a"), assign("a", "red"), PEEK), "blue"]), Swarm(mode="single"))
+    assert [a.split(".")[0] for a in answers(episode.orchestrator)] == [
+        "error: no tool 'create_subagent'",
+        "error: no tool 'assign_task'",
+        "x",
+    ]
+    assert (len(episode.traces), episode.num_assigned, episode.num_refused) == (1, 0, 0)
+    assert "assign_task" not in "".join(map(chr, episode.orchestrator.token_ids[: episode.orchestrator.turns[0].start]))
+
+
+def test_a_fork_is_a_world_of_its_own() -> None:
+    play = script(
+        [turns(call("peek", at="top"), create("a"), assign("a", "red"), assign("a", "green")), PEEK, "blue"],
+        red=[call("peek", at="r"), "RED"],
+        green=[call("peek", at="g"), "GREEN"],
+    )
+    episode = run(play)
+    assert [answers(t)[0] for t in episode.subagents] == ["r", "g"]
+    assert answers(episode.orchestrator, 1) == ("top,x",)
+
+
+def test_finished_needs_an_answer_that_the_environment_accepts() -> None:
+    four = turns(create("a"), *(assign("a", p) for p in ("red", "green", "grey", "pink")))
+    play = script([four, "blue"], red=["RED"], green=["junk"], grey=["  "], pink=[PEEK, PEEK])
+    episode = run(play, who=roles(subagent=Limits(turns=2, context_tokens=10_000)))
+    assert [t.status for t in episode.subagents] == ["completed", "completed", "completed", "truncated"]
+    assert [t.accepted for t in episode.subagents] == [True, False, True, True]
+    assert [t.score for t in episode.subagents] == [1.0, 0.0, 0.0, 0.0]
+    assert answers(episode.orchestrator)[1:] == ("RED", "junk", "  ", "error: stopped (turns)")
+    assert (episode.num_assigned, episode.num_finished) == (4, 1)
+
+
+# --- steps and budgets -----------------------------------------------------------------------------------------------
+
+
+def test_steps_by_hand() -> None:
+    """Turn 0 launches children of 1 and 3 turns, turn 1 looks, turn 2 launches one of 2: (1+3) + 1 + (1+2) + 1."""
+    play = script(
+        [turns(create("a"), assign("a", "red"), assign("a", "green")), PEEK, assign("a", "grey"), "blue"],
+        red=["RED"],
+        green=[PEEK, PEEK, "GREEN"],
+        grey=[PEEK, "GREY"],
+    )
+    episode = run(play)
+    assert (episode.critical_steps, episode.total_steps) == (9, 10)
+
+
+def test_the_step_budget_ends_the_episode_as_truncated() -> None:
+    episode = run(script([PEEK] * 9), Swarm(critical_step_budget=3))
+    assert (episode.status, episode.orchestrator.stop_reason) == ("truncated", "critical_step_budget")
+    assert (episode.critical_steps, episode.answer, episode.outcome) == (3, "", {"score": 0.0})
+
+
+def test_an_answer_within_the_step_budget_is_complete() -> None:
+    episode = run(script([PEEK, PEEK, "blue"]), Swarm(critical_step_budget=3))
+    assert (episode.status, episode.critical_steps, episode.outcome["score"]) == ("completed", 3, 1.0)
+
+
+def test_children_use_what_is_left_and_the_orchestrator_has_one_last_turn() -> None:
+    """Budget 6: turns 0 and 1 leave 4, of which one is the orchestrator's last: a child may use 3."""
+    play = script(
+        [turns(create("a"), PEEK), turns(assign("a", "red"), assign("a", "green")), "blue"],
+        red=[PEEK] * 9,
+        green=[PEEK, PEEK, "GREEN"],
+    )
+    episode = run(play, Swarm(critical_step_budget=6))
+    red, green = episode.subagents
+    assert (len(red.turns), red.status, red.stop_reason) == (3, "truncated", "critical_step_budget")
+    assert green.status == "completed"
+    assert answers(episode.orchestrator, 1) == ("budget exhausted", "GREEN")
+    assert (episode.status, episode.answer, episode.critical_steps) == ("completed", "blue", 6)
+
+
+def test_the_last_turn_is_the_last() -> None:
+    play = script([turns(create("a"), assign("a", "red")), PEEK, "blue"], red=[PEEK] * 9)
+    episode = run(play, Swarm(critical_step_budget=5))
+    assert (episode.status, episode.orchestrator.stop_reason) == ("truncated", "critical_step_budget")
+    assert (len(episode.orchestrator.turns), episode.critical_steps) == (2, 5)
+
+
+def test_no_assignment_when_nothing_is_left_for_it() -> None:
+    episode = run(script([create("a"), assign("a", "red"), "blue"]), Swarm(critical_step_budget=3))
+    assert answers(episode.orchestrator, 1) == ("budget exhausted",)
+    assert (episode.status, episode.num_assigned, episode.num_refused) == ("completed", 0, 1)
+
+
+def test_a_childs_own_limit_is_not_the_budget() -> None:
+    play = script([turns(create("a"), assign("a", "red")), "blue"], red=[PEEK] * 9)
+    limit = Limits(turns=2, context_tokens=10_000)
+    episode = run(play, Swarm(critical_step_budget=20), roles(subagent=limit))
+    assert (episode.subagents[0].stop_reason, len(episode.subagents[0].turns)) == ("turns", 2)
+    assert answers(episode.orchestrator)[1] == "error: stopped (turns)"
+
+
+def test_the_token_budget_counts_the_whole_tree() -> None:
+    alone = run(script([PEEK] * 9), Swarm(token_budget=3 * (len(PEEK) + 1)))
+    assert (alone.status, alone.orchestrator.stop_reason) == ("truncated", "token_budget")
+    assert len(alone.orchestrator.turns) == 3
+    first = turns(create("a"), assign("a", "red"))
+    shared = run(script([first, "blue"], red=["x" * 99]), Swarm(token_budget=len(first) + 1 + 100))
+    assert (shared.status, len(shared.orchestrator.turns)) == ("truncated", 1)
+    enough = run(script([first, "blue"], red=["x" * 99]), Swarm(token_budget=len(first) + 1 + 101))
+    assert enough.status == "completed"
+
+
+# --- limits of one agent ---------------------------------------------------------------------------------------------
+
+
+def stop(limits: Limits, said: Sequence[str], max_tokens: int = 10_000) -> AgentTrace:
+    return run(script(said), who=roles(limits, max_tokens=max_tokens)).orchestrator
+
+
+def test_turns() -> None:
+    trace = stop(Limits(turns=2, context_tokens=10_000), [PEEK] * 9)
+    assert (trace.status, trace.stop_reason, len(trace.turns), trace.result) == ("truncated", "turns", 2, "")
+
+
+def test_max_tokens_cuts_a_turn_and_its_text_is_the_answer_so_far() -> None:
+    trace = stop(Limits(turns=9, context_tokens=10_000), ["blue sky"], max_tokens=4)
+    assert (trace.status, trace.stop_reason, trace.result, trace.num_generated) == (
+        "truncated",
+        "max_tokens",
+        "blue",
+        4,
+    )
+
+
+def test_a_cut_call_is_not_run() -> None:
+    trace = stop(Limits(turns=9, context_tokens=10_000), [turns(PEEK, "and more")], max_tokens=len(PEEK) + 3)
+    assert (trace.stop_reason, trace.result, answers(trace), trace.turns[0].env_calls) == ("max_tokens", "", (), 0)
+
+
+def test_tokens() -> None:
+    trace = stop(Limits(turns=9, tokens=len(PEEK) + 1 + 4, context_tokens=10_000), [PEEK, "blue sky"])
+    assert (trace.status, trace.stop_reason, trace.result) == ("truncated", "tokens", "blue")
+    exact = stop(Limits(turns=9, tokens=len(PEEK) + 1, context_tokens=10_000), [PEEK, "blue"])
+    assert (exact.stop_reason, len(exact.turns)) == ("tokens", 1)
+
+
+def prompt_length(said: str) -> int:
+    return stop(Limits(turns=1, context_tokens=10_000), [said]).turns[0].start
+
+
+@pytest.mark.parametrize("room, num_turns", [(0, 0), (3, 1), (len(PEEK) + 1 + 3, 1), (len(PEEK) + 1 + 4, 2)])
+def test_the_context_window(room: int, num_turns: int) -> None:
+    """After the first turn (PEEK and a stop token) come the observation `[x]`, 3 tokens, and the next turn."""
+    start = prompt_length(PEEK)
+    trace = stop(Limits(turns=9, context_tokens=start + room), [PEEK, "blue"])
+    assert (trace.status, trace.stop_reason, len(trace.turns)) == ("truncated", "context_tokens", num_turns)
+    assert len(trace.token_ids) <= start + room
+
+
+def test_on_overflow_answer_replaces_the_observation() -> None:
+    long = call("peek", at="y" * 300)
+    limits = Limits(turns=9, context_tokens=800, on_overflow="answer")
+    trace = stop(limits, [PEEK, long, "blue"])
+    assert [answers(trace, i) for i in range(3)] == [("x",), (ANSWER_NOW,), ()]
+    read = "".join(map(chr, trace.token_ids))
+    assert f"[{ANSWER_NOW}]" in read
+    assert "yyyy]" not in read
+    assert (trace.status, trace.result) == ("completed", "blue")
+
+
+def test_on_overflow_answer_asks_once() -> None:
+    limits = Limits(turns=9, context_tokens=800, on_overflow="answer")
+    trace = stop(limits, [call("peek", at="y" * 300)] + [PEEK] * 5)
+    assert (trace.status, trace.stop_reason, len(trace.turns)) == ("truncated", "context_tokens", 2)
+
+
+def test_the_record_is_what_was_fed_and_sampled() -> None:
+    play = script([turns(create("a"), assign("a", "red"), "and"), turns(PEEK, PEEK), "blue"], red=[PEEK, "RED"])
+    renderer = Characters()
+    for trace in run(play).traces:
+        ids: list[int] = list(trace.token_ids[: trace.turns[0].start])
+        mask = [0] * len(ids)
+        for turn in trace.turns:
+            said = renderer.encode(turn.text) + [0]
+            assert (turn.start, turn.end) == (len(ids), len(ids) + len(said))
+            heard = renderer.observe(turn.observations)
+            ids, mask = ids + said + heard, mask + [1] * len(said) + [0] * len(heard)
+        assert (list(trace.token_ids), list(trace.mask)) == (ids, mask)
+        assert len(trace.logprobs) == len(ids)
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+class Broken(WordsEnv):
+    """Raises in the method that `where` names, for the first `times` times over all its instances."""
+
+    where = ""
+    left = 10**9
+
+    def _break(self, where: str) -> None:
+        if where == type(self).where and type(self).left > 0:
+            type(self).left -= 1
+            raise OSError("the disk is gone")
+
+    def start(self, task: object) -> None:
+        self._break("start")
+        super().start(TASK)
+
+    def fork(self, subtask: str) -> AgentEnv:
+        self._break("fork")
+        return super().fork(subtask)
+
+    def call(self, name: str, arguments: object) -> str:
+        self._break("call")
+        return "fine"
+
+    def score(self, answer: str) -> dict[str, float]:
+        self._break("score")
+        return {"score": 1.0}
+
+    def check_result(self, message: str) -> bool:
+        self._break("check_result")
+        return True
+
+    def subtask_score(self, message: str) -> float:
+        self._break("subtask_score")
+        return 1.0
+
+    def num_parts(self) -> int:
+        self._break("num_parts")
+        return 2
+
+
+def broken(where: str, times: int = 10**9) -> type[Broken]:
+    return type("BrokenEnv", (Broken,), {"where": where, "left": times})
+
+
+DELEGATING = script([turns(create("a"), assign("a", "red"), assign("a", "green")), "blue"], other=[PEEK, "x"])
+
+
+@pytest.mark.parametrize("where", ["start", "fork", "call", "score", "check_result", "subtask_score", "num_parts"])
+def test_whatever_the_environment_raises_is_a_failed_episode(where: str) -> None:
+    episode = run(DELEGATING, env=broken(where)())
+    assert (episode.status, episode.failure, episode.outcome) == ("failed", "environment", {})
+    assert "the disk is gone" in episode.orchestrator.stop_reason
+    assert (episode.task, episode.orchestrator.token_ids) == (TASK, ())
+
+
+def jobs(num: int) -> list[Job]:
+    return [Job(TASK, f"e{i}", "g", 3, f"seed/{i}") for i in range(num)]
+
+
+def test_the_pool_tries_a_failed_episode_again_and_then_returns_it() -> None:
+    pool = LocalPool(broken("call", times=3), Rollout(max_retries=1, max_concurrent_episodes=1))
+    done: list[Episode] = []
+    episodes = pool.run(runner(script([PEEK, "blue"])), jobs(3), done.append)
+    assert [e.status for e in episodes] == ["failed", "completed", "completed"]
+    assert [e.id for e in episodes] == ["e0.1", "e1.1", "e2"]
+    assert (episodes[0].failure, episodes[0].step, episodes[0].group) == ("environment", 3, "g")
+    assert done == episodes
+
+
+class Slow(ScriptedEngine):
+    released: list[str]
+
+    async def generate(self, request: Request) -> Generation:
+        if "slow" in request.session:
+            await asyncio.sleep(60)
+        return await super().generate(request)
+
+    def release(self, session: str) -> None:
+        self.released.append(session)
+
+
+def test_a_deadline_is_a_timeout_and_hurts_no_other_episode() -> None:
+    play = script(["blue"])
+    made = runner(play)
+    engine = Slow(play, Characters())
+    engine.released = []
+    handles = {r: type(h)(h.name, h.renderer, engine) for r, h in made.policies.items()}
+    pool = LocalPool(WordsEnv, Rollout(max_retries=0, episode_deadline_s=0.2))
+    todo = [Job(TASK, name, "g", 0, name) for name in ("fast", "slow")]
+    fast, slow = pool.run(type(made)(handles, made.roles, made.swarm, made.clock), todo)
+    assert (fast.status, slow.status, slow.failure) == ("completed", "failed", "timeout")
+    assert engine.released == ["fast/0", "slow/0"]
+
+
+def test_the_same_seed_gives_the_same_episode() -> None:
+    def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+        if messages[-1]["role"] == "user":
+            return [Said(call("peek", at=str(rng.integers(10**9))))]
+        return [Said(str(rng.integers(10**9)))]
+
+    pool = LocalPool(WordsEnv, Rollout())
+    first, second = (pool.run(runner(play), jobs(2)) for _ in range(2))
+    assert first == second
+    assert first[0].orchestrator.token_ids != first[1].orchestrator.token_ids
