@@ -329,17 +329,21 @@ def _stopping(running: Mapping[Job, subprocess.Popen[bytes]]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _say(f"\nStopping {len(running)} runs after their step. The same command goes on with them.")
+        _say(
+            f"\nStopping {len(running)} runs; those in training save a checkpoint. The same command goes on with them."
+        )
         raise SystemExit(1) from None
     finally:
-        _stop(list(running.values()))
+        _stop(running)
         signal.signal(signal.SIGTERM, old)
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    alive = [process for process in processes if process.poll() is None]
-    for process in alive:
-        process.send_signal(signal.SIGINT)
+def _stop(running: Mapping[Job, subprocess.Popen[bytes]]) -> None:
+    """A run in its steps writes a checkpoint first; one that is not there yet has nothing to write."""
+    alive = [process for process in running.values() if process.poll() is None]
+    for job, process in running.items():
+        if process in alive:
+            process.send_signal(signal.SIGINT if job.steps() else signal.SIGTERM)
     deadline = time.monotonic() + STOP_S
     try:
         for process in alive:

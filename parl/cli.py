@@ -82,9 +82,7 @@ def evaluate(
     mode: Annotated[Literal["swarm", "single"] | None, typer.Option(help="Default: the config's.")] = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="Number of tasks. Default: the config's.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Attempts per task: Avg@N, Max@N, Pass@N.")] = 1,
-    split: Annotated[
-        Literal["train", "validation", "test"] | None, typer.Option(help="Default: the config's.")
-    ] = None,
+    split: Annotated[Literal["train", "validation", "test"] | None, typer.Option(help="Default: the config's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Evaluate a run or a config on held-out tasks.

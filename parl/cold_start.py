@@ -246,7 +246,7 @@ def _train_stage(
     value = 0.0
     optimizer = build_optimizer(model, stage.optimizer)
 
-    class Gate(TrainerCallback):  # type: ignore[misc]
+    class Gate(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             set_lr_scale(optimizer, lr_scale(stage.optimizer, state.global_step, until.max_steps))
 
@@ -260,7 +260,7 @@ def _train_stage(
             else:
                 bar.advance(to=step)
 
-    class Trainer(SFTTrainer):  # type: ignore[misc]
+    class Trainer(SFTTrainer):
         def get_train_dataloader(self) -> Any:
             return _batches(source, stage)
 
@@ -310,4 +310,7 @@ def sft_command(config: Config) -> None:
     run = Run(config)
     run.open(RunFolder.create(config.run_path, config))
     run.warm_up()
-    print(f"The cold start is in {config.run_path}/checkpoints. Go on with: parl train --resume {config.run_path}")
+    path = config.run_path
+    print(
+        f"The cold start is in {path}/checkpoints. Go on with: parl train {path}/config.resolved.yaml --resume {path}"
+    )

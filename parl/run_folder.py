@@ -93,7 +93,8 @@ def read_episodes(path: Path) -> list[dict[str, Any]]:
     """The episodes of one stored step."""
     import zstandard
 
-    data = zstandard.ZstdDecompressor().stream_reader(path.open("rb")).read()
+    with path.open("rb") as file:
+        data = zstandard.ZstdDecompressor().stream_reader(file).read()
     return [json.loads(line) for line in data.decode().splitlines()]
 
 

@@ -72,7 +72,7 @@ class Run:
         plugins.load()
         validate(config.reward)
         self.env = make_env(config.env)
-        self.tasks = {s: load_tasks(config, self.env, s) for s in ("train", "validation", "test")}  # type: ignore[arg-type]
+        self.tasks = {s: load_tasks(config, self.env, s) for s in ("train", "validation", "test")}
         if check_only:
             PolicySet(config, self.env)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from parl.policy.scripted import ScriptedEngine
 from parl.rollout.swarm import SwarmRunner
 from parl.types import Episode, Task, ToolCall
 
+ROOT = Path(__file__).parents[1]
 END = "\0"
 TASK = Task("t", "test/Words-v0", "say the word", {"word": "blue"})
 

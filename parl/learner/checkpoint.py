@@ -79,6 +79,8 @@ def verify(folder: Path) -> None:
     way_out = f"Delete {folder} to resume from the checkpoint before it."
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
+        if not isinstance(manifest, dict) or not {"learner.pt", "state.json"} <= set(manifest):
+            raise ValueError
     except (OSError, ValueError):
         raise CheckpointError(
             f"{folder} is no whole checkpoint: its manifest.json is missing or damaged. {way_out}"

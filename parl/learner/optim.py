@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
             for p in group["params"]:
@@ -37,8 +37,8 @@ class Muon(torch.optim.Optimizer):
             state = self.state[p]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(p)
-            buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)  # type: ignore[arg-type]
-            updates.append(p.grad.lerp(buffer, momentum))  # type: ignore[union-attr]
+            buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+            updates.append(p.grad.lerp(buffer, momentum))
         for p, update in zip(params, orthogonalize(torch.stack(updates)), strict=True):
             p.add_(update, alpha=-lr)
 
@@ -63,11 +63,11 @@ class MuonAdamW(torch.optim.Optimizer):
         self.param_groups = [*muon.param_groups, *adamw.param_groups]
 
     @property
-    def state(self) -> dict[Any, Any]:  # type: ignore[override]
+    def state(self) -> dict[Any, Any]:
         return {**self._both[0].state, **self._both[1].state}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         for optimizer in self._both:
             optimizer.step()
 

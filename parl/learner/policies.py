@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from parl.config.schema import Config
 from parl.env import AgentEnv, seed_for
 from parl.errors import CheckpointError
@@ -39,7 +41,7 @@ class PolicySet:
             if folder is None:
                 model, tokenizer = load_policy(name, policy, env, seed_for(config.seed, "model", name) % 2**31)
             else:
-                model, tokenizer = load_folder(folder / "policies" / name)
+                model, tokenizer = load_folder(folder / "policies" / name, getattr(torch, policy.dtype))
             self.models[name], self.tokenizers[name] = model, tokenizer
             self.renderers[name] = ChatML(tokenizer)
         self.learners: dict[str, Learner] = {}
@@ -56,7 +58,8 @@ class PolicySet:
         for role in ROLES:
             settings = getattr(self._config.roles, role)
             if settings.trainable is not True and settings.policy not in self._frozen:
-                model, _ = load_folder(folder / "policies" / settings.policy)
+                dtype = getattr(torch, self._config.policies[settings.policy].dtype)
+                model, _ = load_folder(folder / "policies" / settings.policy, dtype)
                 self._frozen[settings.policy] = self._engine(settings.policy, model)
 
     def _engine(self, name: str, model: Any) -> TorchEngine:

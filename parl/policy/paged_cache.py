@@ -59,7 +59,8 @@ class PagedCache:
         self.extend(target, length)
         num_pages = -(-length // PAGE)
         old, new = self._tables[source][:num_pages], self._tables[target][:num_pages]
-        for pool in self._pools.values():
+        for key in self._pools:
+            pool = self._grown(key)
             pool[new] = pool[old]
 
     # --- what decoder layers call ------------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ class PagedCache:
         return torch.cat([past.transpose(1, 2), new_BDC], dim=-1)
 
     def get_seq_length(self, layer: int = 0) -> int:
-        return self._table_BP.shape[1] * PAGE
+        return int(self._table_BP.shape[1]) * PAGE
 
     def get_mask_sizes(self, query_length: int, layer: int = 0) -> tuple[int, int]:
         return self.get_seq_length(), 0
@@ -95,13 +96,19 @@ class PagedCache:
         return self._table_BP.gather(1, at // PAGE) * PAGE + at % PAGE
 
     def _store(self, what: str, layer: int, new_BC: torch.Tensor) -> torch.Tensor:
-        pool = self._pools.get((what, layer))
-        if pool is None or pool.shape[0] < self._num_pages:
-            grown = new_BC.new_zeros((self._num_pages, PAGE, *new_BC.shape[2:]))
-            if pool is not None:
-                grown[: pool.shape[0]] = pool
-            pool = self._pools[what, layer] = grown
+        if (what, layer) not in self._pools:
+            self._pools[what, layer] = new_BC.new_zeros((0, PAGE, *new_BC.shape[2:]))
+        pool = self._grown((what, layer))
         pool.flatten(0, 1)[self._write_BC] = new_BC
+        return pool
+
+    def _grown(self, key: tuple[str, int]) -> torch.Tensor:
+        """The pool, with room for every page that has been given out."""
+        pool = self._pools[key]
+        if pool.shape[0] < self._num_pages:
+            grown = pool.new_zeros((self._num_pages, *pool.shape[1:]))
+            grown[: pool.shape[0]] = pool
+            pool = self._pools[key] = grown
         return pool
 
     def _read(self, pool: torch.Tensor) -> torch.Tensor:

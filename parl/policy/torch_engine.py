@@ -139,7 +139,8 @@ class TorchEngine:
             while True:
                 await asyncio.sleep(0)  # let agents whose turn just ended act and ask again
                 await asyncio.sleep(0)
-                self._running += self._waiting
+                # a request that was cancelled (a deadline) must not write: its slot may be another's by now
+                self._running = [r for r in [*self._running, *self._waiting] if not r.done.done()]
                 self._waiting = []
                 if not self._running:
                     return
@@ -232,7 +233,7 @@ class TorchEngine:
         for row, count in zip(rows, counts, strict=True):
             row.fed += count
         self.tokens_fed += sum(counts)
-        return hidden  # type: ignore[no-any-return]
+        return hidden
 
     # --- sample ------------------------------------------------------------------------------------------------------
 

@@ -166,7 +166,7 @@ def _sentence(found: Mapping[str, Mapping[str, Any]]) -> str:
     if flat:
         parts.append(f"identical in every seed: {', '.join(flat)}")
     if single:
-        parts.append(f"one seed shows no difference beyond itself ({', '.join(single)})")
+        parts.append(f"one seed, so no statement ({', '.join(single)})")
     return "; ".join(parts) + "."
 
 

@@ -19,6 +19,7 @@ from parl.report.ablation import Measured, analyse, difference, markdown, print_
 BASE = """
 name: r
 env: {id: test/Env-v0}
+roles: {subagent: {limits: {turns: 8}}}
 cold_start:
   stages: [{name: s, data: {episode: 1}, until: {metric: score, value: 0.9, max_steps: 3}}]
 """
@@ -103,7 +104,7 @@ def test_verdict_of_several_metrics() -> None:
 def test_one_seed_makes_no_statement() -> None:
     result = analyse([measured("a", score=[0.1]), measured("b", score=[0.5])], [0])
     (line,) = result["verdicts"]
-    assert line == ("b against a (greedy, 1 paired seed): one seed shows no difference beyond itself (score +0.400).")
+    assert line == ("b against a (greedy, 1 paired seed): one seed, so no statement (score +0.400).")
     assert result["results"]["score"]["greedy"][1]["sd"] is None
 
 
@@ -279,16 +280,20 @@ def test_finished_runs_are_not_run_again(jobs: list[Job], capsys: pytest.Capture
 
 def test_a_stopped_ablation_stops_its_runs(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
+    interrupted: list[bool] = []
 
     def start(job: Job, source: Job | None) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
         return started[-1]
 
-    def interrupt(_: object) -> None:
-        raise KeyboardInterrupt
+    def steps(_: Job) -> int:
+        if len(started) == 2 and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return 0
 
     monkeypatch.setattr(ablate, "_start", start)
-    monkeypatch.setattr(ablate.Job, "steps", lambda _: interrupt(None) if len(started) == 2 else 0)
+    monkeypatch.setattr(ablate.Job, "steps", steps)
     with pytest.raises(SystemExit, match="1"):
         run_all(jobs, 2)
     assert len(started) == 2

@@ -52,7 +52,7 @@ def test_a_created_agent_stays_and_every_assignment_is_a_new_context() -> None:
 def test_a_subagent_has_the_environments_tools_and_not_the_swarms() -> None:
     play = script([turns(create("a"), assign("a", "red")), "blue"], red=[turns(PEEK, create("b")), "RED"])
     (child,) = run(play).subagents
-    assert answers(child) == ("x", "error: no tool 'create_subagent'. Allowed: peek")
+    assert answers(child) == ("x", "error: no tool 'create_subagent'. Allowed: peek.")
 
 
 class Together(ScriptedEngine):
@@ -321,7 +321,7 @@ def test_the_record_is_what_was_fed_and_sampled() -> None:
         ids: list[int] = list(trace.token_ids[: trace.turns[0].start])
         mask = [0] * len(ids)
         for turn in trace.turns:
-            said = renderer.encode(turn.text) + [0]
+            said = [*renderer.encode(turn.text), 0]
             assert (turn.start, turn.end) == (len(ids), len(ids) + len(said))
             heard = renderer.observe(turn.observations)
             ids, mask = ids + said + heard, mask + [1] * len(said) + [0] * len(heard)
