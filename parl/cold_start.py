@@ -9,7 +9,6 @@ trains on the agents' own tokens only; the trained fraction is checked.
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -106,7 +105,7 @@ def run_cold_start(
 ) -> list[StageReport]:
     """Train the policy `name` in place through all stages.
 
-    A stage that misses its gate is extended by as many steps again, `max_attempts` times in all: it never restarts.
+    A stage that misses its gate is extended by half as many steps again, until `max_attempts`: it never restarts.
     """
     cold: ColdStart | None = config.cold_start
     assert cold is not None
@@ -121,8 +120,13 @@ def run_cold_start(
         attempts = 0
         while attempts < cold.max_attempts:
             attempts += 1
-            with Progress(f"cold start, {stage.name}", stage.until.max_steps) as bar:
-                taken, value = _train_stage(config, stage, source, model, policies.tokenizers[name], measure, bar)
+            max_steps = stage.until.max_steps if attempts == 1 else max(1, stage.until.max_steps // 2)
+            until = stage.until.model_copy(
+                update={"max_steps": max_steps, "min_steps": min(stage.until.min_steps, max_steps)}
+            )
+            piece = stage.model_copy(update={"until": until})
+            with Progress(f"cold start, {stage.name}", max_steps) as bar:
+                taken, value = _train_stage(config, piece, source, model, policies.tokenizers[name], measure, bar)
             steps += taken
             if value >= stage.until.value:
                 break
@@ -238,10 +242,9 @@ def _train_stage(
 ) -> tuple[int, float]:
     """One attempt at a stage with TRL's SFTTrainer. Returns (steps taken, last measured skill)."""
     import datasets
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     until = stage.until
     value = 0.0
     optimizer = build_optimizer(model, stage.optimizer)
@@ -297,6 +300,7 @@ def _train_stage(
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)),
             callbacks=[Gate()],
         )
+        trainer.remove_callback(PrinterCallback)  # progress is ours
         trainer.train()
         steps = int(trainer.state.global_step)
     return steps, value

@@ -22,6 +22,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from parl.errors import ConfigError, did_you_mean
 from parl.types import Task, ToolCall
 
+ANSWER_NOW = "The window is full. Answer now with what you have."
+"""What an agent reads in place of an observation that does not fit (`limits.on_overflow: answer`)."""
+
 F = TypeVar("F", bound=Callable[..., str])
 
 

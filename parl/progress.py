@@ -11,6 +11,8 @@ class Progress:
     """Counts to a total. Use as a context manager."""
 
     LINE_EVERY_S = 10.0
+    SURE_AFTER = 3
+    """Steps before an estimate of the time left is shown: the first ones pay for the start-up."""
 
     def __init__(self, label: str, total: int) -> None:
         self._label, self._total = label, total
@@ -56,7 +58,8 @@ class Progress:
         if now - self._last >= self.LINE_EVERY_S or (note is not None and now - self._last >= 1.0):
             self._last = now
             left = (now - self._started) / max(self._done, 1) * (self._total - self._done)
-            _line(f"{self._label} {self._done}/{self._total}, about {_minutes(left)} left. {self._note}".rstrip())
+            about = f", about {_minutes(left)} left" if self._done >= self.SURE_AFTER else ""
+            _line(f"{self._label} {self._done}/{self._total}{about}. {self._note}".rstrip())
 
 
 def _line(text: str) -> None:

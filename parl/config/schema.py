@@ -334,8 +334,7 @@ class ColdStart(Node):
 
     stages: tuple[Stage, ...]
     max_attempts: PositiveInt = 2
-    """A stage that misses its gate at max_steps is extended by as many steps again, at most this many times in all."""
-    seed_offset: int = 0
+    """A stage that misses its gate at max_steps is extended by half as many steps, up to this many attempts in all."""
     from_run: Path | None = None
     """A run folder whose cold start is taken instead of training one: same policies and tasks."""
 

@@ -10,11 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from parl.config.schema import Limits, Sampling
-from parl.env import Message, ToolSpec, seed_for
+from parl.env import ANSWER_NOW, Message, ToolSpec, seed_for
 from parl.policy.base import PolicyHandle, Request
 from parl.types import AgentTrace, Role, Status, ToolCall, Turn
 
-ANSWER_NOW = "The window is full. Answer now with what you have."
 ANSWER_RESERVE = 0.25
 """Share of the window kept free for the answer when `on_overflow: answer`."""
 

@@ -19,7 +19,6 @@ from parl.plugins import check, make_env
 from parl.types import Task, ToolCall
 from parl_envs.search.table import cells_to_markdown, parse_cells
 from parl_envs.search.wide_search import WideSearch
-from parl_rewards.wide_search import parse_table
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ["country", "capital", "currency"]
@@ -135,10 +134,9 @@ def test_a_bad_argument_says_what_is_allowed(kwargs: dict[str, Any], said: str) 
 def test_a_table_holds_only_cells_that_were_written(text: str) -> None:
     cells = parse_cells(text)
     table = cells_to_markdown(cells, COLUMNS)
-    rows = parse_table(table) or []
-    shown = sorted(v for row in rows for v in row.values() if v)
-    own = sorted(v.replace("|", "/") for a, v in cells.items() if a[-1] in "abc" and v.strip())
-    assert shown == own or not table
+    shown = [cell.strip() for line in table.split("\n")[2:] for cell in line.strip("|").split(" | ")]
+    own = [v.replace("|", "/") for a, v in cells.items() if a[-1] in "abc"]
+    assert sorted(filter(None, shown)) == sorted(filter(None, own))
 
 
 def test_cells() -> None:

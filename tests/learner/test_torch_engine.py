@@ -224,18 +224,22 @@ def test_a_context_may_only_grow(model: Any) -> None:
 
 
 def test_a_cancelled_request_leaves_the_others_alone(model: Any) -> None:
-    """A deadline ends an agent between two passes; its slot is given away while its request is still queued."""
+    """A deadline ends an agent whose request is still queued; its slot is the next agent's before the next pass."""
     engine = engine_of(model)
 
+    async def agent() -> None:
+        try:
+            await engine.generate(request(prompt(10, 1), "late", tokens=50))
+        finally:
+            engine.release("late")
+
     async def talk() -> Any:
-        late = asyncio.ensure_future(engine.generate(request(prompt(50, 1), "late", tokens=50)))
-        other = asyncio.ensure_future(converse(engine, "other", [30, 4], 3, tokens=12))
-        for _ in range(4):
-            await asyncio.sleep(0)
-        late.cancel()
+        late = asyncio.ensure_future(agent())
         await asyncio.sleep(0)
-        engine.release("late")
-        return await asyncio.gather(other, converse(engine, "next", [40, 2], 5))
+        late.cancel()
+        talks = await asyncio.gather(*(converse(engine, f"s{i}", [40, 2], i) for i in range(2)))
+        assert late.cancelled()
+        return talks
 
     check(model, asyncio.run(talk()))
     engine.load_weights(model.state_dict(), 1)

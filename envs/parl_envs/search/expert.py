@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import Message, Said
+from parl.env import ANSWER_NOW, Message, Said
 from parl.types import Task
 
 SUBAGENT_SYSTEM = "searcher"
@@ -95,6 +95,8 @@ class Expert:
         tools = sum(m["role"] == "tool" for m in messages)
         done, at = divmod(tools, per_row)
         notes = [m["content"].split("<tool_call>")[0].strip() for m in messages if m["role"] == "assistant"]
+        if messages[-1]["content"] == ANSWER_NOW:
+            return [Said(" ".join(n for n in notes if n))]
         if at == 0 and done > 0:
             note = _cells(messages, names[done - 1], columns)
             if done == len(names):

@@ -17,7 +17,7 @@ from parl_envs.search.tasks import Knobs
 from parl_envs.search.world import HOP, SIZES, WorldSpec, short_rows
 
 COMMON = tuple(
-    ": ; , > find for unknown error: ok duplicate task budget exhausted orchestrator country stopped (turns) "
+    ": ; , > find for unknown error: ok duplicate task budget exhausted orchestrator country stopped (turns) "  # noqa: SIM905
     "The window is full. Answer now with what you have. at most 1 environment call(s) per turn".split()
 )
 
