@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from parl.config.schema import Limits, Rollout, Swarm
-from parl.env import AgentEnv, Message, Said
+from parl.env import ANSWER_NOW, AgentEnv, Message, Said
 from parl.policy.base import Generation, Request
 from parl.policy.scripted import ScriptedEngine
-from parl.rollout.agent import ANSWER_NOW
 from parl.rollout.pool import Job, LocalPool
 from parl.types import AgentTrace, Episode
 from tests.helpers import TASK, Characters, WordsEnv, assign, call, create, roles, run, runner, script
