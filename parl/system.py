@@ -7,7 +7,10 @@ import resource
 
 
 def pin_threads(num: int) -> None:
-    """Fix torch's threads, and quiet its friends: two busy processes with unpinned threads run 30 to 100 times slower on one machine."""
+    """Fix torch's threads, and quiet its friends.
+
+    Two busy processes with unpinned threads run 30 to 100 times slower on one machine.
+    """
     os.environ["OMP_NUM_THREADS"] = str(num)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch

@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,7 +34,7 @@ from parl.run_folder import RunFolder, read_resolved
 from parl.scoring import Scorer, validate
 from parl.system import pin_threads, rss_mb
 from parl.tracking import Tracker
-from parl.types import Sample, Task
+from parl.types import Sample, ScoredEpisode, Task
 
 
 def train(config: Config, resume: Path | None, dry_run: bool) -> None:
@@ -125,8 +125,8 @@ class Run:
         for group in groups:
             done, budgets = self.scorer.score(group, step, budgets)
             scored.append(done)
-        samples = credit.assign(scored, config.credit, config.roles, step)
-        chosen, mass = self._choose(samples, credit.token_mass(scored, config.roles, step), step)
+        samples, mass = self._samples(scored, step)
+        chosen, mass = self._choose(samples, mass, step)
         update = self.policies.update(chosen, mass, step)
         learned = time.monotonic()
         probe = max(episodes, key=lambda e: len(e.orchestrator.token_ids)).orchestrator.token_ids
@@ -171,29 +171,43 @@ class Run:
         order = np.random.default_rng(seed_for(self.config.seed, "tasks", epoch)).permutation(len(tasks))
         return tasks[int(order[place])]
 
+    def _samples(self, groups: Sequence[Sequence[ScoredEpisode]], step: int) -> tuple[list[Sample], dict[str, float]]:
+        """All samples of the step, and N of eq. 1 per policy.
+
+        `loss.denominator: problem` averages over problems instead of tokens: weights are scaled so that each problem
+        has the same part of N.
+        """
+        roles, masses = self.config.roles, credit.token_mass(groups, self.config.roles, step)
+        total: dict[str, float] = {}
+        for mass in masses:
+            for policy, tokens in mass.items():
+                total[policy] = total.get(policy, 0.0) + tokens
+        samples = []
+        for group, mass in zip(groups, masses, strict=True):
+            for sample in credit.assign([group], self.config.credit, roles, step):
+                if self.config.loss.denominator == "problem":
+                    share = total[sample.policy] / (len(groups) * mass[sample.policy])
+                    sample = replace(sample, weight=sample.weight * share)
+                samples.append(sample)
+        return samples, total
+
     def _choose(
-        self, samples: Sequence[Sample], masses: Sequence[Mapping[str, float]], step: int
+        self, samples: Sequence[Sample], mass: Mapping[str, float], step: int
     ) -> tuple[list[Sample], dict[str, float]]:
-        """All samples in a random order, or at most `max_subagent_samples` of the subagents' (N shrinks with them)."""
+        """The samples in a random order, at most `max_subagent_samples` of the subagents' (N shrinks with them)."""
         rng = np.random.default_rng(seed_for(self.config.seed, "choose", step))
-        shuffled = [samples[i] for i in rng.permutation(len(samples))]
-        mass: dict[str, float] = {}
-        for group in masses:
-            for policy, tokens in group.items():
-                mass[policy] = mass.get(policy, 0.0) + tokens
-        most = self.config.train.max_subagent_samples
-        if most is None:
-            return shuffled, mass
-        kept, dropped = [], 0
-        for sample in shuffled:
-            if sample.role == "subagent":
-                most -= 1
-                if most < 0:
-                    dropped += 1
-                    mass[sample.policy] -= sample.weight * sum(sample.mask)
+        left = dict(mass)
+        room = self.config.train.max_subagent_samples
+        kept = []
+        for i in rng.permutation(len(samples)):
+            sample = samples[i]
+            if sample.role == "subagent" and room is not None:
+                room -= 1
+                if room < 0:
+                    left[sample.policy] -= sample.weight * sum(sample.mask)
                     continue
             kept.append(sample)
-        return kept, mass
+        return kept, left
 
     # --- around the steps --------------------------------------------------------------------------------------------
 

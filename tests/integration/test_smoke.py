@@ -57,7 +57,7 @@ TRAINED = {"loss", "grad_norm", "entropy", "lr", "weight_version", "clipped_frac
 
 def parl(*args: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "parl.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=1800)
 
 
 def train(*args: object) -> None:
@@ -216,7 +216,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 300
+            deadline = time.monotonic() + 900
             while lines(killed) < 2:
                 assert process.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline
