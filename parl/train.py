@@ -46,7 +46,7 @@ def train(config: Config, resume: Path | None, dry_run: bool) -> None:
     if dry_run:
         return
     folder = RunFolder.resume(resume) if resume else RunFolder.create(config.run_path, config)
-    with Control(config, folder.path, resumed=resume is not None) as control:
+    with Control(config, folder.path) as control:
         run.go(folder, control)
 
 
@@ -98,6 +98,7 @@ class Run:
         with Tracker(self.config, folder.path) as tracker, Progress("training", self.config.train.num_steps) as bar:
             bar.advance(to=self.state.step)
             for step in range(self.state.step, self.config.train.num_steps):
+                control.check()
                 metrics = self._step(step)
                 due = self._after_step(step, metrics)
                 tracker.log(metrics)

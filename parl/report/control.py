@@ -10,27 +10,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from parl.config.schema import Config
+from parl.config import Config, load
+from parl.errors import CheckpointError
 from parl.progress import Progress
+from parl.run_folder import read_resolved
 
 
 class Control:
     """Starts `config.control` beside the run (same seed, folder RUN-single); `result` waits for its summary."""
 
-    def __init__(self, config: Config, run: Path, resumed: bool) -> None:
+    def __init__(self, config: Config, run: Path) -> None:
         self._config = config
         self._path = run.with_name(f"{run.name}-single")
-        self._resumed = resumed
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Control:
-        if self._config.control is None or (self._path / "summary.json").is_file():
+        if self._config.control is None:
             return self
+        overrides = [f"run_dir={self._path}", f"seed={self._config.seed}"]
         command = [sys.executable, "-m", "parl.cli", "train"]
-        if (self._path / "config.resolved.yaml").is_file() and self._resumed:
-            command += ["--resume", str(self._path)]
+        if (self._path / "config.resolved.yaml").is_file():
+            self._check_same(load(self._config.control, overrides))
+            if (self._path / "summary.json").is_file():
+                return self
+            command += [str(self._path / "config.resolved.yaml"), "--resume", str(self._path)]
         else:
-            command += [str(self._config.control), f"run_dir={self._path}", f"seed={self._config.seed}"]
+            command += [str(self._config.control), *overrides]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._path.with_name(f"{self._path.name}.log")
         env = {**os.environ, "OMP_NUM_THREADS": str(self._config.threads)}
@@ -38,15 +43,29 @@ class Control:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env)
         return self
 
+    def _check_same(self, wanted: Config) -> None:
+        """A control that is there already must be the one that this run would make. Raises CheckpointError."""
+        own, other = wanted.model_dump(mode="json"), read_resolved(self._path)
+        different = sorted(k for k in own if k != "run_dir" and own[k] != other.get(k))
+        if different:
+            raise CheckpointError(
+                f"{self._path} holds a control of another config (different: {', '.join(different)}). Delete it, or "
+                "choose another run_dir=... for the run."
+            )
+
+    def check(self) -> None:
+        """Raise RuntimeError when the control has died: better now than after hours."""
+        if self._process is not None and self._process.poll() not in (None, 0):
+            raise RuntimeError(f"the control run failed with exit code {self._process.returncode}; see {self._log}")
+
     def result(self) -> dict[str, Any] | None:
         """The control's summary, waited for. None without a control. Raises RuntimeError when it failed."""
         if self._config.control is None:
             return None
         if self._process is not None:
             with Progress(f"waiting for the control ({self._log})", 1):
-                code = self._process.wait()
-            if code != 0:
-                raise RuntimeError(f"the control run failed with exit code {code}; see {self._log}")
+                self._process.wait()
+            self.check()
         return dict(json.loads((self._path / "summary.json").read_text()))
 
     def __exit__(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,13 +29,13 @@ RUN = ("parl ", "python scripts/", "pytest ")  # others (make, pip, git) are not
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command) of every command that a page shows, without its comment."""
+    """(page, command) of every command that a page shows, without its comment, each once."""
     found = []
     for page in PAGES:
         for block in BASH.findall(page.read_text()):
             lines = block.replace("\\\n", " ").splitlines()
             found += [(page.name, re.sub(r"\s+#.*", "", line)) for line in lines if line.startswith(RUN)]
-    return list(dict.fromkeys(found))
+    return list({command.replace(" --dry-run", ""): (page, command) for page, command in found}.values())
 
 
 def cheap(words: list[str], target: Path) -> list[str]:
@@ -65,7 +66,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("hatchling", reason="builds the plugins without a network: pip install hatchling")
     folder = tmp_path_factory.mktemp("docs")
     for name in ("configs", "scripts"):
-        (folder / name).symlink_to(ROOT / name)
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for page in PAGES:
         for name, text in FILE.findall(page.read_text()):
             path = folder / name
@@ -85,7 +86,7 @@ def run(folder: Path, arguments: list[str], codes: tuple[int, ...] = (0,)) -> st
     roots = [folder / "site", ROOT, ROOT / "envs", ROOT / "rewards"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots)), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=1200
     )
     assert done.returncode in codes, f"{shlex.join(arguments)}\n{done.stdout}{done.stderr}"
     return done.stdout

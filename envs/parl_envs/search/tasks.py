@@ -52,6 +52,11 @@ def generate(world: World, knobs: Knobs, split: str, num: int, seed: int) -> lis
             "A corpus of your own needs tasks of your own: set env.tasks.train.path (and validation, test) to a "
             "JSONL file of tasks with gold tables"
         )
+    if knobs.largest > len(world.rows):
+        raise ConfigError(
+            f"env.kwargs.n asks for up to {knobs.largest} entities, but the split '{split}' has {len(world.rows)}; "
+            f"give n at most {len(world.rows)}"
+        )
     rng = np.random.default_rng([seed, 11])
     return [one_task(world, knobs, rng, f"{split}-{seed}-{i}") for i in range(num)]
 
@@ -62,8 +67,7 @@ def one_task(
     """Draw N, the entities and the columns."""
     lo, hi = knobs.ranges[int(rng.integers(len(knobs.ranges)))]
     if limits is not None:
-        lo, hi = max(lo, limits[0]), min(hi, limits[1])
-        lo = min(lo, hi)
+        lo, hi = limits
     n = int(rng.integers(lo, hi + 1))
     rows = [world.rows[i] for i in rng.permutation(len(world.rows))[:n]]
     hop = rng.random() < knobs.two_hop
