@@ -1,4 +1,4 @@
-"""WideSearch: tasks and splits, answers as cells, what a subagent is scored on, and the user's own material."""
+"""WideSearch: tasks and splits, answers by row, what a subagent is scored on, and the user's own material."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parl.env import assistant
 from parl.errors import ConfigError
 from parl.plugins import check, make_env
 from parl.types import Task, ToolCall
-from parl_envs.search.table import cells_to_markdown, parse_cells
+from parl_envs.search.table import parse_rows, rows_to_markdown
 from parl_envs.search.wide_search import WideSearch
 
 SPLITS = ("train", "validation", "test")
@@ -130,30 +130,46 @@ def test_a_bad_argument_says_what_is_allowed(kwargs: dict[str, Any], said: str) 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-@given(st.text(alphabet="123abc|x \n-"))
-def test_a_table_holds_only_cells_that_were_written(text: str) -> None:
-    cells = parse_cells(text)
-    table = cells_to_markdown(cells, COLUMNS)
+WORDS = st.sampled_from(["#1", "#2", "#12", "capital", "currency", "Kenya", "Nairobi", "x|y", "|", "\n", "---"])
+
+
+@given(st.lists(WORDS))
+def test_a_table_holds_only_cells_that_were_written(words: list[str]) -> None:
+    rows = parse_rows(" ".join(words), COLUMNS)
+    table = rows_to_markdown(rows, COLUMNS)
     shown = [cell.strip() for line in table.split("\n")[2:] for cell in line.strip("|").split(" | ")]
-    own = [v.replace("|", "/") for a, v in cells.items() if a[-1] in "abc"]
+    own = [v.replace("|", "/") for row in rows.values() for v in row.values()]
     assert sorted(filter(None, shown)) == sorted(filter(None, own))
+    assert all(part in words for v in own for part in v.split() if "/" not in part)
 
 
-def test_cells() -> None:
-    text = "so: 1a Kenya 1b Nairobi 2c KES 1b Mombasa 12a Costa Rica"
-    assert parse_cells(text) == {"1a": "Kenya", "1b": "Mombasa", "2c": "KES", "12a": "Costa Rica"}
-    assert cells_to_markdown({"2b": "x"}, COLUMNS).split("\n")[2:] == ["|  | x |  |"]
-    assert cells_to_markdown({}, COLUMNS) == ""
+def test_rows() -> None:
+    text = "so: capital x #1 Kenya capital Nairobi #2 Togo currency XOF capital Lome"
+    text += " #1 Kenya capital Mombasa #12 Costa Rica"
+    assert parse_rows(text, COLUMNS) == {
+        1: {"country": "Kenya", "capital": "Mombasa"},
+        2: {"country": "Togo", "currency": "XOF", "capital": "Lome"},
+        12: {"country": "Costa Rica"},
+    }
+    two_words = parse_rows("#1 Kenya land area 5 land x", ["country", "land area"])
+    assert two_words == {1: {"country": "Kenya", "land area": "5 land x"}}
+    assert rows_to_markdown({2: {"capital": "x"}}, COLUMNS).split("\n")[2:] == ["|  | x |  |"]
+    assert rows_to_markdown({}, COLUMNS) == ""
 
 
 @pytest.mark.parametrize(
     "answer, score, nonkey, success",
     [
-        ("1a Kenya 1b Nairobi 1c KES 2a Guinea 2b Conakry 2c GNF", 1.0, 1.0, 1.0),
-        ("2a kenya 2b NAIROBI 2c kes 7a guinea 7b conakry 7c gnf", 1.0, 1.0, 1.0),  # rows may have any number
-        ("1a Kenya 1b Nairobi 1c unknown 2a Guinea 2b Conakry 2c GNF", 5 / 6, 3 / 4, 0.0),
-        ("1a Kenya 1b Nairobi 1c KES", 2 / 3, 2 / 3, 0.0),  # precision 1, recall 1/2
-        ("1a Kenya 2a Guinea", 1 / 3, 0.0, 0.0),
+        ("#1 Kenya capital Nairobi currency KES #2 Guinea capital Conakry currency GNF", 1.0, 1.0, 1.0),
+        (
+            "#2 kenya capital NAIROBI currency kes #7 guinea capital conakry currency gnf",
+            1.0,
+            1.0,
+            1.0,
+        ),  # rows may have any number
+        ("#1 Kenya capital Nairobi currency unknown #2 Guinea capital Conakry currency GNF", 5 / 6, 3 / 4, 0.0),
+        ("#1 Kenya capital Nairobi currency KES", 2 / 3, 2 / 3, 0.0),  # precision 1, recall 1/2
+        ("#1 Kenya #2 Guinea", 1 / 3, 0.0, 0.0),
         ("Kenya Nairobi KES", 0.0, 0.0, 0.0),
         ("", 0.0, 0.0, 0.0),
     ],
@@ -167,7 +183,7 @@ def test_markdown_answers_are_scored_as_they_are() -> None:
     env = started(answer_format="markdown")
     table = "| country | capital | currency |\n|---|---|---|\n| Kenya | Nairobi | KES |\n| Guinea | Conakry | GNF |"
     assert env.score(f"Here it is:\n\n{table}")["success"] == 1.0
-    assert env.score("1a Kenya 1b Nairobi 1c KES")["score"] == 0.0
+    assert env.score("#1 Kenya capital Nairobi currency KES")["score"] == 0.0
 
 
 # --- subagents -------------------------------------------------------------------------------------------------------
@@ -176,15 +192,20 @@ def test_markdown_answers_are_scored_as_they_are() -> None:
 @pytest.mark.parametrize(
     "prompt, message, score, accepted",
     [
-        ("1 Kenya : capital , currency", "1a Kenya 1b Nairobi 1c KES", 1.0, True),
-        ("1 Kenya : capital , currency", "1a Kenya 1b nairobi 1c EUR", 0.5, True),
-        ("1 Kenya : capital , currency", "1a Kenya 1b Nairobi 1c unknown", 0.5, False),
-        ("1 Kenya : capital , currency", "1a Kenya 1b Nairobi", 0.5, False),
-        ("1 Kenya : capital , currency", "1a Kenya 1b Nairobi 1c KES 2a Guinea", 1.0, False),
-        ("1 Kenya : capital , currency", "2a Guinea 2b Conakry 2c GNF", 0.0, False),
-        ("1 Kenya ; 2 Guinea : capital", "1a Kenya 1b Nairobi 1c KES 2a Guinea 2b x 2c GNF", 0.75, True),
-        ("do something", "1a Kenya 1b Nairobi 1c KES", 0.0, False),
-        ("1 Kenya : capital , currency", "", 0.0, False),
+        ("#1 Kenya : capital , currency", "#1 Kenya capital Nairobi currency KES", 1.0, True),
+        ("#1 Kenya : capital , currency", "#1 Kenya capital nairobi currency EUR", 0.5, True),
+        ("#1 Kenya : capital , currency", "#1 Kenya capital Nairobi currency unknown", 0.5, False),
+        ("#1 Kenya : capital , currency", "#1 Kenya capital Nairobi", 0.5, False),
+        ("#1 Kenya : capital , currency", "#1 Kenya capital Nairobi currency KES #2 Guinea", 1.0, False),
+        ("#1 Kenya : capital , currency", "#2 Guinea capital Conakry currency GNF", 0.0, False),
+        (
+            "#1 Kenya ; #2 Guinea : capital",
+            "#1 Kenya capital Nairobi currency KES #2 Guinea capital x currency GNF",
+            0.75,
+            True,
+        ),
+        ("do something", "#1 Kenya capital Nairobi currency KES", 0.0, False),
+        ("#1 Kenya : capital , currency", "", 0.0, False),
     ],
 )
 def test_a_subagent_answers_for_the_rows_that_its_prompt_names(
@@ -197,15 +218,15 @@ def test_a_subagent_answers_for_the_rows_that_its_prompt_names(
 def test_a_name_inside_a_longer_name_is_not_named() -> None:
     env = started(task(("Guinea", "Conakry", "GNF"), ("Papua New Guinea", "Port Moresby", "PGK")))
     child = env.fork("2 Papua New Guinea : capital , currency")
-    assert child.subtask_score("2a Papua New Guinea 2b Port Moresby 2c PGK") == 1.0
-    assert child.check_result("2a Papua New Guinea 2b Port Moresby 2c PGK")
+    assert child.subtask_score("#2 Papua New Guinea capital Port Moresby currency PGK") == 1.0
+    assert child.check_result("#2 Papua New Guinea capital Port Moresby currency PGK")
     both = env.fork("Guinea, and Papua New Guinea")
-    assert both.subtask_score("1a Guinea 1b Conakry 1c GNF") == 0.5
+    assert both.subtask_score("#1 Guinea capital Conakry currency GNF") == 0.5
 
 
 def test_a_name_with_a_comma_is_found() -> None:
     child = started(task(("Korea, South", "Seoul", "KRW"))).fork("Look up Korea, South: its capital and currency")
-    assert child.subtask_score("1a Korea, South 1b Seoul 1c KRW") == 1.0
+    assert child.subtask_score("#1 Korea, South capital Seoul currency KRW") == 1.0
 
 
 def test_markdown_subagents_and_wide_tables() -> None:
@@ -218,8 +239,8 @@ def test_markdown_subagents_and_wide_tables() -> None:
 
 def test_the_parent_has_no_subtask_and_a_fork_shares_the_index() -> None:
     env = started()
-    child = env.fork("1 Kenya")
-    assert env.subtask_score("1a Kenya") is None
+    child = env.fork("#1 Kenya")
+    assert env.subtask_score("#1 Kenya") is None
     assert isinstance(child, WideSearch)
     assert child.world.index is env.world.index
 

@@ -82,9 +82,9 @@ class Expert:
         prompt = next(m["content"] for m in messages if m["role"] == "user")
         name, _, columns = prompt.partition(" : ")
         said = self._row(messages, name, columns, rng)
-        if " : " not in said[0].text and "<tool_call>" not in said[0].text and rng.random() < self.lazy:
-            head = said[0].text.rsplit("c ", 1)[0]
-            return [Said(f"{head}c unknown")]
+        last = columns.split()[-1]
+        if "<tool_call>" not in said[0].text and rng.random() < self.lazy:
+            return [Said(f"{said[0].text.rsplit(f' {last} ', 1)[0]} {last} unknown")]
         return said
 
     def _alone(
@@ -120,7 +120,7 @@ class Expert:
 
 
 def _parse_question(prompt: str) -> tuple[str, list[str]]:
-    """'find capital , currency for : 1 Kenya ; 2 Togo' -> ('capital , currency', ['1 Kenya', '2 Togo'])."""
+    """'find capital , currency for : #1 Kenya ; #2 Togo' -> ('capital , currency', ['#1 Kenya', '#2 Togo'])."""
     head, _, tail = prompt.partition(" for : ")
     return head.removeprefix("find "), [part.strip() for part in tail.split(";")]
 
@@ -146,10 +146,8 @@ def _read(page: str, attribute: str) -> str:
 
 def _cells(messages: Sequence[Message], name: str, columns: str) -> str:
     """The row's cells from the pages read last."""
-    index, entity = name.split(" ", 1)
     pages = [m["content"] for m in messages if m["role"] == "tool"][1::2]
     if " > " in columns:
-        values = [_read(pages[-2], "capital"), _read(pages[-1], "time")]
-    else:
-        values = [_read(pages[-1], c) for c in columns.split(" , ")]
-    return f"{index}a {entity} {index}b {values[0]} {index}c {values[1]}"
+        first, second = columns.split(" > ")
+        return f"{name} {first} {_read(pages[-2], first)} {second} {_read(pages[-1], second)}"
+    return " ".join([name, *(f"{c} {_read(pages[-1], c)}" for c in columns.split(" , "))])

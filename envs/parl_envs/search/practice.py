@@ -6,7 +6,7 @@ demonstrations from the start: hence stages of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -21,14 +21,15 @@ COMMON = tuple(
     "The window is full. Answer now with what you have. at most 1 environment call(s) per turn".split()
 )
 
+DOC_IDS = tuple(f"d{i}" for i in range(1, 2 * SIZES["train"] + 1))
+
 
 @lru_cache(maxsize=8)
 def vocabulary(spec: WorldSpec, knobs: Knobs) -> tuple[str, ...]:
-    """Every word of the records profile: scaffolding, cell addresses, document ids, names and values."""
-    cells = [f"{i}{c}" for i in range(1, knobs.largest + 1) for c in ("", "a", "b", "c")]
-    ids = [f"d{i}" for i in range(1, 2 * SIZES["train"] + 1)]
+    """Every word of the records profile: scaffolding, row numbers, document ids, names and values."""
+    numbers = [f"#{i}" for i in range(1, knobs.largest + 1)]
     extra = ["neighbour", "partner", "visitor"] if spec.distractors else []
-    head = ["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, *spec.attributes, *HOP, *extra, *cells, *ids]
+    head = ["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, *spec.attributes, *HOP, *extra, *numbers, *DOC_IDS]
     return tuple(dict.fromkeys([*head, *content_words(spec)]))
 
 
@@ -43,18 +44,17 @@ def content_words(spec: WorldSpec) -> tuple[str, ...]:
 def recall(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs, easy: bool = False) -> list[Said]:
     """Pairs of key and value, then the keys again: the values are to be copied.
 
-    Keys are cell addresses or words; values have one to three words; a colon may stand between, as on pages.
+    Keys are document ids or words, values one to three words or an id; a colon may stand between, as on pages.
     """
     words = content_words(spec)[:: 8 if easy else 1]
-    keys_are_cells = rng.random() < (1.0 if easy and rng.random() < 0.6 else 0.5)
     num = int(rng.integers(4, 15))
-    if keys_are_cells:
-        cells = [f"{i}{c}" for i in range(1, knobs.largest + 1) for c in "abc"]
-        keys = [cells[i] for i in rng.permutation(len(cells))[:num]]
-        pool: Sequence[str] = words
+    order = rng.permutation(len(words))
+    if rng.random() < (0.8 if easy else 0.5):
+        ids = DOC_IDS[: 36 if easy else None]
+        keys, pool = [ids[i] for i in rng.permutation(len(ids))[:num]], words
     else:
-        order = rng.permutation(len(words))
-        keys, pool = [words[i] for i in order[:num]], [words[i] for i in order[num:]]
+        keys = [words[i] for i in order[:num]]
+        pool = DOC_IDS if not easy and rng.random() < 0.3 else tuple(words[i] for i in order[num:])
     colon = " :" if not easy and rng.random() < 0.5 else ""
     longest = 1 if easy or rng.random() < 0.5 else 3
     values = [" ".join(pool[int(rng.integers(len(pool)))] for _ in range(_length(rng, longest))) for _ in keys]
@@ -83,8 +83,8 @@ def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> l
     attributes = [*spec.attributes, *HOP]
     first, second = (attributes[int(rng.integers(len(attributes)))] for _ in range(2))
     columns = f"{first} {',' if rng.random() < 0.7 else '>'} {second}"
-    listed = " ; ".join(f"{i} {name}" for i, name in enumerate(names, 1))
-    launches = [call("assign_task", AGENT_NAME, f"{i} {name} : {columns}") for i, name in enumerate(names, 1)]
+    listed = " ; ".join(f"#{i} {name}" for i, name in enumerate(names, 1))
+    launches = [call("assign_task", AGENT_NAME, f"#{i} {name} : {columns}") for i, name in enumerate(names, 1)]
     return [Said(f"find {columns} for : {listed} <|im_end|>", train=False), Said(" ".join(launches) + " <|im_end|>")]
 
 

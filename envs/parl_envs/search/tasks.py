@@ -72,7 +72,7 @@ def one_task(
     rows = [world.rows[i] for i in rng.permutation(len(world.rows))[:n]]
     hop = rng.random() < knobs.two_hop
     asked = HOP if hop else tuple(rng.permutation(knobs.attributes)[:2].tolist())
-    names = " ; ".join(f"{i} {r.name}" for i, r in enumerate(rows, 1))
+    names = " ; ".join(f"#{i} {r.name}" for i, r in enumerate(rows, 1))
     columns = [KEY, *asked]
     data = {
         "split": world.split,

@@ -18,7 +18,7 @@ from parl.env import AgentEnv, Demonstration, Said, tool
 from parl.errors import ConfigError, did_you_mean
 from parl.types import Task
 from parl_envs.search import expert, practice, tasks
-from parl_envs.search.table import cells_to_markdown, parse_cells
+from parl_envs.search.table import parse_rows, rows_to_markdown
 from parl_envs.search.world import World, WorldSpec, load_world, own_attributes
 from parl_rewards.wide_search import item_f1_nonkey, wide_search
 
@@ -36,7 +36,7 @@ class WideSearch(AgentEnv):
         two_hop: share of generated tasks whose second column stands on the page of the first column's value.
         attributes: columns that tasks may ask for, of those on an entity's own page.
         distractors: extra lines on each page that no task asks for.
-        answer_format: `cells` (`1a Kenya 1b Nairobi ...`, rendered to a table here) or `markdown`.
+        answer_format: `cells` (`#1 Kenya capital Nairobi ...`, rendered to a table here) or `markdown`.
         top_k: results of a search that names no number.
     """
 
@@ -92,7 +92,7 @@ class WideSearch(AgentEnv):
         return tasks.load_task(row, self.knobs)
 
     def start(self, task: Task) -> None:
-        self.subtask_rows: dict[str, Mapping[str, str]] | None = None
+        self.subtask_rows: dict[int, Mapping[str, str]] | None = None
         split = task.data.get("split", "train")
         if split != self.world.split and self.world.split != "demo":
             self.world = load_world(self.world_spec, split)
@@ -101,7 +101,8 @@ class WideSearch(AgentEnv):
         """The answer as a markdown table. Cells are placed, never added."""
         if self.knobs.answer_format == "markdown":
             return answer
-        return cells_to_markdown(parse_cells(answer), self.task.data["columns"])
+        columns = self.task.data["columns"]
+        return rows_to_markdown(parse_rows(answer, columns), columns)
 
     def score(self, answer: str) -> Mapping[str, float]:
         gold, evaluation = self.task.data["gold"], self.task.data["evaluation"]
@@ -127,36 +128,37 @@ class WideSearch(AgentEnv):
         rows = self.task.data["gold"]
         key = self.task.data["columns"][0]
         words = _words(subtask)
-        named: dict[str, Mapping[str, str]] = {}
+        named: dict[int, Mapping[str, str]] = {}
         # the longest names first: "Papua New Guinea" does not name Guinea
         for i, row in sorted(enumerate(rows, 1), key=lambda item: -len(item[1][key])):
             if _words(row[key]) in words:
-                named[str(i)] = row
+                named[i] = row
                 words = words.replace(_words(row[key]), " ; ")
-        child.subtask_rows = {i: named[i] for i in sorted(named, key=int)}
+        child.subtask_rows = {i: named[i] for i in sorted(named)}
         return child
 
     def check_result(self, message: str) -> bool:
         """Cells: whole rows of the rows asked for, none of them empty or unknown. Markdown: any text."""
         if self.knobs.answer_format == "markdown" or self.subtask_rows is None:
             return bool(message.strip())
-        cells = parse_cells(message)
-        wanted = {f"{i}{c}" for i in self.subtask_rows for c in "abcdefghij"[: len(self.task.data["columns"])]}
-        return bool(wanted) and set(cells) == wanted and all(v and v != NOT_FOUND for v in cells.values())
+        columns = self.task.data["columns"]
+        rows = parse_rows(message, columns)
+        whole = all(set(row) == set(columns) for row in rows.values())
+        filled = all(cell and cell != NOT_FOUND for row in rows.values() for cell in row.values())
+        return bool(rows) and set(rows) == set(self.subtask_rows) and whole and filled
 
     def subtask_score(self, message: str) -> float | None:
         """Share of the non-key cells of the subagent's rows that its message gives right (gold-informed)."""
         if self.subtask_rows is None:
             return None
         columns = self.task.data["columns"]
-        rows = self.subtask_rows.items()
-        wanted = {f"{i}{chr(ord('a') + k)}": row[c] for i, row in rows for k, c in enumerate(columns) if k > 0}
+        wanted = {(i, c): row[c].casefold() for i, row in self.subtask_rows.items() for c in columns[1:]}
         if not wanted:
             return 0.0
         if self.knobs.answer_format == "markdown":
-            return sum(v.casefold() in message.casefold() for v in wanted.values()) / len(wanted)
-        cells = parse_cells(message)
-        return sum(cells.get(k, "").casefold() == v.casefold() for k, v in wanted.items()) / len(wanted)
+            return sum(v in message.casefold() for v in wanted.values()) / len(wanted)
+        rows = parse_rows(message, columns)
+        return sum(rows.get(i, {}).get(c, "").casefold() == v for (i, c), v in wanted.items()) / len(wanted)
 
     # --- a policy from nothing ---------------------------------------------------------------------------------------
 
