@@ -126,6 +126,7 @@ class PolicySet:
         train = self._config.train
         for name, learner in self.learners.items():
             own = [s for s in samples if s.policy == name]
+            metrics[f"policy/{name}/weight_version"] = float(learner.version)  # of a step in which nothing was learned
             if own:
                 metrics |= learner.update(own, temperatures, mass[name], step, train.num_steps, train.updates_per_step)
         return metrics
