@@ -115,6 +115,7 @@ def run_cold_start(
     held = Demonstrator(env, renderer, config, seed + 1)
     reports = []
     for stage in cold.stages:
+        stage = stage.model_copy(update={"kwargs": {**cold.demos, **stage.kwargs}})
         measure = _gate(stage, model, held, config, env, policies, evaluator)
         steps = 0
         attempts = 0

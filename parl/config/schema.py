@@ -326,12 +326,14 @@ class Stage(Node):
     optimizer: Optimizer = Optimizer(lr=3e-3, muon_lr=0.012, betas=(0.9, 0.95), warmup_steps=20)
     tokens_per_step: PositiveInt = 5000
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Knobs of the demonstrator in this stage."""
+    """Knobs of the demonstrator in this stage, over those of `cold_start.demos`."""
 
 
 class ColdStart(Node):
     """Supervised warm-up by demonstrations that a scripted expert writes through the same runtime."""
 
+    demos: dict[str, Any] = Field(default_factory=dict)
+    """Knobs of the environment's demonstrator (`episode` demonstrations), in every stage."""
     stages: tuple[Stage, ...]
     max_attempts: PositiveInt = 2
     """A stage that misses its gate at max_steps is extended by half as many steps, up to this many attempts in all."""

@@ -94,7 +94,7 @@ def test_no_token_of_a_demonstration_is_unknown() -> None:
     env = WideSearch(**config().env.kwargs)
     source = Demonstrator(env, renderer(), config(), seed=0)
     unknown = tokenizer().convert_tokens_to_ids(UNK)
-    for kind, num in (("episode", 30), ("recall_easy", 20), ("recall", 20), ("enumerate", 20)):
+    for kind, num in (("episode", 30), ("recall", 20), ("enumerate", 20)):
         texts = [t for _ in range(num) for t in source.item(kind, {})]
         assert not any(unknown in t.token_ids for t in texts), kind
         assert all(len(t.token_ids) == len(t.mask) and 0 < sum(t.mask) < len(t.mask) for t in texts), kind

@@ -41,22 +41,21 @@ def content_words(spec: WorldSpec) -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
-def recall(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs, easy: bool = False) -> list[Said]:
+def recall(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Said]:
     """Pairs of key and value, then the keys again: the values are to be copied.
 
     Keys are document ids or words, values one to three words or an id; a colon may stand between, as on pages.
     """
-    words = content_words(spec)[:: 8 if easy else 1]
+    words = content_words(spec)
     num = int(rng.integers(4, 15))
     order = rng.permutation(len(words))
-    if rng.random() < (0.8 if easy else 0.5):
-        ids = DOC_IDS[: 36 if easy else None]
-        keys, pool = [ids[i] for i in rng.permutation(len(ids))[:num]], words
+    if rng.random() < 0.5:
+        keys, pool = [DOC_IDS[i] for i in rng.permutation(len(DOC_IDS))[:num]], words
     else:
         keys = [words[i] for i in order[:num]]
-        pool = DOC_IDS if not easy and rng.random() < 0.3 else tuple(words[i] for i in order[num:])
-    colon = " :" if not easy and rng.random() < 0.5 else ""
-    longest = 1 if easy or rng.random() < 0.5 else 3
+        pool = DOC_IDS if rng.random() < 0.3 else tuple(words[i] for i in order[num:])
+    colon = " :" if rng.random() < 0.5 else ""
+    longest = 1 if rng.random() < 0.5 else 3
     values = [" ".join(pool[int(rng.integers(len(pool)))] for _ in range(_length(rng, longest))) for _ in keys]
     gap = " \n " if colon else " "
     said = [Said(gap.join(f"{k}{colon} {v}" for k, v in zip(keys, values, strict=True)), train=False)]
@@ -69,10 +68,6 @@ def recall(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs, easy: bool =
 
 def _length(rng: np.random.Generator, longest: int) -> int:
     return 1 if longest == 1 else int(rng.choice([1, 1, 1, 2, 3]))
-
-
-def recall_easy(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Said]:
-    return recall(rng, spec, knobs, easy=True)
 
 
 def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Said]:
@@ -89,7 +84,6 @@ def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> l
 
 
 KINDS: dict[str, Callable[[np.random.Generator, WorldSpec, Knobs], list[Said]]] = {
-    "recall_easy": recall_easy,
     "recall": recall,
     "enumerate": enumerate_rows,
 }

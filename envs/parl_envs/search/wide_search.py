@@ -166,7 +166,7 @@ class WideSearch(AgentEnv):
         return practice.vocabulary(self.world_spec, self.knobs)
 
     def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration | Sequence[Said]:
-        """`recall_easy`, `recall`, `enumerate`: texts to practise copying. `episode`: the expert at work."""
+        """`recall`, `enumerate`: texts to practise copying. `episode`: the expert at work."""
         if kind in practice.KINDS:
             return practice.KINDS[kind](rng, self.world_spec, self.knobs)
         if kind != "episode":
