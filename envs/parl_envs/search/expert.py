@@ -90,24 +90,15 @@ class Expert:
     def _alone(
         self, messages: Sequence[Message], columns: str, names: Sequence[str], rng: np.random.Generator
     ) -> Sequence[Said]:
-        """One row after the other. A cell is noted in the turn that has just read it; the answer joins the notes."""
-        hop = " > " in columns
-        per_row = 4 if hop else 2
+        """One row after the other; the turn that has read a row's last page notes its cells."""
+        per_row = 4 if " > " in columns else 2
         tools = sum(m["role"] == "tool" for m in messages)
         done, at = divmod(tools, per_row)
         notes = [m["content"].split("<tool_call>")[0].strip() for m in messages if m["role"] == "assistant"]
         if messages[-1]["content"] == ANSWER_NOW:
             return [Said(" ".join(n for n in notes if n))]
-        page = messages[-1]["content"]
-        if hop and at == 2:
-            first = columns.split(" > ")[0]
-            value = _read(page, first)
-            return [Said(f"{names[done]} {first} {value} " + call("search", value))]
         if at == 0 and done > 0:
             note = _cells(messages, names[done - 1], columns)
-            if hop:
-                second = columns.split(" > ")[1]
-                note = f"{second} {_read(page, second)}"
             if done == len(names):
                 return [Said(" ".join([*(n for n in notes if n), note]))]
             return [Said(note + " " + call("search", _entity(names[done])))]
