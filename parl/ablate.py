@@ -225,6 +225,7 @@ def cold_start_key(config: Config, seed: int) -> str | None:
     if config.cold_start is None:
         return None
     tree = config.model_dump(mode="json")
+    del tree["env"]["tasks"]["train"]  # demonstrations are no tasks of a split
     for policy in tree["policies"].values():
         del policy["optimizer"]  # a stage has its own
     for role in tree["roles"].values():

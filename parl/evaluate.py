@@ -49,6 +49,19 @@ class Evaluator:
         progress: Progress | None = None,
     ) -> dict[str, float]:
         """Means over tasks and trials; failed episodes are counted and left out."""
+        return heldout_metrics(self.episodes(handles, tasks, decoding, mode, label, trials, progress))
+
+    def episodes(
+        self,
+        handles: Mapping[str, PolicyHandle],
+        tasks: Sequence[Task],
+        decoding: Decoding,
+        mode: Mode,
+        label: str,
+        trials: int = 1,
+        progress: Progress | None = None,
+    ) -> list[Episode]:
+        """`trials` episodes of each task, in the order of the tasks."""
         runner = self.runner(handles, decoding, mode)
         jobs = [
             Job(task, f"{label}-{task.id}-{k}", task.id, 0, f"{self.config.seed}/eval/{label}/{task.id}/{k}")
@@ -56,7 +69,7 @@ class Evaluator:
             for k in range(trials)
         ]
         tick: Callable[[Episode], None] | None = None if progress is None else lambda _: progress.advance()
-        return heldout_metrics(self.pool.run(runner, jobs, tick))
+        return self.pool.run(runner, jobs, tick)
 
     def runner(self, handles: Mapping[str, PolicyHandle], decoding: Decoding, mode: Mode) -> SwarmRunner:
         swarm = self.config.swarm.model_copy(
@@ -86,6 +99,24 @@ def heldout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "num_failed": float(len(episodes) - len(ok)),
         "num_tasks": float(len(episodes)),
     }
+
+
+def heldout_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+    """One row per episode: what a comparison task by task, or by the width of the task, needs."""
+    return [
+        {
+            "task": e.task.id,
+            "status": e.status,
+            "num_parts": e.facts.get("num_parts"),
+            **e.outcome,
+            "critical_steps": e.critical_steps,
+            "total_steps": e.total_steps,
+            "virtual_latency_s": e.clock.critical_path_s,
+            "tokens": e.tokens(),
+            "num_assigned": e.num_assigned,
+        }
+        for e in episodes
+    ]
 
 
 def load_tasks(config: Config, env: AgentEnv, split: Split) -> list[Task]:

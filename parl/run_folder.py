@@ -61,7 +61,7 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(dict(metrics)) + "\n")
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
         write_atomic(self.path / name, json.dumps(value, indent=1))
 
     def write_episodes(self, step: int, scored: Sequence[ScoredEpisode], samples: Iterable[Sample]) -> None:

@@ -20,7 +20,7 @@ from parl import credit, plugins
 from parl.config import Config, parse
 from parl.env import seed_for
 from parl.errors import ConfigError, Interrupted
-from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, load_tasks
+from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, heldout_metrics, heldout_rows, load_tasks
 from parl.learner import checkpoint as checkpoints
 from parl.learner.policies import PolicySet
 from parl.metrics import step_metrics
@@ -250,7 +250,8 @@ class Run:
         checkpoints.verify(source)
         mine, other, done = self.config.model_dump(mode="json"), read_resolved(run), run / "eval" / "cold_start.json"
         if done.is_file() and all(mine[k] == other.get(k) for k in ("seed", "env", "roles", "swarm", "clock", "eval")):
-            shutil.copy(done, self.folder.path / "eval")
+            for file in done.parent.glob("cold_start*.json"):
+                shutil.copy(file, self.folder.path / "eval")
         shutil.copytree(source, target.with_name(f".{target.name}.tmp"), dirs_exist_ok=True).rename(target)
 
     def _after_step(self, step: int, metrics: dict[str, float]) -> bool:
@@ -290,22 +291,27 @@ class Run:
 
     # --- what came of it ---------------------------------------------------------------------------------------------
 
-    def _heldout(self, mode: Mode, decodings: Sequence[Decoding], step: int | None) -> dict[str, dict[str, float]]:
+    def _heldout(
+        self, phase: str, mode: Mode, decodings: Sequence[Decoding], step: int | None
+    ) -> dict[str, dict[str, float]]:
+        """Means per decoding; the rows behind them go to eval/PHASE-MODE-DECODING.tasks.json."""
         split = self.config.eval.split
         tasks = self.tasks[split]
         result: dict[str, dict[str, float]] = {}
         for decoding in decodings:
             with Progress(f"held-out tasks ({split}), {mode}, {decoding}", len(tasks)) as bar:
                 handles = self.policies.handles(step)
-                result[decoding] = self.evaluator.run(handles, tasks, decoding, mode, decoding, progress=bar)
+                episodes = self.evaluator.episodes(handles, tasks, decoding, mode, decoding, progress=bar)
+            result[decoding] = heldout_metrics(episodes)
+            self.folder.write_json(f"eval/{phase}-{mode}-{decoding}.tasks.json", heldout_rows(episodes))
         return result
 
     def _evaluate_cold_start(self) -> None:
         decodings = self.config.eval.decoding
         mode: Mode = self.config.swarm.mode
-        result: dict[str, Any] = {mode: self._heldout(mode, decodings, None)}
+        result: dict[str, Any] = {mode: self._heldout("cold_start", mode, decodings, None)}
         if mode == "swarm":
-            result["forced_parallel"] = self._heldout("forced_parallel", ("greedy",), None)
+            result["forced_parallel"] = self._heldout("cold_start", "forced_parallel", ("greedy",), None)
         self.folder.write_json("eval/cold_start.json", result)
 
     def _finish(self, started: float, control: Control) -> None:
@@ -313,7 +319,7 @@ class Run:
 
         mode: Mode = self.config.swarm.mode
         decodings = self.config.eval.decoding
-        trained: dict[str, Any] = {mode: self._heldout(mode, decodings, self.config.train.num_steps)}
+        trained: dict[str, Any] = {mode: self._heldout("trained", mode, decodings, self.config.train.num_steps)}
         cold = json.loads((self.folder.path / "eval" / "cold_start.json").read_text())
         other = control.result()
         if other is not None:
