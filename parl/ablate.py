@@ -28,9 +28,9 @@ from typing import Any
 
 import yaml
 
-from parl import plugins, scoring
 from parl.config import Config, load
 from parl.errors import CheckpointError, ConfigError
+from parl.preflight import check_names
 from parl.progress import Progress
 from parl.report.ablation import Measured, analyse, print_ablation, write_ablation
 from parl.run_folder import write_atomic
@@ -184,11 +184,9 @@ def _folder_name(text: str) -> str:
 
 def _check(variants: Sequence[Variant]) -> None:
     """What `parl config check` does, for each variant: nothing starts when one of them cannot."""
-    plugins.load()
     for variant in variants:
         try:
-            scoring.validate(variant.config.reward)
-            with plugins.make_env(variant.config.env):
+            with check_names(variant.config):
                 pass
         except ConfigError as error:
             raise ConfigError(f"variant {variant.label}: {error}") from None

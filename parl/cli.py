@@ -205,12 +205,10 @@ def config_check(config: ConfigPath, overrides: Overrides = None) -> None:
     Example:
         parl config check configs/quickstart.yaml loss.tau=0.1
     """
-    from parl import plugins, scoring
+    from parl.preflight import check_names
 
     loaded = load(config, overrides or ())
-    plugins.load()
-    scoring.validate(loaded.reward)
-    with plugins.make_env(loaded.env) as env:
+    with check_names(loaded) as env:
         tools = ", ".join(spec.name for spec in env.tool_specs())
     typer.echo(f"ok: {config}: {loaded.env.id} (tools: {tools}), rewards: {', '.join(loaded.reward.terms)}")
 
@@ -317,7 +315,10 @@ def _assignment(item: str) -> tuple[str, Any]:
     name, sep, text = item.partition("=")
     if not sep:
         raise ConfigError(f"'{item}' is not an argument; write name=value, such as num=3.")
-    return name, yaml.safe_load(text)
+    try:
+        return name, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The value in '{item}' is not YAML: {error}") from None
 
 
 def _docstring(cls: type | None) -> str:

@@ -9,8 +9,10 @@ trains on the agents' own tokens only; the trained fraction is checked.
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 
 from parl.config.schema import ColdStart, Config, Stage
 from parl.env import AgentEnv, Demonstration, seed_for
+from parl.errors import ConfigError
 from parl.evaluate import Evaluator, load_tasks
 from parl.learner.batch import micro_batches
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
@@ -92,7 +95,12 @@ class Demonstrator:
         runner = SwarmRunner(roles, self._config.roles, swarm, self._config.clock)
         name = f"demo-{self._seed}-{self._count}"
         episode = asyncio.run(runner.run(demo.env, demo.task, episode_id=name, group=name, step=0, seed=name))
-        assert episode.status == "completed", f"the expert failed: {episode.orchestrator.stop_reason}"
+        if episode.status != "completed":
+            raise ConfigError(
+                f"The expert's episode on {demo.task.id} ended as {episode.status}, not complete "
+                f"({episode.orchestrator.stop_reason}). Raise that limit in roles.orchestrator, or correct the "
+                "demonstrator."
+            )
         kept = episode.subagents
         if len(kept) > SUBAGENTS_PER_EPISODE:
             order = self._rng.permutation(len(kept))[:SUBAGENTS_PER_EPISODE]
@@ -132,6 +140,9 @@ def run_cold_start(
             if value >= stage.until.value:
                 break
         passed = value >= stage.until.value
+        if not passed:
+            gate = f"{stage.until.metric} {value:.3f}, gate {stage.until.value}"
+            print(f"cold start, {stage.name}: gate missed after {steps} steps ({gate}); going on.", file=sys.stderr)
         reports.append(StageReport(stage.name, steps, stage.until.metric, value, passed, attempts))
     return reports
 
@@ -313,8 +324,9 @@ def sft_command(config: Config) -> None:
 
     pin_threads(config.threads)
     run = Run(config)
-    run.open(RunFolder.create(config.run_path, config))
-    run.warm_up()
+    with closing(run.pool):
+        run.open(RunFolder.create(config.run_path, config))
+        run.warm_up()
     path = config.run_path
     print(
         f"The cold start is in {path}/checkpoints. Go on with: parl train {path}/config.resolved.yaml --resume {path}"

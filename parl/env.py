@@ -221,6 +221,8 @@ class AgentEnv(gymnasium.Env[list[Message], Message]):
             texts = [self.call(c.get("name", ""), c.get("arguments", {})) for c in action["tool_calls"]]
             return [{"role": "tool", "content": t, "tool_calls": []} for t in texts], 0.0, False, False, {}
         outcome = dict(self.score(action["content"]))
+        if "score" not in outcome:
+            raise ValueError(f"score() must give the key 'score' in 0..1 (it gave: {', '.join(outcome) or 'none'})")
         return [], float(outcome["score"]), True, False, {"outcome": outcome, "facts": dict(self.facts())}
 
     # --- tools -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +20,7 @@ from parl.errors import ConfigError
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.progress import Progress
-from parl.rollout.pool import Job, LocalPool
+from parl.rollout.pool import Job, LocalPool, Pool
 from parl.rollout.swarm import SwarmRunner
 from parl.run_folder import read_resolved, write_atomic
 from parl.system import pin_threads
@@ -36,7 +37,7 @@ class Evaluator:
     """Evaluates policies on tasks. Never counts against budgets of training: the step budget is lifted."""
 
     config: Config
-    pool: LocalPool
+    pool: Pool
 
     def run(
         self,
@@ -79,12 +80,22 @@ class Evaluator:
         return SwarmRunner(handles, self.config.roles, swarm, self.config.clock, decoding, forced)
 
 
+def make_pool(config: Config) -> Pool:
+    """The pool that `rollout.backend` names. Close it when the work is done."""
+    if config.rollout.backend == "ray":
+        from parl.rollout.ray_pool import RayPool
+
+        return RayPool(config.env, config.rollout, config.threads)
+    return LocalPool(lambda: make_env(config.env), config.rollout)
+
+
 def heldout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     """What summary.json says of one evaluation."""
     ok = [e for e in episodes if e.status != "failed"]
     if not ok:
         raise RuntimeError(f"all {len(episodes)} episodes failed: {episodes[0].orchestrator.stop_reason}")
     metrics = {k: fmean(e.outcome[k] for e in ok) for k in ok[0].outcome}
+    delegating = any(e.num_assigned for e in ok)
     subtasks = [t.score for e in ok for t in e.subagents if t.score is not None]
     return metrics | {
         "critical_steps": fmean(e.critical_steps for e in ok),
@@ -94,7 +105,7 @@ def heldout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "spawn_rate": fmean(e.num_assigned > 0 for e in ok),
         "num_subagents": fmean(len(e.subagents) for e in ok),
         "subtask_score": fmean(subtasks) if subtasks else 0.0,
-        "finish_rate": fmean(e.num_finished / e.num_assigned for e in ok if e.num_assigned) if subtasks else 0.0,
+        "finish_rate": fmean(e.num_finished / e.num_assigned for e in ok if e.num_assigned) if delegating else 0.0,
         "num_truncated": float(sum(e.status == "truncated" for e in ok)),
         "num_failed": float(len(episodes) - len(ok)),
         "num_tasks": float(len(episodes)),
@@ -205,9 +216,12 @@ def _evaluate(
     chosen_split = split or config.eval.split
     chosen: Mode = mode or config.swarm.mode
     tasks = load_tasks(config, env, chosen_split)[:num_tasks]
-    evaluator = Evaluator(config, LocalPool(lambda: make_env(config.env), config.rollout))
     result: dict[str, Any] = {"split": chosen_split, "mode": chosen, "trials": trials}
-    for decoding in config.eval.decoding:
-        with Progress(f"evaluating {chosen}, {decoding}", len(tasks) * trials) as progress:
-            result[decoding] = evaluator.run(policies.handles(), tasks, decoding, chosen, decoding, trials, progress)
+    with closing(make_pool(config)) as pool:
+        evaluator = Evaluator(config, pool)
+        for decoding in config.eval.decoding:
+            with Progress(f"evaluating {chosen}, {decoding}", len(tasks) * trials) as progress:
+                result[decoding] = evaluator.run(
+                    policies.handles(), tasks, decoding, chosen, decoding, trials, progress
+                )
     return result

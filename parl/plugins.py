@@ -52,8 +52,14 @@ def _import(entry: EntryPoint) -> None:
         raise ConfigError(
             f"The plugin '{entry.name}' ({entry.group}) of {name}{version} cannot be imported: {entry.value} raised "
             f"{type(error).__name__}: {error}\n"
-            f"Install what it needs (pip install --upgrade {name}), or remove it: pip uninstall {name}"
+            f"{_advice(error, name)}, or remove it: pip uninstall {name}"
         ) from error
+
+
+def _advice(error: Exception, name: str) -> str:
+    if isinstance(error, ImportError):
+        return f"Install what it needs (pip install --upgrade {name})"
+    return "If it is yours, correct that code"
 
 
 def env_ids() -> list[str]:
@@ -86,7 +92,8 @@ def _creator(spec: EnvSpec) -> Callable[..., Any]:
         raise ConfigError(
             f"{spec.id} is registered with the entry point '{spec.entry_point}', which cannot be imported: "
             f"{type(error).__name__}: {error}\n"
-            "Install what it needs, or correct entry_point in its gymnasium.register(...)."
+            + ("Install what it needs, or correct" if isinstance(error, ImportError) else "Correct that code, or")
+            + " entry_point in its gymnasium.register(...)."
         ) from error
 
 

@@ -35,10 +35,17 @@ class RunFolder:
             raise CheckpointError(
                 f"{path} already holds a run. Resume it with --resume {path}, choose another run_dir=..., or delete it."
             )
-        path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, _lock(path))
-        (path / "episodes").mkdir(exist_ok=True)
-        (path / "eval").mkdir(exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(p.name != ".lock" for p in path.iterdir()):
+                raise CheckpointError(f"{path} is not empty, and no run: choose another run_dir=..., or empty it.")
+            folder = cls(path, _lock(path))
+            (path / "episodes").mkdir(exist_ok=True)
+            (path / "eval").mkdir(exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"run_dir={path} cannot be made: {error.strerror}. Choose a folder that you may write, run_dir=..."
+            ) from None
         resolved = {"schema_version": SCHEMA_VERSION, **config.model_dump(mode="json")}
         write_atomic(path / "config.resolved.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         return folder
@@ -47,6 +54,8 @@ class RunFolder:
     def resume(cls, path: Path) -> RunFolder:
         """An existing run. Raises CheckpointError: no run there, another schema version, or in use."""
         read_resolved(path)
+        (path / "episodes").mkdir(exist_ok=True)
+        (path / "eval").mkdir(exist_ok=True)
         return cls(path, _lock(path))
 
     def truncate_metrics(self, step: int) -> None:
@@ -54,7 +63,12 @@ class RunFolder:
         file = self.path / "metrics.jsonl"
         if file.exists():
             whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line.rstrip("\n") for line in whole if json.loads(line)["step"] < step]
+            try:
+                kept = [line.rstrip("\n") for line in whole if json.loads(line)["step"] < step]
+            except (ValueError, KeyError, TypeError):
+                raise CheckpointError(
+                    f"{file} holds a line that is no step's metrics. Delete that line, or the file, and resume again."
+                ) from None
             write_atomic(file, "".join(f"{line}\n" for line in kept))
 
     def log(self, metrics: Mapping[str, float]) -> None:
@@ -79,7 +93,14 @@ def read_resolved(path: Path) -> dict[str, Any]:
     file = path / "config.resolved.yaml"
     if not file.is_file():
         raise CheckpointError(f"{path} is no run folder: it has no config.resolved.yaml.")
-    raw = yaml.safe_load(file.read_text())
+    try:
+        raw = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        raw = None
+    if not isinstance(raw, dict):
+        raise CheckpointError(
+            f"{file} is damaged: it is no config. Start a new run; its checkpoints may serve as model."
+        )
     version = raw.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise CheckpointError(

@@ -5,10 +5,12 @@ tasks -> episodes -> scored groups -> samples -> new weights -> engines, once pe
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -16,22 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from parl import credit, plugins
+from parl import credit
 from parl.config import Config, parse
 from parl.env import seed_for
-from parl.errors import ConfigError, Interrupted
-from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, heldout_metrics, heldout_rows, load_tasks
+from parl.errors import CheckpointError, ConfigError, Interrupted
+from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, heldout_metrics, heldout_rows, load_tasks, make_pool
 from parl.learner import checkpoint as checkpoints
 from parl.learner.policies import PolicySet
 from parl.metrics import step_metrics
-from parl.plugins import make_env
+from parl.preflight import check_names, check_run
 from parl.progress import Progress
 from parl.report.control import Control
 from parl.report.summary import print_summary
-from parl.rollout.pool import Job, LocalPool
+from parl.rollout.pool import Job
 from parl.rollout.swarm import SwarmRunner
 from parl.run_folder import RunFolder, read_resolved
-from parl.scoring import Scorer, validate
+from parl.scoring import Scorer
 from parl.system import pin_threads, rss_mb
 from parl.tracking import Tracker
 from parl.types import Sample, ScoredEpisode, Task
@@ -44,9 +46,11 @@ def train(config: Config, resume: Path | None, dry_run: bool) -> None:
     pin_threads(config.threads)
     run = Run(config, dry_run)
     if dry_run:
+        print(f"ok: {config.name} would run in {config.run_path}; nothing was trained or written.")
         return
+    control = Control(config, config.run_path)
     folder = RunFolder.resume(resume) if resume else RunFolder.create(config.run_path, config)
-    with Control(config, folder.path) as control:
+    with closing(run.pool), control:
         run.go(folder, control)
 
 
@@ -69,14 +73,15 @@ class Run:
 
     def __init__(self, config: Config, check_only: bool = False) -> None:
         self.config = config
-        plugins.load()
-        validate(config.reward)
-        self.env = make_env(config.env)
+        self.env = check_names(config)
         self.tasks = {s: load_tasks(config, self.env, s) for s in ("train", "validation", "test")}
+        self.untrained: PolicySet | None = None
+        if not (config.run_path / "checkpoints").is_dir():  # of a run that is resumed, this was checked when it began
+            self.untrained = PolicySet(config, self.env)
+            check_run(config, self.env, self.tasks["train"], self.untrained)
         if check_only:
-            PolicySet(config, self.env)
             return
-        self.pool = LocalPool(lambda: make_env(config.env), config.rollout)
+        self.pool = make_pool(config)
         self.evaluator = Evaluator(config, self.pool)
         self.scorer = Scorer(config.reward)
         self.interrupted = False
@@ -86,6 +91,12 @@ class Run:
         """Take a folder and write down which tasks the run uses."""
         self.folder = folder
         splits = {s: {"num": len(t), "fingerprint": fingerprint(t)} for s, t in self.tasks.items()}
+        done = folder.path / "tasks.json"
+        if done.is_file() and json.loads(done.read_text()) != splits:
+            raise CheckpointError(
+                f"The tasks are not those that {folder.path} was made with (see its tasks.json). Restore the tasks "
+                "file or the package that made them, or start a new run."
+            )
         folder.write_json("tasks.json", splits)
 
     def go(self, folder: RunFolder, control: Control) -> None:
@@ -116,7 +127,7 @@ class Run:
     def _step(self, step: int) -> dict[str, float]:
         """Rollouts, rewards, credit, update, sync."""
         config, began = self.config, time.monotonic()
-        tokens_before = self.policies.tokens_generated
+        lost_before = self.pool.lost.copy()
         runner = SwarmRunner(self.policies.handles(step), config.roles, config.swarm, config.clock)
         episodes = self.pool.run(runner, self._jobs(step))
         rolled = time.monotonic()
@@ -137,10 +148,12 @@ class Run:
         if step % config.train.store_episodes_every == 0:
             self.folder.write_episodes(step, flat, samples)
         self.state = checkpoints.State(step + 1, budgets, self.state.cold_start, self.state.best)
-        tokens = self.policies.tokens_generated - tokens_before
+        tokens = sum(e.tokens() for e in episodes)
+        lost = self.pool.lost - lost_before
         return {
             "step": step,
             **step_metrics(flat, episodes),
+            **{f"failures/{kind}": float(count) for kind, count in lost.items()},
             **update,
             **sync,
             "rollout/tokens_per_s": tokens / (rolled - began),
@@ -215,6 +228,8 @@ class Run:
     def _restore_or_warm_up(self) -> None:
         found = checkpoints.latest(self.folder.path)
         if found is None:
+            if (self.folder.path / "metrics.jsonl").is_file():
+                raise CheckpointError(f"{self.folder.path} has metrics but no checkpoint left; start a new run.")
             self.warm_up()
             found = self.folder.path / "checkpoints" / checkpoints.COLD_START
         self.state, learners = checkpoints.load(found)
@@ -231,7 +246,8 @@ class Run:
         """The cold start (or nothing, for a pretrained policy), then its checkpoint."""
         if self.config.cold_start is not None and self.config.cold_start.from_run is not None:
             return self._take_cold_start(self.config.cold_start.from_run)
-        policies = PolicySet(self.config, self.env)
+        policies = self.untrained or PolicySet(self.config, self.env)
+        self.untrained = None
         reports: list[dict[str, Any]] = []
         if self.config.cold_start is not None:
             from parl.cold_start import run_cold_start
@@ -315,8 +331,6 @@ class Run:
         self.folder.write_json("eval/cold_start.json", result)
 
     def _finish(self, started: float, control: Control) -> None:
-        import json
-
         mode: Mode = self.config.swarm.mode
         decodings = self.config.eval.decoding
         trained: dict[str, Any] = {mode: self._heldout("trained", mode, decodings, self.config.train.num_steps)}

@@ -148,11 +148,15 @@ def _path(error: Any, raw: Mapping[str, Any]) -> list[str]:
     path = []
     for i, part in enumerate(error["loc"]):
         is_absent = error["type"] == "missing" and i == len(error["loc"]) - 1
-        known = part in node if isinstance(node, Mapping) else isinstance(node, list) and isinstance(part, int)
+        known = part in node if isinstance(node, Mapping) else _has_item(node, part)
         if known or is_absent:
             path.append(str(part))
             node = node[part] if known else None
     return path
+
+
+def _has_item(node: Any, part: Any) -> bool:
+    return isinstance(node, list) and isinstance(part, int) and part < len(node)
 
 
 def _line(error: Any, raw: Mapping[str, Any]) -> str:

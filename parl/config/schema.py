@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegInt = Annotated[int, Field(ge=0)]
 NonNegFloat = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Node(BaseModel):
@@ -70,7 +71,10 @@ class Optimizer(Node):
     """Multiplies `lr` for the token embedding (tiny models with unit-rms embeddings want 5 to 25)."""
     muon_lr: NonNegFloat = 0.0
     """Learning rate of Muon for two-dimensional weights; 0 leaves them to AdamW."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Rate, Rate] = (0.9, 0.98)
+    eps: PositiveFloat = 1e-8
+    """AdamW's. Where rewards of a group become equal, gradients shrink; a larger eps lets the steps shrink with them,
+    in place of full-sized steps along what is left, noise."""
     weight_decay: NonNegFloat = 0.0
     grad_clip: PositiveFloat = 1.0
     """Maximum norm of the gradient."""
@@ -86,7 +90,11 @@ class TinyModel(Node):
     hidden_size: PositiveInt = 128
     num_heads: PositiveInt = 4
     ff_size: PositiveInt = 128
-    layers: tuple[Literal["conv", "full_attention"], ...] = ("conv", "full_attention", "full_attention")
+    layers: Annotated[tuple[Literal["conv", "full_attention"], ...], Field(min_length=1)] = (
+        "conv",
+        "full_attention",
+        "full_attention",
+    )
     max_positions: PositiveInt = 2048
 
 
@@ -148,7 +156,7 @@ class RoleConfig(Node):
 
     policy: str = "main"
     sampling: Sampling = Sampling()
-    trainable: bool | tuple[Phase, ...] = True
+    trainable: bool | Annotated[tuple[Phase, ...], Field(min_length=1)] = True
     """false = frozen at the cold start (or as loaded); or a schedule: [{until: 20, value: false}, {value: true}]."""
     limits: Limits = Limits()
     system_prompt: str = ""
@@ -206,8 +214,8 @@ class ClockConfig(Node):
 class Schedule(Node):
     """A weight that moves linearly from `start` to `end` between two steps, constant outside."""
 
-    start: float
-    end: float = 0.0
+    start: FiniteFloat
+    end: FiniteFloat = 0.0
     from_step: NonNegInt = 0
     to_step: PositiveInt
 
@@ -231,7 +239,7 @@ class Term(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
-    weight: float | Schedule = 1.0
+    weight: FiniteFloat | Schedule = 1.0
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -334,7 +342,7 @@ class ColdStart(Node):
 
     demos: dict[str, Any] = Field(default_factory=dict)
     """Knobs of the environment's demonstrator (`episode` demonstrations), in every stage."""
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     max_attempts: PositiveInt = 2
     """A stage that misses its gate at max_steps is extended by half as many steps, up to this many attempts in all."""
     from_run: Path | None = None
@@ -344,7 +352,7 @@ class ColdStart(Node):
 class Eval(Node):
     split: Literal["validation", "test"] = "validation"
     num_tasks: PositiveInt = 54
-    decoding: tuple[Literal["greedy", "sampled"], ...] = ("greedy",)
+    decoding: Annotated[tuple[Literal["greedy", "sampled"], ...], Field(min_length=1)] = ("greedy",)
     every: PositiveInt | None = 10
     """Evaluate every so many steps. null = only at the end."""
 
@@ -368,7 +376,17 @@ class Train(Node):
 
 
 class Rollout(Node):
-    backend: Literal["local"] = "local"
+    backend: Literal["local", "ray"] = "local"
+    """`local`: episodes are coroutines of this process. `ray`: of `num_workers` Ray actors, each with engines of its
+    own, on this machine or on the cluster of RAY_ADDRESS."""
+    num_workers: PositiveInt = 2
+    """Rollout actors. Episodes are dealt to them by their index, so that a step does not depend on who was faster."""
+    num_cpus_per_worker: PositiveFloat = 1.0
+    num_gpus_per_worker: NonNegFloat = 0.0
+    max_restarts: NonNegInt = 8
+    """How often one step may lose a worker and give its episodes to a new one."""
+    stall_s: PositiveFloat = 120.0
+    """A worker whose event loop stands still for so long writes every thread's stack to its log, and is replaced."""
     max_concurrent_episodes: PositiveInt = 512
     episode_deadline_s: PositiveFloat = 600.0
     """Wall-clock deadline of one episode; a later one is a `timeout` failure (and makes the step non-reproducible)."""
@@ -389,7 +407,7 @@ class Config(Node):
     """The whole tree."""
 
     name: str
-    seed: int = 0
+    seed: NonNegInt = 0
     run_dir: Path | None = None
     """Default: runs/NAME."""
     threads: PositiveInt = 1

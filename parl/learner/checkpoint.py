@@ -76,7 +76,11 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
 
 def verify(folder: Path) -> None:
     """Check every file against the manifest. Raises CheckpointError with the way out."""
-    way_out = f"Delete {folder} to resume from the checkpoint before it."
+    way_out = (
+        "Start the run anew: every other checkpoint began there."
+        if folder.name == COLD_START
+        else f"Delete {folder} to resume from the checkpoint before it."
+    )
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         if not isinstance(manifest, dict) or not {"learner.pt", "state.json"} <= set(manifest):
@@ -115,7 +119,8 @@ def find(run: Path, which: str | None) -> Path:
         best = load(newest)[0].best if newest else None
         folder = run / "checkpoints" / step_name(best["step"]) if best else newest
     else:
-        folder = run / "checkpoints" / (step_name(int(which)) if which.isdigit() else which)
+        name = step_name(int(which)) if which.isdecimal() else which
+        folder = run / "checkpoints" / name if name.startswith("step_") and "/" not in name else None
     if folder is None or not folder.is_dir():
         have = ", ".join(p.name for p in steps(run)) or "none"
         raise CheckpointError(f"{run} has no checkpoint '{which or 'latest'}'. Steps: {have}; also best, cold-start.")

@@ -13,6 +13,7 @@ import torch
 from parl.config.schema import Policy
 from parl.env import AgentEnv
 from parl.errors import ConfigError
+from parl.learner.checkpoint import verify
 from parl.policy.tiny import build_model, build_tokenizer
 from parl.rollout.swarm import SWARM_TOOLS
 
@@ -32,6 +33,7 @@ def resolve_folder(name: str, model: str) -> Path:
         found = sorted(path.glob(f"checkpoints/step_*/policies/{name}"))
         if not found:
             raise ConfigError(f"The run {path} has no checkpoint with a policy '{name}'.")
+        verify(found[-1].parents[1])
         return found[-1]
     if not (path / "config.json").is_file():
         raise ConfigError(
@@ -49,7 +51,14 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, An
         raise ConfigError(f"{path} has no tokenizer. Save one beside the model: tokenizer.save_pretrained('{path}').")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+        model, notes = AutoModelForCausalLM.from_pretrained(
+            path, local_files_only=True, dtype=dtype, output_loading_info=True
+        )
+    except Exception as error:  # transformers, safetensors and torch raise many kinds for a bad folder
         raise ConfigError(f"{path} cannot be loaded as a causal language model: {error}") from None
+    if notes["missing_keys"] or notes["mismatched_keys"]:
+        bad = sorted({str(k) for k in (*notes["missing_keys"], *notes["mismatched_keys"])})
+        raise ConfigError(
+            f"{path}: the weights lack or do not fit {', '.join(bad[:3])}; they are not of this config.json."
+        )
     return model, tokenizer

@@ -16,6 +16,7 @@ import torch
 from parl.config.schema import Config
 from parl.env import AgentEnv, seed_for
 from parl.errors import CheckpointError
+from parl.learner.checkpoint import verify
 from parl.learner.learner import Learner, check_engine
 from parl.learner.models import load_folder, load_policy
 from parl.policy.base import PolicyHandle
@@ -58,6 +59,7 @@ class PolicySet:
         for role in ROLES:
             settings = getattr(self._config.roles, role)
             if settings.trainable is not True and settings.policy not in self._frozen:
+                verify(folder)
                 dtype = getattr(torch, self._config.policies[settings.policy].dtype)
                 model, _ = load_folder(folder / "policies" / settings.policy, dtype)
                 self._frozen[settings.policy] = self._engine(settings.policy, model)
@@ -130,7 +132,3 @@ class PolicySet:
             if own:
                 metrics |= learner.update(own, temperatures, mass[name], step, train.num_steps, train.updates_per_step)
         return metrics
-
-    @property
-    def tokens_generated(self) -> int:
-        return sum(e.tokens_generated for e in [*self._live.values(), *self._frozen.values()])

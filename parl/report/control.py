@@ -17,25 +17,29 @@ from parl.run_folder import read_resolved
 
 
 class Control:
-    """Starts `config.control` beside the run (same seed, folder RUN-single); `result` waits for its summary."""
+    """Starts `config.control` beside the run (same seed, folder RUN-single); `result` waits for its summary.
+
+    Raises CheckpointError, before anything is started, when the folder holds another control.
+    """
 
     def __init__(self, config: Config, run: Path) -> None:
         self._config = config
         self._path = run.with_name(f"{run.name}-single")
         self._process: subprocess.Popen[bytes] | None = None
+        self._overrides = [f"run_dir={self._path}", f"seed={config.seed}"]
+        if config.control is not None and (self._path / "config.resolved.yaml").is_file():
+            self._check_same(load(config.control, self._overrides))
 
     def __enter__(self) -> Control:
         if self._config.control is None:
             return self
-        overrides = [f"run_dir={self._path}", f"seed={self._config.seed}"]
         command = [sys.executable, "-m", "parl.cli", "train"]
         if (self._path / "config.resolved.yaml").is_file():
-            self._check_same(load(self._config.control, overrides))
             if (self._path / "summary.json").is_file():
                 return self
             command += [str(self._path / "config.resolved.yaml"), "--resume", str(self._path)]
         else:
-            command += [str(self._config.control), *overrides]
+            command += [str(self._config.control), *self._overrides]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._path.with_name(f"{self._path.name}.log")
         env = {**os.environ, "OMP_NUM_THREADS": str(self._config.threads)}

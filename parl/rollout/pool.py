@@ -7,8 +7,10 @@ one that failed for reasons outside the policy is tried again, then returned as 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from parl.config.schema import Rollout
 from parl.env import AgentEnv
@@ -27,22 +29,44 @@ class Job:
     seed: str
 
 
+class Pool(Protocol):
+    """Where episodes run is the pool's business."""
+
+    lost: Counter[str]
+    """What the pool has lost and replaced so far, by kind (`worker_lost`)."""
+
+    def run(
+        self, runner: SwarmRunner, jobs: Sequence[Job], on_done: Callable[[Episode], None] | None = None
+    ) -> list[Episode]:
+        """Run all jobs; their episodes in the order of the jobs. `on_done` is called as each is known to be done."""
+        ...
+
+    def close(self) -> None:
+        """Stop what the pool has started."""
+        ...
+
+
 class LocalPool:
     """Runs episodes as coroutines of one event loop."""
 
     def __init__(self, make_env: Callable[[], AgentEnv], config: Rollout) -> None:
         self._make_env, self._config = make_env, config
+        self.lost = Counter[str]()
         self._idle: list[AgentEnv] = []
 
     def run(
         self, runner: SwarmRunner, jobs: Sequence[Job], on_done: Callable[[Episode], None] | None = None
     ) -> list[Episode]:
         """Run all jobs; `on_done` is called as each one ends (progress)."""
-        return asyncio.run(self._run(runner, jobs, on_done))
+        return asyncio.run(self.gather(runner, jobs, on_done))
 
-    async def _run(
-        self, runner: SwarmRunner, jobs: Sequence[Job], on_done: Callable[[Episode], None] | None
+    def close(self) -> None:
+        """Nothing runs between calls."""
+
+    async def gather(
+        self, runner: SwarmRunner, jobs: Sequence[Job], on_done: Callable[[Episode], None] | None = None
     ) -> list[Episode]:
+        """`run` inside an event loop that is there already."""
         gate = asyncio.Semaphore(self._config.max_concurrent_episodes)
 
         async def one(job: Job) -> Episode:

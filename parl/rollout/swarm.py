@@ -66,6 +66,10 @@ class SwarmRunner:
     """`train` samples as the roles say; `greedy` and `sampled` (T=1) are for evaluation."""
     forced_prefix: str = ""
 
+    def with_policies(self, policies: Mapping[str, PolicyHandle]) -> SwarmRunner:
+        """The same runner over other engines (a worker's own, say)."""
+        return replace(self, policies=policies)
+
     async def run(self, env: AgentEnv, task: Task, *, episode_id: str, group: str, step: int, seed: str) -> Episode:
         """One attempt at one task. Never raises for what happens inside: a failure is an episode's status."""
         live = _LiveEpisode(self, env, episode_id, seed)

@@ -1,0 +1,112 @@
+"""Everything that can be known to be wrong before a run has a folder: what the config names is there and fits.
+
+In: a config. Raises ConfigError or CheckpointError, and writes nothing. Types of values are the schema's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from parl import plugins
+from parl.config import Config, load
+from parl.config.schema import Stage
+from parl.env import AgentEnv, Said
+from parl.errors import ConfigError, did_you_mean
+from parl.plugins import make_env
+from parl.policy.base import PolicyHandle
+from parl.policy.scripted import ScriptedEngine
+from parl.rollout.swarm import SwarmRunner
+from parl.scoring import Scorer, validate
+from parl.types import Episode, Task
+
+GATE_MODES = ("swarm", "single", "forced_parallel")
+
+
+def check_names(config: Config) -> AgentEnv:
+    """What needs no model: reward terms, environment, control. Returns the environment."""
+    plugins.load()
+    validate(config.reward)
+    env = make_env(config.env)
+    if config.control is not None:
+        try:
+            control = load(config.control)
+            validate(control.reward)
+            make_env(control.env)
+        except ConfigError as error:
+            raise ConfigError(f"control: {error}") from None
+    return env
+
+
+def check_run(config: Config, env: AgentEnv, tasks: Sequence[Task], policies: Any) -> None:
+    """A rehearsal: one episode is played by a script and scored, each kind of demonstration is drawn once.
+
+    Args:
+        policies: the run's `PolicySet`, for its renderers.
+    """
+    renderers = policies.renderers
+    episode = _rehearse(config, env, tasks[0], renderers)
+    if episode.status == "failed":
+        raise ConfigError(
+            f"{config.env.id} fails on the task {tasks[0].id}: {episode.orchestrator.stop_reason}. "
+            f"`parl envs check {config.env.id}` may tell more."
+        )
+    Scorer(config.reward).score([episode], 0, {})
+    cold = config.cold_start
+    if cold is None:
+        return
+    if cold.from_run is not None:
+        from parl.learner import checkpoint
+
+        checkpoint.verify(checkpoint.find(cold.from_run, "cold-start"))
+        return
+    for name in renderers:
+        for stage in cold.stages:
+            _check_stage(config, stage, env, renderers[name], episode)
+
+
+def _rehearse(config: Config, env: AgentEnv, task: Task, renderers: Any) -> Episode:
+    """An episode in which the orchestrator answers nothing."""
+    handles = {}
+    for name in ("orchestrator", "subagent"):
+        renderer = renderers[getattr(config.roles, name).policy]
+        handles[name] = PolicyHandle(name, renderer, ScriptedEngine(lambda messages, rng: [Said("")], renderer), False)
+    runner = SwarmRunner(handles, config.roles, config.swarm, config.clock)
+    return asyncio.run(runner.run(env, task, episode_id="rehearsal", group="rehearsal", step=0, seed="rehearsal"))
+
+
+def _check_stage(config: Config, stage: Stage, env: AgentEnv, renderer: Any, episode: Episode) -> None:
+    assert config.cold_start is not None
+    where = f"cold_start.stages ({stage.name})"
+    if not fmean(stage.data.values()) > 0:
+        raise ConfigError(
+            f"{where}.data: give at least one kind of demonstration a share above 0 (given: {stage.data})"
+        )
+    from parl.cold_start import Demonstrator
+
+    source = Demonstrator(env, renderer, config, seed=0)
+    for kind in stage.data:
+        knobs = {**config.cold_start.demos, **stage.kwargs} if kind == "episode" else {}
+        try:
+            source.item(kind, knobs)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever an environment's demonstrator raises
+            raise ConfigError(
+                f"{where}: the demonstration '{kind}' with the knobs {knobs} raised {type(error).__name__}: {error}. "
+                "Correct cold_start.demos, the stage's kwargs, or the environment's demonstrate()."
+            ) from error
+    metric = stage.until.metric
+    mode, _, name = metric.rpartition("/")
+    if mode == "accuracy":
+        allowed = list(stage.data)
+    else:
+        if mode and mode not in GATE_MODES:
+            raise ConfigError(f"{where}.until.metric: '{metric}'.{did_you_mean(mode, ('accuracy', *GATE_MODES))}")
+        from parl.evaluate import heldout_metrics
+
+        allowed = list(heldout_metrics([episode]))
+    if name not in allowed:
+        raise ConfigError(f"{where}.until.metric: '{metric}'.{did_you_mean(name, allowed)}")

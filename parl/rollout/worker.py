@@ -1,0 +1,132 @@
+"""A rollout worker: a Ray actor that runs many episodes at once, with engines of its own.
+
+In: a batch of jobs, the policies as blueprints and weights. Out: their episodes, in order. A worker keeps nothing that
+matters between calls: one that was killed and started again gets its weights with its next batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parl.config.schema import EnvConfig, Rollout
+from parl.plugins import load, make_env
+from parl.policy.base import Blueprint, PolicyHandle, Renderer
+from parl.rollout.pool import Job, LocalPool
+from parl.rollout.swarm import SwarmRunner
+from parl.types import Episode
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Who plays a role: everything about a policy but its weights, which are an object of the store."""
+
+    policy: str
+    renderer: Renderer
+    tools_in_prompt: bool
+    engine: str
+    """Name of the engine; roles that share one share its batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """One engine's weights: `weights` is a reference into Ray's object store (None: it has none, as a scripted one)."""
+
+    blueprint: Blueprint
+    version: int
+    weights: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a worker gets: jobs, and all that is needed to run them."""
+
+    runner: SwarmRunner
+    seats: Mapping[str, Seat]
+    engines: Mapping[str, EngineState]
+    jobs: Sequence[Job]
+    probe: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Episodes, and the probe's log-probs of every engine whose weights were new."""
+
+    episodes: list[Episode]
+    scores: dict[str, Any]
+
+
+class RolloutWorker:
+    """The actor's class. Its methods are coroutines: the health check is answered while episodes run."""
+
+    def __init__(self, env: EnvConfig, rollout: Rollout, threads: int) -> None:
+        from parl.system import pin_threads
+
+        faulthandler.enable()
+        pin_threads(threads)
+        load()
+        self._stall_s = rollout.stall_s
+        self._pool = LocalPool(lambda: make_env(env), rollout)
+        self._engines: dict[str, Any] = {}
+        self._versions: dict[str, int] = {}
+
+    async def ping(self) -> str:
+        """What RLlib's actor manager asks of an actor that it gave up."""
+        return "pong"
+
+    async def apply(self, func: Callable[..., Any], **kwargs: Any) -> Any:
+        """What the manager calls. An error comes back as a value: raised, it would cost the actor its life."""
+        try:
+            result = func(self, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+        except Exception as error:
+            return error
+
+    async def run(self, batch: Batch) -> Answer:
+        """Run the jobs. Failures inside an episode are its status; this raises only for engines that do not fit."""
+        async with _watchdog(self._stall_s):
+            self._engines = {n: e for n, e in self._engines.items() if n in batch.engines}
+            scores = {name: await self._follow(name, state, batch.probe) for name, state in batch.engines.items()}
+            handles = {
+                role: PolicyHandle(seat.policy, seat.renderer, self._engines[seat.engine], seat.tools_in_prompt)
+                for role, seat in batch.seats.items()
+            }
+            runner = batch.runner.with_policies(handles)
+            episodes = await self._pool.gather(runner, batch.jobs)
+        return Answer(episodes, {name: score for name, score in scores.items() if score is not None})
+
+    async def _follow(self, name: str, state: EngineState, probe: Sequence[int]) -> Any:
+        """Bring an engine to the batch's weights; the probe's log-probs when they were new."""
+        if name in self._engines and self._versions.get(name) == state.version:
+            return None
+        if name not in self._engines:
+            self._engines[name] = state.blueprint()
+        if state.weights is None:
+            self._versions[name] = state.version
+            return None
+        self._engines[name].load_weights(await state.weights, state.version)
+        self._versions[name] = state.version
+        return self._engines[name].score(probe).numpy() if len(probe) > 1 else None
+
+
+@contextlib.asynccontextmanager
+async def _watchdog(stall_s: float) -> AsyncIterator[None]:
+    """While the body runs, an event loop that stands still for `stall_s` dumps all stacks and ends the process."""
+
+    async def beat() -> None:
+        while True:
+            faulthandler.dump_traceback_later(stall_s, exit=True)
+            await asyncio.sleep(min(1.0, stall_s / 4))
+
+    task = asyncio.ensure_future(beat())
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        task.cancel()
+        faulthandler.cancel_dump_traceback_later()
