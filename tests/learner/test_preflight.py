@@ -1,0 +1,55 @@
+"""What a run refuses before it has a folder: one clear message, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parl.config import load
+from parl.errors import CheckpointError, ConfigError
+from parl.train import train
+from tests.helpers import ROOT
+
+SMOKE = ROOT / "configs" / "smoke.yaml"
+STAGE = "{name: s, data: %s, until: {metric: %s, value: 0.5, max_steps: 1}}"
+
+
+def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
+    return f"cold_start.stages=[{STAGE % (data, metric)}]"
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("policies.main.model=/nope", "neither `tiny`, nor a transformers folder"),
+        ("control=/nope.yaml", "control: There is no config file"),
+        ("cold_start.from_run=/nope", "/nope has no checkpoint"),
+        ("cold_start.demos.lasy=0.1", "'lasy': 0.1} raised TypeError"),
+        ("roles.orchestrator.limits.context_tokens=40", r"\(context_tokens\). Raise that limit"),
+        ("reward.terms.outcome.metric=f2", "f2"),
+        (stage(data="{episod: 1}"), "Did you mean 'episode'"),
+        (stage(data="{episode: 0}"), "a share above 0"),
+        (stage(metric="acuracy/episode"), "Did you mean 'accuracy'"),
+        (stage(metric="accuracy/recall"), "Allowed: episode"),
+        (stage(metric="forced_parallel/scor"), "Did you mean 'score'"),
+    ],
+)
+def test_refused_before_anything_is_written(tmp_path: Path, override: str, message: str) -> None:
+    run = tmp_path / "run"
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        train(load(SMOKE, [f"run_dir={run}", override]), None, False)
+    assert not run.exists()
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("mine")
+    with pytest.raises(CheckpointError, match="is not empty, and no run"):
+        train(load(SMOKE, [f"run_dir={tmp_path}", "control=null"]), None, False)
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_dry_run_writes_nothing_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(load(SMOKE, [f"run_dir={tmp_path / 'run'}"]), None, True)
+    assert capsys.readouterr().out.startswith("ok: smoke would run in ")
+    assert not list(tmp_path.iterdir())
