@@ -93,7 +93,12 @@ class RayPool:
     def run(
         self, runner: SwarmRunner, jobs: Sequence[Job], on_done: Callable[[Episode], None] | None = None
     ) -> list[Episode]:
-        """Run all jobs. An episode whose worker was lost `max_restarts` times comes back as failed (`worker_lost`)."""
+        """Run all jobs. An episode that keeps losing its worker comes back as failed (`worker_lost`).
+
+        Raises:
+            RuntimeError: no worker came (back) within five times `rollout.stall_s`.
+            EngineMismatch: a worker serves other weights.
+        """
         manager = self._manager = self._manager or self._start()
         seats, engines, probe = self._describe(runner.policies)
         plain = runner.with_policies({})
@@ -105,7 +110,15 @@ class RayPool:
         parts = [_Part(w, list(range(w, len(jobs), self._config.num_workers))) for w in range(self._config.num_workers)]
         waiting = [p for p in parts if p.jobs]
         running: dict[int, _Part] = {}
+        alive = time.monotonic()
         while waiting or running:
+            if running:
+                alive = time.monotonic()
+            elif time.monotonic() - alive > 5 * self._config.stall_s:
+                raise RuntimeError(
+                    f"no rollout worker came back within {5 * self._config.stall_s:.0f} s; `ray status` tells what the "
+                    "cluster has left. The run goes on from its last checkpoint with --resume."
+                )
             self._send(manager, waiting, running, batch)
             for result in manager.fetch_ready_async_reqs(timeout_seconds=POLL_S):
                 part = running.pop(result.actor_id)
