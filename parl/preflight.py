@@ -40,12 +40,13 @@ def check_names(config: Config) -> AgentEnv:
     return env
 
 
-def check_run(config: Config, env: AgentEnv, tasks: Sequence[Task], policies: Any) -> None:
+def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     """A rehearsal: one episode is played by a script and scored, each kind of demonstration is drawn once.
 
     Args:
         policies: the run's `PolicySet`, for its renderers.
     """
+    env = make_env(config.env)  # one of its own: what it remembers of the rehearsal must not change the run
     renderers = policies.renderers
     episode = _rehearse(config, env, tasks[0], renderers)
     if episode.status == "failed":

@@ -78,7 +78,7 @@ class Run:
         self.untrained: PolicySet | None = None
         if not (config.run_path / "checkpoints").is_dir():  # of a run that is resumed, this was checked when it began
             self.untrained = PolicySet(config, self.env)
-            check_run(config, self.env, self.tasks["train"], self.untrained)
+            check_run(config, self.tasks["train"], self.untrained)
         if check_only:
             return
         self.pool = make_pool(config)
