@@ -22,7 +22,7 @@ import torch
 from parl.config.schema import ColdStart, Config, Stage
 from parl.env import AgentEnv, Demonstration, seed_for
 from parl.errors import ConfigError
-from parl.evaluate import Evaluator, load_tasks
+from parl.evaluate import Evaluator, heldout_metrics, load_tasks
 from parl.learner.batch import micro_batches
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
 from parl.learner.policies import PolicySet
@@ -173,7 +173,7 @@ def _gate(
     def measure() -> float:
         policies.start_engines()
         chosen: Any = mode or config.swarm.mode
-        return evaluator.run(policies.handles(), tasks, "greedy", chosen, "gate")[name]
+        return heldout_metrics(evaluator.episodes(policies.handles(), tasks, "greedy", chosen, "gate"))[name]
 
     return measure
 

@@ -39,19 +39,6 @@ class Evaluator:
     config: Config
     pool: Pool
 
-    def run(
-        self,
-        handles: Mapping[str, PolicyHandle],
-        tasks: Sequence[Task],
-        decoding: Decoding,
-        mode: Mode,
-        label: str,
-        trials: int = 1,
-        progress: Progress | None = None,
-    ) -> dict[str, float]:
-        """Means over tasks and trials; failed episodes are counted and left out."""
-        return heldout_metrics(self.episodes(handles, tasks, decoding, mode, label, trials, progress))
-
     def episodes(
         self,
         handles: Mapping[str, PolicyHandle],
@@ -62,7 +49,7 @@ class Evaluator:
         trials: int = 1,
         progress: Progress | None = None,
     ) -> list[Episode]:
-        """`trials` episodes of each task, in the order of the tasks."""
+        """`trials` episodes of each task, in the order of the tasks. `heldout_metrics` makes means of them."""
         runner = self.runner(handles, decoding, mode)
         jobs = [
             Job(task, f"{label}-{task.id}-{k}", task.id, 0, f"{self.config.seed}/eval/{label}/{task.id}/{k}")
@@ -221,7 +208,7 @@ def _evaluate(
         evaluator = Evaluator(config, pool)
         for decoding in config.eval.decoding:
             with Progress(f"evaluating {chosen}, {decoding}", len(tasks) * trials) as progress:
-                result[decoding] = evaluator.run(
-                    policies.handles(), tasks, decoding, chosen, decoding, trials, progress
+                result[decoding] = heldout_metrics(
+                    evaluator.episodes(policies.handles(), tasks, decoding, chosen, decoding, trials, progress)
                 )
     return result

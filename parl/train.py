@@ -277,7 +277,8 @@ class Run:
         if every is not None and ((step + 1) % every == 0 or last):
             tasks = self.tasks["validation"][: self.config.eval.num_tasks]
             mode: Mode = self.config.swarm.mode
-            result = self.evaluator.run(self.policies.handles(step), tasks, "greedy", mode, "validation")
+            handles = self.policies.handles(step)
+            result = heldout_metrics(self.evaluator.episodes(handles, tasks, "greedy", mode, "validation"))
             self.folder.write_json(f"eval/step_{step + 1:06d}.json", result)
             metrics |= {f"eval/{k}": v for k, v in result.items()}
             if self.state.best is None or result["score"] > self.state.best["score"]:

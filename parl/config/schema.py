@@ -72,9 +72,6 @@ class Optimizer(Node):
     muon_lr: NonNegFloat = 0.0
     """Learning rate of Muon for two-dimensional weights; 0 leaves them to AdamW."""
     betas: tuple[Rate, Rate] = (0.9, 0.98)
-    eps: PositiveFloat = 1e-8
-    """AdamW's. Where rewards of a group become equal, gradients shrink; a larger eps lets the steps shrink with them,
-    in place of full-sized steps along what is left, noise."""
     weight_decay: NonNegFloat = 0.0
     grad_clip: PositiveFloat = 1.0
     """Maximum norm of the gradient."""

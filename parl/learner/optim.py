@@ -102,7 +102,6 @@ def build_optimizer(model: torch.nn.Module, config: Optimizer) -> torch.optim.Op
             {"params": embeddings, "lr": config.lr * config.embedding_lr_scale},
         ],
         betas=config.betas,
-        eps=config.eps,
         weight_decay=config.weight_decay,
         foreach=True,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +22,6 @@ import torch
 from parl.config.schema import EngineConfig
 from parl.policy.base import Blueprint, Generation, Request
 from parl.policy.paged_cache import PagedCache
-
-_serials = itertools.count()
 
 PREFIX_BLOCK = 16
 """Prefixes are shared in whole blocks of this many tokens."""
@@ -61,8 +59,8 @@ class TorchEngine:
     def __init__(self, model: Any, stop_ids: Sequence[int], config: EngineConfig) -> None:
         self.model = model.eval().requires_grad_(False)
         self.version = 0
-        self.serial = next(_serials)
-        """Tells engines of one process apart, whatever their versions."""
+        self.serial = uuid.uuid4().hex
+        """Tells engines apart, whatever their versions."""
         self.tokens_generated = 0
         self.tokens_fed = 0
         self._stop = frozenset(stop_ids)

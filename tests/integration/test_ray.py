@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from parl import plugins
 from parl.config import load
@@ -21,7 +22,7 @@ from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import ScriptedEngine
 from parl.rollout.pool import Job, LocalPool, Pool
-from parl.rollout.ray_pool import RayPool
+from parl.rollout.ray_pool import RayPool, _Part
 from parl.rollout.swarm import SwarmRunner
 from parl.types import Episode
 from tests.helpers import ROOT
@@ -105,3 +106,21 @@ def test_a_killed_worker_costs_nothing_but_time(
     killer.join()
     assert again == whole
     assert pool.lost["worker_lost"] - lost_before == 1
+
+
+def test_an_episode_that_keeps_losing_its_worker_fails_alone() -> None:
+    """The whole batch once more, then one by one; the one that goes on killing is failed, and counted."""
+    config = load(SMOKE)
+    tasks = make_env(config.env).generate_tasks("train", 2, 0)
+    jobs = [Job(t, f"e{i}", "g", 0, "s") for i, t in enumerate(tasks)]
+    pool = RayPool(config.env, config.rollout, 1)
+    episodes: dict[int, Episode] = {}
+    death = ray.exceptions.RayActorError()
+    [whole] = pool._after_loss(_Part(0, [0, 1]), jobs, episodes, death)
+    assert whole.jobs == [0, 1]
+    alone = pool._after_loss(whole, jobs, episodes, death)
+    assert [p.jobs for p in alone] == [[0], [1]]
+    [again] = pool._after_loss(alone[1], jobs, episodes, death)
+    assert pool._after_loss(again, jobs, episodes, death) == []
+    assert {i: (e.status, e.failure) for i, e in episodes.items()} == {1: ("failed", "worker_lost")}
+    assert pool.lost["worker_lost"] == 4
