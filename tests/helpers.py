@@ -15,7 +15,7 @@ from parl.env import AgentEnv, Message, Said, ToolSpec, tool
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import ScriptedEngine
 from parl.rollout.swarm import SwarmRunner
-from parl.types import Episode, Task, ToolCall
+from parl.types import AgentTrace, Episode, Task, ToolCall
 
 ROOT = Path(__file__).parents[1]
 END = "\0"
@@ -60,6 +60,16 @@ def create(name: str, system: str = "worker") -> str:
 
 def assign(agent: str, prompt: str) -> str:
     return call("assign_task", agent=agent, prompt=prompt)
+
+
+def turns(*calls: str) -> str:
+    """One turn with several calls."""
+    return "\n".join(calls)
+
+
+def answers(trace: AgentTrace, turn: int = 0) -> tuple[str, ...]:
+    """The observations that answered a turn."""
+    return trace.turns[turn].observations
 
 
 class WordsEnv(AgentEnv):
