@@ -97,6 +97,10 @@ def ablate(path: Path, *, vary: Sequence[str], configs: Sequence[Path], seeds: i
     variants = vary_values(path, vary) if vary else vary_configs(path, configs)
     _check(variants)
     folder = base.run_path.parent / f"ablate-{base.name}"
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(
+            f"{folder} is a file, but this ablation needs a folder there. Move it, or set another `name`."
+        )
     for variant in variants:
         _write_config(folder / variant.folder, variant)
     numbers = range(base.seed, base.seed + seeds)

@@ -6,6 +6,8 @@ In: a runner per decoding, tasks. Out: the numbers of interfaces' `summary.json`
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,7 +18,7 @@ from typing import Any, Literal
 from parl.config import Config, load, parse
 from parl.config.schema import TaskSource
 from parl.env import AgentEnv
-from parl.errors import ConfigError
+from parl.errors import CheckpointError, ConfigError
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.progress import Progress
@@ -134,6 +136,11 @@ def load_tasks(config: Config, env: AgentEnv, split: Split) -> list[Task]:
     except Exception as error:  # datasets raises many kinds for a bad file
         raise ConfigError(f"{source.path} cannot be read as {kind} tasks: {error}") from None
     tasks = [replace(env.load_task(row), env=config.env.id) for row in rows]
+    twice = [task_id for task_id, count in Counter(t.id for t in tasks).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"{source.path}: {len(twice)} ids are given to several tasks, '{twice[0]}' first. Rename them."
+        )
     return tasks[: source.num] if source.num else tasks
 
 
@@ -179,8 +186,12 @@ def evaluate_run(
     config = parse(read_resolved(run), source=str(run))
     folder = checkpoints.find(run, checkpoint)
     checkpoints.verify(folder)
-    result = {"run": str(run), "checkpoint": folder.name, **_evaluate(config, folder, mode, num_tasks, trials, split)}
+    if not os.access(run, os.W_OK):
+        raise CheckpointError(
+            f"The result belongs in {run}/eval, which cannot be written. Copy the run, evaluate the copy."
+        )
     (run / "eval").mkdir(exist_ok=True)
+    result = {"run": str(run), "checkpoint": folder.name, **_evaluate(config, folder, mode, num_tasks, trials, split)}
     name = f"{folder.name}-{result['split']}-{result['mode']}.json"
     write_atomic(run / "eval" / name, json.dumps(result, indent=1))
     return result

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils.env_checker import check_env
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from parl.config.schema import EnvConfig
 from parl.env import AgentEnv, assistant
@@ -46,6 +48,8 @@ def load() -> None:
 def _import(entry: EntryPoint) -> None:
     try:
         entry.load()
+    except ConfigError:  # a name that two plugins give: it says which, and either may be the culprit
+        raise
     except Exception as error:
         name = entry.dist.name if entry.dist else entry.module
         version = f" {entry.dist.version}" if entry.dist else ""
@@ -155,6 +159,23 @@ def _check_kwargs(config: EnvConfig, creator: Callable[..., Any]) -> None:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(creator).parameters.values())
     if unknown and not takes_any:
         raise ConfigError(f"env.kwargs: {config.id} has no argument '{unknown[0]}'.{did_you_mean(unknown[0], allowed)}")
+    for name, value in config.kwargs.items():
+        if name in allowed and not _fits(value, name, creator):
+            raise ConfigError(
+                f"env.kwargs.{name}: {config.id} takes {describe({name: allowed[name]})} (given: {value!r})"
+            )
+
+
+def _fits(value: Any, name: str, creator: Callable[..., Any]) -> bool:
+    """Whether a value from YAML has the type of a parameter's hint (a hint that says nothing takes anything)."""
+    try:
+        hint = inspect.signature(creator, eval_str=True).parameters[name].annotation
+        TypeAdapter(Any if hint is inspect.Parameter.empty else hint).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:  # of a choice of values the environment itself says more
+        return all(e["type"] == "literal_error" for e in error.errors())
+    except (NameError, TypeError, PydanticUserError):  # a hint that only a type checker can resolve
+        return True
+    return True
 
 
 def knobs(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

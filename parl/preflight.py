@@ -40,6 +40,21 @@ def check_names(config: Config) -> AgentEnv:
     return env
 
 
+def check_words(config: Config, tasks: Sequence[Task], policies: Any) -> None:
+    """A tiny policy must know every word of the tasks: it would read any other as `?`, and the run would be lost."""
+    name = config.roles.orchestrator.policy
+    if config.policies[name].model != "tiny":
+        return
+    for task in tasks:
+        unknown = policies.renderers[name].unknown_words(task.prompt)
+        if unknown:
+            raise ConfigError(
+                f"policies.{name}.model is tiny, and its vocabulary, which {config.env.id} gives, lacks words of the "
+                f"task {task.id}: {', '.join(dict.fromkeys(unknown[:5]))}. Write tasks in words of the corpus, "
+                f"or take a pretrained model: policies.{name}.model=PATH."
+            )
+
+
 def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     """A rehearsal: one episode is played by a script and scored, each kind of demonstration is drawn once.
 

@@ -26,7 +26,7 @@ from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, heldout_metric
 from parl.learner import checkpoint as checkpoints
 from parl.learner.policies import PolicySet
 from parl.metrics import step_metrics
-from parl.preflight import check_names, check_run
+from parl.preflight import check_names, check_run, check_words
 from parl.progress import Progress
 from parl.report.control import Control
 from parl.report.summary import print_summary
@@ -78,6 +78,7 @@ class Run:
         self.untrained: PolicySet | None = None
         if not (config.run_path / "checkpoints").is_dir():  # of a run that is resumed, this was checked when it began
             self.untrained = PolicySet(config, self.env)
+            check_words(config, [t for split in self.tasks.values() for t in split], self.untrained)
             check_run(config, self.tasks["train"], self.untrained)
         if check_only:
             return

@@ -17,6 +17,20 @@ from parl.config.schema import Config
 from parl.errors import ConfigError, did_you_mean
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' is given twice; keep one", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, merge and validate a config.
 
@@ -54,9 +68,9 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.yaml")))
         raise ConfigError(f"There is no config file {path}.{near}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {type(raw).__name__}; a config is a mapping such as `name: my-run`.")
     _resolve_paths(raw, path.parent)

@@ -78,6 +78,12 @@ class ChatML:
     def encode(self, text: str) -> list[int]:
         return list(self._markup(text))
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Parts of a text that the vocabulary lacks (a word-level one: the policy would read `?` in their place)."""
+        encoded = self._literal.encode(text, add_special_tokens=False)
+        unknown = self._tokenizer.unk_token_id
+        return [text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets, strict=True) if i == unknown]
+
     def _header(self, role: str, first: bool = True) -> tuple[int, ...]:
         return self._markup(("" if first else "\n") + f"<|im_start|>{role}\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,27 @@ def test_refused_before_anything_is_written(tmp_path: Path, override: str, messa
     with pytest.raises((ConfigError, CheckpointError), match=message):
         train(load(SMOKE, [f"run_dir={run}", override]), None, False)
     assert not run.exists()
+
+
+def test_a_tiny_model_is_not_trained_on_words_it_lacks(tmp_path: Path) -> None:
+    evaluation = {
+        "required": ["country", "capital"],
+        "unique_columns": ["country"],
+        "eval_pipeline": {c: {"preprocess": ["norm_str"], "metric": ["exact_match"]} for c in ("country", "capital")},
+    }
+    row = {
+        "instance_id": "t1",
+        "query": "find capital for : #1 Narnia",
+        "evaluation": evaluation,
+        "gold": [{"country": "Narnia", "capital": "Cair"}],
+    }
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(row))
+    tasks = f"env.tasks.test={{path: {tmp_path / 'tasks.jsonl'}}}"
+    with pytest.raises(ConfigError, match=r"lacks words of the task t1: Narnia\. "):
+        train(load(SMOKE, [f"run_dir={tmp_path / 'run'}", tasks]), None, True)
+    (tmp_path / "tasks.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n")
+    with pytest.raises(ConfigError, match="1 ids are given to several tasks, 't1' first"):
+        train(load(SMOKE, [f"run_dir={tmp_path / 'run'}", tasks]), None, True)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

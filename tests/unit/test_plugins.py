@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from parl import plugins
+from parl import plugins, scoring
 from parl.config.schema import EnvConfig
 from parl.env import AgentEnv, tool
 from parl.errors import ConfigError
@@ -131,6 +131,15 @@ def test_a_plugin_that_fails_to_import_is_named_with_the_fix(site: Path, code: s
     assert "pip uninstall broken_plugin-dist" in message
 
 
+def test_a_name_given_twice_is_not_blamed_on_the_plugin_that_came_second(site: Path) -> None:
+    code = "from parl.scoring import reward\n@reward\ndef twice_named(episode):\n    return 0.0\n"
+    install(site, "one_plugin", code, "parl.rewards")
+    install(site, "two_plugin", code, "parl.rewards")
+    with pytest.raises(ConfigError, match=r"^Two reward terms are named 'twice_named': .*_plugin.* and .*_plugin"):
+        plugins.load()
+    del scoring._REGISTRY["twice_named"]
+
+
 def test_a_registration_that_points_nowhere_is_named(site: Path) -> None:
     code = "import gymnasium\ngymnasium.register(id='test/Lost-v0', entry_point='lost_plugin:Nothing')\n"
     install(site, "lost_plugin", code)
@@ -175,6 +184,7 @@ def test_make_env_does_not_change_the_registration() -> None:
         ("no_such_module:test/Echo-v0", {}, r"imports no_such_module first, which failed"),
         ("CartPole-v1", {}, r"CartPole-v1 is a CartPoleEnv, not an AgentEnv.*test/Echo-v0"),
         ("test/Echo-v0", {"tims": 2}, r"no argument 'tims'\. Did you mean 'times'\? Allowed: path, times"),
+        ("test/Echo-v0", {"times": "two"}, r"env\.kwargs\.times: .* takes times: int = 1 \(given: 'two'\)"),
         ("test/Echo-v0", {"max_episode_steps": 2}, r"no argument 'max_episode_steps'"),
         ("test/Echo-v0", {"times": 0}, r"times is 0\nIts arguments: times: int = 1, path: str \| None = None"),
         ("test/Echo-v0", {"path": "/no/such/file"}, r"No such file"),
