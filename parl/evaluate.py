@@ -96,9 +96,15 @@ def heldout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "subtask_score": fmean(subtasks) if subtasks else 0.0,
         "finish_rate": fmean(e.num_finished / e.num_assigned for e in ok if e.num_assigned) if delegating else 0.0,
         "num_truncated": float(sum(e.status == "truncated" for e in ok)),
+        **{f"num_truncated_{why}": float(num) for why, num in _truncated_by(ok).items()},
         "num_failed": float(len(episodes) - len(ok)),
         "num_tasks": float(len(episodes)),
     }
+
+
+def _truncated_by(episodes: Sequence[Episode]) -> Counter[str]:
+    """Which limit ended how many of the episodes: a step budget says something else than a full window."""
+    return Counter(e.orchestrator.stop_reason for e in episodes if e.status == "truncated")
 
 
 def heldout_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
