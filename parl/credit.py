@@ -126,5 +126,5 @@ def _sample(scored: ScoredEpisode, trace: AgentTrace, advantage: float, weight: 
         logprobs=trace.logprobs,
         advantage=advantage,
         weight=weight,
-        policy_versions=tuple(t.policy_version for t in trace.turns),
+        policy_versions=tuple(v for t in trace.turns for v in t.policy_versions),
     )

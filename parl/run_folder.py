@@ -177,7 +177,7 @@ def _trace_record(trace: AgentTrace, episode: Episode, advantages: Mapping[tuple
             "text": t.text,
             "tool_calls": [asdict(c) | {"arguments": dict(c.arguments)} for c in t.tool_calls],
             "observations": list(t.observations),
-            "policy_versions": [t.policy_version],
+            "policy_versions": list(t.policy_versions),
             "start": t.start,
             "end": t.end,
             "t_start": spans[i].start_s,

@@ -53,7 +53,8 @@ class Turn:
     observations: tuple[str, ...]
     start: int
     end: int
-    policy_version: int
+    policy_versions: tuple[int, ...]
+    """Weight version that sampled the turn; one per token where the weights changed in its middle."""
     env_calls: int = 0
     """Environment calls that ran: the first so many of the turn's well-formed calls of environment tools."""
 

@@ -1,4 +1,4 @@
-"""What the swarm runtime knows of a policy: token ids in; ids, log-probs and the weight version out."""
+"""What the swarm runtime knows of a policy: token ids in; ids, log-probs and weight versions out."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ class Request:
 class Generation:
     """Ids that were sampled, with their log-probs at sampling (temperature applied), stop token included.
 
-    `mask` is None but for demonstrations, where it marks the tokens that carry loss.
+    `versions` is the weight version that sampled them, or one per token where the weights changed on the way. `mask` is
+    None but for demonstrations, where it marks the tokens that carry loss.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: Literal["stop", "length"]
-    version: int
+    versions: tuple[int, ...]
     mask: tuple[int, ...] | None = None
 
 

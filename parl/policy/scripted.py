@@ -29,7 +29,7 @@ class ScriptedEngine:
         mask.append(1)
         cut = len(ids) > request.max_tokens
         ids, mask = ids[: request.max_tokens], mask[: request.max_tokens]
-        return Generation(tuple(ids), (0.0,) * len(ids), "length" if cut else "stop", 0, tuple(mask))
+        return Generation(tuple(ids), (0.0,) * len(ids), "length" if cut else "stop", (0,), tuple(mask))
 
     def release(self, session: str) -> None:
         """Nothing is kept."""

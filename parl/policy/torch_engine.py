@@ -14,7 +14,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class _Row:
     done: asyncio.Future[Generation]
     sampled: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
 
     @property
     def pending(self) -> int:
@@ -68,6 +69,7 @@ class TorchEngine:
         self._hybrid = "conv" in (getattr(model.config, "layer_types", None) or ())
         self._cache = PagedCache(model.config.num_hidden_layers)
         self._num_slots = 0
+        self._loop: asyncio.Task[None] | None = None
         self._reset_state()
 
     def blueprint(self) -> Blueprint:
@@ -80,17 +82,21 @@ class TorchEngine:
         return {k: _to_numpy(v) for k, v in self.model.state_dict().items()}
 
     def load_weights(self, weights: Mapping[str, Any], version: int) -> None:
-        """Replace the weights. All cached state is dropped: it belongs to the old ones (its memory is kept).
+        """Replace the weights, between two passes.
 
-        Raises RuntimeError when a name or shape does not fit, or requests are running.
+        An agent that is in the middle of its work goes on with the state that it has; what it samples from here on has
+        the new version, and the log-prob that it was sampled with. New agents share nothing that older weights have
+        computed. Raises RuntimeError when a name or shape does not fit.
         """
-        if self._running or self._waiting:
-            raise RuntimeError("weights cannot change while requests are running")
         self.model.load_state_dict({k: _to_tensor(v) for k, v in weights.items()})
         self.version = version
-        self._reset_state()
+        if self._sessions:
+            self._prefixes = {}
+        else:
+            self._reset_state()
 
     def _reset_state(self) -> None:
+        """Forget all that is cached (its memory is kept)."""
         for slot in range(self._num_slots):
             self._cache.release(slot)
         self._sessions: dict[str, _Session] = {}
@@ -100,7 +106,6 @@ class TorchEngine:
         self._prefixes: dict[int, tuple[int, int, tuple[int, ...]]] = {}  # hash -> (slot, use, tokens)
         self._waiting: list[_Row] = []
         self._running: list[_Row] = []
-        self._loop: asyncio.Task[None] | None = None
 
     # --- the protocol ------------------------------------------------------------------------------------------------
 
@@ -263,6 +268,7 @@ class TorchEngine:
             row.tokens.append(token)
             row.sampled.append(token)
             row.logprobs.append(logprob)
+            row.versions.append(self.version)
             self.tokens_generated += 1
             if token in self._stop or len(row.sampled) == row.request.max_tokens:
                 self._finish(row, token)
@@ -272,10 +278,9 @@ class TorchEngine:
         if session is not None:
             session.tokens = row.tokens[: row.fed]
         if not row.done.done():
-            finish = "stop" if last in self._stop else "length"
-            row.done.set_result(
-                Generation(tuple(row.sampled), tuple(row.logprobs), finish, self.version)  # type: ignore[arg-type]
-            )
+            finish: Literal["stop", "length"] = "stop" if last in self._stop else "length"
+            versions = row.versions if len(set(row.versions)) > 1 else row.versions[:1]
+            row.done.set_result(Generation(tuple(row.sampled), tuple(row.logprobs), finish, tuple(versions)))
 
 
 def _build(kind: Any, model_config: Any, dtype: str, stop_ids: Sequence[int], config: EngineConfig) -> TorchEngine:

@@ -128,7 +128,7 @@ async def _run(
         if calls and not cut:
             answered = await dispatch(calls, len(turns), spent + len(tape.ids) - start)
         turns.append(
-            Turn(text, calls, answered.observations, start, len(tape.ids), generation.version, answered.env_calls)
+            Turn(text, calls, answered.observations, start, len(tape.ids), generation.versions, answered.env_calls)
         )
         if cut or not calls:
             status, reason = ("truncated", bound) if cut else ("completed", "answer")

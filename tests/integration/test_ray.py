@@ -65,7 +65,7 @@ def test_new_weights_reach_the_workers(parts: tuple[PolicySet, SwarmRunner, list
     changed = {k: v + 0.05 for k, v in engine.model.state_dict().items()}  # type: ignore[attr-defined]
     engine.load_weights(changed, 7)  # type: ignore[attr-defined]
     after = pool.run(runner, jobs)
-    assert {t.policy_version for e in after for trace in e.traces for t in trace.turns} == {7}
+    assert {t.policy_versions for e in after for trace in e.traces for t in trace.turns} == {(7,)}
     assert [e.orchestrator.token_ids for e in after] != [e.orchestrator.token_ids for e in before]
 
 

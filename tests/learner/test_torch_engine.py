@@ -250,10 +250,11 @@ def test_new_weights_drop_the_state() -> None:
     engine = engine_of(old)
     ids = prompt(50, 1)
     (first,) = ask(engine, request(ids, tokens=6))
-    assert first.version == 0
+    assert first.versions == (0,)
+    engine.release("a")
     engine.load_weights(new.state_dict(), 3)
     (second,) = ask(engine, request(ids, tokens=6))
-    assert second.version == 3
+    assert second.versions == (3,)
     expected = plain(new, [*ids, *second.token_ids])
     chosen = [float(expected[len(ids) - 1 + k, t]) for k, t in enumerate(second.token_ids)]
     assert second.logprobs == pytest.approx(chosen, abs=TOLERANCE)
@@ -276,17 +277,31 @@ def test_weights_are_copied_and_must_fit() -> None:
         engine.load_weights({"nonsense": torch.zeros(1)}, 2)
 
 
-def test_weights_cannot_change_while_requests_run() -> None:
-    engine = engine_of(lfm2())
+def test_weights_change_under_a_running_agent() -> None:
+    """It goes on, and each token tells which weights sampled it; a new agent shares nothing of the old weights."""
+    old, new = lfm2(0).eval(), lfm2(1).eval()
+    engine = TorchEngine(copy.deepcopy(old), [], EngineConfig())  # without a stop token: every turn is 8 tokens
+    ids = prompt(40, 1)
 
-    async def talk() -> None:
-        running = asyncio.ensure_future(engine.generate(request(prompt(5, 1))))
-        await asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="while requests are running"):
-            engine.load_weights(lfm2(1).state_dict(), 1)
-        await running
+    async def talk() -> tuple[Generation, Generation]:
+        running = asyncio.ensure_future(engine.generate(request(ids, "a")))
+        while engine.tokens_generated < 3:
+            await asyncio.sleep(0)
+        engine.load_weights(new.state_dict(), 5)
+        late = await engine.generate(request(ids, "b"))
+        return await running, late
 
-    asyncio.run(talk())
+    first, late = asyncio.run(talk())
+    assert first.versions == (0,) * 3 + (5,) * 5
+    before = plain(old, [*ids, *first.token_ids])
+    assert first.logprobs[:3] == pytest.approx(
+        [float(before[len(ids) - 1 + k, t]) for k, t in enumerate(first.token_ids[:3])], abs=TOLERANCE
+    )
+    assert late.versions == (5,)
+    after = plain(new, [*ids, *late.token_ids])
+    assert late.logprobs == pytest.approx(
+        [float(after[len(ids) - 1 + k, t]) for k, t in enumerate(late.token_ids)], abs=TOLERANCE
+    )
 
 
 def test_score_is_the_plain_forward_and_touches_no_agent(model: Any) -> None:

@@ -26,7 +26,7 @@ def trace(agent: str, tokens: int = 2, status: Status = "completed", policy: str
         name=agent,
         prompt="p",
         policy=policy,
-        turns=(Turn("x", (), (), 1, 1 + tokens, policy_version=7),),
+        turns=(Turn("x", (), (), 1, 1 + tokens, policy_versions=(7,)),),
         status=status,
         stop_reason="answer",
         result="x",

@@ -36,7 +36,7 @@ def trace(
     for i in range(turns):
         if i:
             ids, mask = [*ids, 9], [*mask, 0]
-        spans.append(Turn("", (), (), len(ids), len(ids) + 2, policy_version=STEP))
+        spans.append(Turn("", (), (), len(ids), len(ids) + 2, policy_versions=(STEP,)))
         ids, mask = [*ids, 1, 2], [*mask, 1, 1]
     return AgentTrace(
         id=agent,
