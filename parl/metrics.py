@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from parl.types import ORCHESTRATOR_ID, Episode, ScoredEpisode
@@ -26,6 +26,17 @@ def step_metrics(scored: Sequence[ScoredEpisode], episodes: Sequence[Episode]) -
         metrics[f"failures/{kind}"] = float(count)
     metrics["failures/total"] = float(len(episodes) - len(ok))
     return metrics
+
+
+def staleness(episodes: Sequence[Episode], versions: Mapping[str, int]) -> tuple[float, float]:
+    """(mean, largest) number of weight versions between a token's sampling and now, over all sampled tokens."""
+    lags: Counter[int] = Counter()
+    for trace in (t for e in episodes if e.status != "failed" for t in e.traces if t.policy in versions):
+        for turn in trace.turns:
+            share = (turn.end - turn.start) // len(turn.policy_versions)
+            for version in turn.policy_versions:
+                lags[versions[trace.policy] - version] += share
+    return (sum(k * n for k, n in lags.items()) / max(1, lags.total()), float(max(lags, default=0)))
 
 
 def outcome_metrics(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -25,18 +25,18 @@ from parl.errors import CheckpointError, ConfigError, Interrupted
 from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, heldout_metrics, heldout_rows, load_tasks, make_pool
 from parl.learner import checkpoint as checkpoints
 from parl.learner.policies import PolicySet
-from parl.metrics import step_metrics
+from parl.metrics import staleness, step_metrics
 from parl.preflight import check_names, check_run, check_words
 from parl.progress import Progress
 from parl.report.control import Control
 from parl.report.summary import print_summary
-from parl.rollout.pool import Job
+from parl.rollout.feed import AsyncFeed, Feed, Problems, SyncFeed
 from parl.rollout.swarm import SwarmRunner
 from parl.run_folder import RunFolder, read_resolved
 from parl.scoring import Scorer
 from parl.system import pin_threads, rss_mb
 from parl.tracking import Tracker
-from parl.types import Sample, ScoredEpisode, Task
+from parl.types import Sample, ScoredEpisode
 
 
 def train(config: Config, resume: Path | None, dry_run: bool) -> None:
@@ -130,10 +130,10 @@ class Run:
         config, began = self.config, time.monotonic()
         lost_before = self.pool.lost.copy()
         runner = SwarmRunner(self.policies.handles(step), config.roles, config.swarm, config.clock)
-        episodes = self.pool.run(runner, self._jobs(step))
+        groups = self.feed.next(step, runner)
         rolled = time.monotonic()
-        size = config.train.group_size
-        groups = [episodes[i : i + size] for i in range(0, len(episodes), size)]
+        episodes = [e for group in groups for e in group]
+        staleness_mean, staleness_max = staleness(episodes, self.policies.versions())
         scored, budgets = [], dict(self.state.budgets)
         for group in groups:
             done, budgets = self.scorer.score(group, step, budgets)
@@ -144,11 +144,12 @@ class Run:
         learned = time.monotonic()
         probe = max(episodes, key=lambda e: len(e.orchestrator.token_ids)).orchestrator.token_ids
         sync = self.policies.sync(probe)
+        self.feed.push(self.policies.handles(step + 1))
         now = time.monotonic()
         flat = [s for group in scored for s in group]
         if step % config.train.store_episodes_every == 0:
             self.folder.write_episodes(step, flat, samples)
-        self.state = checkpoints.State(step + 1, budgets, self.state.cold_start, self.state.best)
+        self.state = replace(self.state, step=step + 1, budgets=budgets, pending=self.feed.pending)
         tokens = sum(e.tokens() for e in episodes)
         lost = self.pool.lost - lost_before
         return {
@@ -157,34 +158,18 @@ class Run:
             **{f"failures/{kind}": float(count) for kind, count in lost.items()},
             **update,
             **sync,
+            **self.feed.metrics,
             "rollout/tokens_per_s": tokens / (rolled - began),
             "rollout/episodes_per_s": len(episodes) / (rolled - began),
             "learner/tokens_per_s": sum(len(s.token_ids) for s in chosen) / max(learned - rolled, 1e-9),
-            "rollout/staleness_mean": 0.0,
-            "rollout/staleness_max": 0.0,
+            "rollout/staleness_mean": staleness_mean,
+            "rollout/staleness_max": staleness_max,
             "system/rss_mb": rss_mb(),
             "time/step_s": now - began,
             "time/rollout_s": rolled - began,
             "time/learn_s": learned - rolled,
             "time/sync_s": now - learned,
         }
-
-    def _jobs(self, step: int) -> list[Job]:
-        """The step's tasks: the next of a permutation that is dealt anew each epoch; K episodes of each."""
-        config = self.config.train
-        jobs = []
-        for k in range(config.tasks_per_step):
-            task = self._task(step * config.tasks_per_step + k)
-            for j in range(config.group_size):
-                name = f"{step}-{k}-{j}"
-                jobs.append(Job(task, name, f"{step}-{k}", step, f"{self.config.seed}/{name}"))
-        return jobs
-
-    def _task(self, cursor: int) -> Task:
-        tasks = self.tasks["train"]
-        epoch, place = divmod(cursor, len(tasks))
-        order = np.random.default_rng(seed_for(self.config.seed, "tasks", epoch)).permutation(len(tasks))
-        return tasks[int(order[place])]
 
     def _samples(self, groups: Sequence[Sequence[ScoredEpisode]], step: int) -> tuple[list[Sample], dict[str, float]]:
         """All samples of the step, and N of eq. 1 per policy.
@@ -240,8 +225,17 @@ class Run:
         if learners:
             self.policies.load_learners(learners)
         self.policies.freeze(self.folder.path / "checkpoints" / checkpoints.COLD_START)
+        self.feed = self._feed()
         if self.state.step == 0 and not (self.folder.path / "eval" / "cold_start.json").is_file():
             self._evaluate_cold_start()
+
+    def _feed(self) -> Feed:
+        train = self.config.train
+        problems = Problems(self.tasks["train"], self.config.seed, train.tasks_per_step, train.group_size)
+        if train.mode == "sync":
+            return SyncFeed(problems, self.pool)
+        stream: Any = self.pool  # the config allows async mode on Ray alone, whose pool streams
+        return AsyncFeed(problems, stream, train.max_staleness, train.num_steps, self.state.step, self.state.pending)
 
     def warm_up(self) -> None:
         """The cold start (or nothing, for a pretrained policy), then its checkpoint."""
@@ -284,7 +278,7 @@ class Run:
             metrics |= {f"eval/{k}": v for k, v in result.items()}
             if self.state.best is None or result["score"] > self.state.best["score"]:
                 best = {"step": step + 1, "score": result["score"]}
-                self.state = checkpoints.State(self.state.step, self.state.budgets, self.state.cold_start, best)
+                self.state = replace(self.state, best=best)
                 due = True
         return due
 

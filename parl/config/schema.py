@@ -365,7 +365,10 @@ class Train(Node):
     """Optimizer steps per step of rollouts: each episode is used once, in one of them."""
     max_subagent_samples: PositiveInt | None = None
     """Subagent traces trained per step, drawn at random. null = all."""
-    mode: Literal["sync"] = "sync"
+    mode: Literal["sync", "async"] = "sync"
+    """`sync`: sample, then learn; a run repeats bit for bit. `async`: both at once (needs `rollout.backend: ray`)."""
+    max_staleness: NonNegInt = 1
+    """async: most weight versions between the first token of a problem and its training."""
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2
     store_episodes_every: PositiveInt = 1
@@ -439,6 +442,15 @@ class Config(Node):
                     f"roles.{name} is trainable with temperature 0: greedy tokens have no sampling log-probs to "
                     "train on; set temperature 1.0 or trainable: false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _async_needs_workers(self) -> Config:
+        if self.train.mode == "async" and self.rollout.backend != "ray":
+            raise ValueError(
+                f"train.mode is async, but rollout.backend is {self.rollout.backend}, which samples in the process that "
+                "learns; set rollout.backend: ray, or train.mode: sync"
+            )
         return self
 
     @property

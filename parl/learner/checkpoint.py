@@ -2,7 +2,7 @@
 
     step_000010/policies/NAME/   a transformers folder (weights, tokenizer)
                 learner.pt       optimizer states and weight versions
-                state.json       next step, Toggle's budgets, what the cold start reported
+                state.json       next step, Toggle's budgets, what the cold start reported, problems in the works
                 manifest.json    SHA-256 of every other file, checked on load
 
 Random streams and the task cursor are functions of (seed, step), so there is nothing of them to store.
@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class State:
     budgets: Mapping[str, float]
     cold_start: list[dict[str, Any]]
     best: Mapping[str, Any] | None = None
+    pending: tuple[int, ...] = ()
+    """Problems that were started and not trained (asynchronous mode)."""
 
 
 def step_name(step: int) -> str:
@@ -53,8 +55,7 @@ def save(folder: Path, state: State, policies: Mapping[str, tuple[Any, Any]], le
         model.save_pretrained(temporary / "policies" / name)
         tokenizer.save_pretrained(temporary / "policies" / name)
     torch.save(dict(learners), temporary / "learner.pt")
-    values = {"step": state.step, "budgets": dict(state.budgets), "cold_start": state.cold_start, "best": state.best}
-    (temporary / "state.json").write_text(json.dumps(values))
+    (temporary / "state.json").write_text(json.dumps(asdict(state)))
     files = sorted(p for p in temporary.rglob("*") if p.is_file())
     manifest = {str(p.relative_to(temporary)): _digest(p) for p in files}
     (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -71,7 +72,7 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
     verify(folder)
     values = json.loads((folder / "state.json").read_text())
     learners = torch.load(folder / "learner.pt", weights_only=True)
-    return State(values["step"], values["budgets"], values["cold_start"], values["best"]), learners
+    return State(**values | {"pending": tuple(values.get("pending", ()))}), learners
 
 
 def verify(folder: Path) -> None:

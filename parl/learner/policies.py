@@ -107,6 +107,10 @@ class PolicySet:
             out[role] = PolicyHandle(name, self.renderers[name], engine, tools)
         return out
 
+    def versions(self) -> dict[str, int]:
+        """Weight version of each policy that learns."""
+        return {name: learner.version for name, learner in self.learners.items()}
+
     def sync(self, probe: Sequence[int]) -> dict[str, float]:
         """Move every learner's weights to its engine; returns the probe's mismatch per policy.
 

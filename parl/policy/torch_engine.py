@@ -91,7 +91,7 @@ class TorchEngine:
         self.model.load_state_dict({k: _to_tensor(v) for k, v in weights.items()})
         self.version = version
         if self._sessions:
-            self._prefixes = {}
+            self._prefixes.clear()
         else:
             self._reset_state()
 

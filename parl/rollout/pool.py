@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from parl.config.schema import Rollout
 from parl.env import AgentEnv
+from parl.policy.base import PolicyHandle
 from parl.rollout.swarm import EpisodeFailure, SwarmRunner, failed_episode
 from parl.types import Episode, Task
 
@@ -43,6 +44,25 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Stop what the pool has started."""
+        ...
+
+
+Sink = Callable[[Job, Episode], None]
+
+
+class StreamPool(Pool, Protocol):
+    """A pool whose episodes run while this process does something else."""
+
+    def submit(self, runner: SwarmRunner, jobs: Sequence[Job], sink: Sink) -> None:
+        """Start jobs. `poll` calls `sink` with each and its episode."""
+        ...
+
+    def poll(self) -> None:
+        """Wait a moment for episodes, and hand out those that are done."""
+        ...
+
+    def push(self, policies: Mapping[str, PolicyHandle]) -> None:
+        """Give the running agents new weights."""
         ...
 
 

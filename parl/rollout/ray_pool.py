@@ -1,18 +1,20 @@
-"""Episodes on Ray actors, behind the interface of `LocalPool`.
+"""Episodes on Ray actors, behind the interface of `LocalPool`, and a stream of them for asynchronous training.
 
-In: a runner whose engines live in this process, jobs. Out: their episodes, in the order of the jobs. Job i goes to
-worker i mod `num_workers`, and a worker that is lost gives its batch to its successor, so a step's episodes depend
-neither on who was faster nor on who died. Actors are managed by RLlib's `FaultTolerantActorManager`.
+In: a runner whose engines live in this process, jobs. Out: their episodes. `run` gives job i to worker i mod
+`num_workers`, and a worker that is lost gives its share to its successor, so a step's episodes depend neither on who
+was faster nor on who died. `submit`, `poll` and `push` let episodes run while this process learns. Actors are managed
+by RLlib's `FaultTolerantActorManager`.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,23 +24,30 @@ from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 from parl.config.schema import EnvConfig, Rollout
 from parl.errors import EngineMismatch
 from parl.policy.base import PolicyHandle
-from parl.rollout.pool import Job
+from parl.rollout.pool import Job, Sink
 from parl.rollout.swarm import EpisodeFailure, SwarmRunner, failed_episode
-from parl.rollout.worker import Answer, Batch, EngineState, RolloutWorker, Seat
+from parl.rollout.worker import Answer, Batch, EngineState, RolloutWorker, Scores, Seat
 from parl.types import Episode
 
 PROBE_TOKENS = 64
 PROBE_TOLERANCE = 1e-3
 """Of a worker's log-probs against those of this process: the same weights on, perhaps, another processor."""
-POLL_S = 0.5
+POLL_S = 0.1
+PUSH = "push"
+KEPT_PROBES = 64
+SUSPECT = 2
+"""A part that was lost so often runs alone on its worker, cut into single episodes: one of them may be the cause."""
+MAX_LOSSES = 3
 
 
-@dataclass
+@dataclass(eq=False)
 class _Part:
-    """One worker's share of a call: which jobs, and how often it has been lost with them."""
+    """Jobs that travel together, and how often they have been lost."""
 
     worker: int
-    jobs: list[int]
+    jobs: Sequence[Job]
+    runner: SwarmRunner
+    sink: Sink
     losses: int = 0
     sent: float = field(default_factory=time.monotonic)
 
@@ -57,8 +66,13 @@ class RayPool:
         self.lost = Counter[str]()
         """What the pool has survived: `worker_lost`, by count."""
         self._weights: dict[str, EngineState] = {}
+        self._probes: dict[tuple[str, int], Any] = {}  # (engine, version) -> this process's log-probs of the probe
         self._manager: FaultTolerantActorManager | None = None
         self._started_ray = False
+        self._waiting: list[_Part] = []
+        self._running: dict[str, _Part] = {}
+        self._tags = itertools.count()
+        self._alive = time.monotonic()
 
     def _start(self) -> FaultTolerantActorManager:
         """The actors, started with the first episodes: an error in the input is told before Ray takes its seconds."""
@@ -79,14 +93,15 @@ class RayPool:
             max_task_retries=0,
         )(RolloutWorker)
         workers = [actor.remote(self._env, config, self._threads) for _ in range(config.num_workers)]
-        return FaultTolerantActorManager(workers, max_remote_requests_in_flight_per_actor=1)
+        return FaultTolerantActorManager(workers)
 
     def close(self) -> None:
-        """Stop the actors, and Ray if this pool has started it."""
+        """Stop the actors, and Ray if this pool has started it. What still runs is lost."""
         if self._manager is None:
             return
         self._manager.clear()
         self._manager = None
+        self._waiting, self._running = [], {}
         if self._started_ray:
             ray.shutdown()
 
@@ -99,86 +114,117 @@ class RayPool:
             RuntimeError: no worker came (back) within five times `rollout.stall_s`.
             EngineMismatch: a worker serves other weights.
         """
+        done: dict[str, Episode] = {}
+
+        def sink(job: Job, episode: Episode) -> None:
+            done[job.episode_id] = episode
+            if on_done is not None:
+                on_done(episode)
+
+        num = self._config.num_workers
+        for worker in range(num):
+            if jobs[worker::num]:
+                self.submit(runner, jobs[worker::num], sink, worker)
+        while len(done) < len(jobs):
+            self.poll()
+        return [done[job.episode_id] for job in jobs]
+
+    # --- the stream --------------------------------------------------------------------------------------------------
+
+    def submit(self, runner: SwarmRunner, jobs: Sequence[Job], sink: Sink, worker: int | None = None) -> None:
+        """Run jobs together on one worker (by default the one with the fewest); `sink` gets each with its episode."""
+        if worker is None:
+            load = Counter(dict.fromkeys(range(self._config.num_workers), 0))
+            for part in [*self._waiting, *self._running.values()]:
+                load[part.worker] += len(part.jobs)
+            worker = min(load, key=lambda w: (load[w], w))
+        self._waiting.append(_Part(worker, jobs, runner, sink))
+        self._manager = self._manager or self._start()
+        self._send(self._manager)
+
+    def poll(self) -> None:
+        """Send what waits, receive what is done, replace what is lost. Takes up to POLL_S. Raises as `run`."""
         manager = self._manager = self._manager or self._start()
-        seats, engines, probe = self._describe(runner.policies)
-        plain = runner.with_policies({})
-        episodes: dict[int, Episode] = {}
-
-        def batch(part: _Part) -> Batch:
-            return Batch(plain, seats, engines, [jobs[i] for i in part.jobs], probe)
-
-        parts = [_Part(w, list(range(w, len(jobs), self._config.num_workers))) for w in range(self._config.num_workers)]
-        waiting = [p for p in parts if p.jobs]
-        running: dict[int, _Part] = {}
-        alive = time.monotonic()
-        while waiting or running:
-            if running:
-                alive = time.monotonic()
-            elif time.monotonic() - alive > 5 * self._config.stall_s:
-                raise RuntimeError(
-                    f"no rollout worker came back within {5 * self._config.stall_s:.0f} s; `ray status` tells what the "
-                    "cluster has left. The run goes on from its last checkpoint with --resume."
-                )
-            self._send(manager, waiting, running, batch)
-            for result in manager.fetch_ready_async_reqs(timeout_seconds=POLL_S):
-                part = running.pop(result.actor_id)
-                if result.ok:
-                    answer: Answer | Exception = result.get()
-                    if isinstance(answer, Exception):
-                        raise answer  # a bug, or engines that do not fit: not an accident of the machine
-                    self._check(answer, runner.policies, probe)
-                    episodes |= dict(zip(part.jobs, answer.episodes, strict=True))
-                    for episode in answer.episodes if on_done else ():
-                        on_done(episode)  # type: ignore[misc]
-                else:
-                    waiting += self._after_loss(part, jobs, episodes, result.get())
-            self._expire(manager, running)
-        return [episodes[i] for i in range(len(jobs))]
-
-    # --- batches -----------------------------------------------------------------------------------------------------
-
-    def _send(
-        self,
-        manager: FaultTolerantActorManager,
-        waiting: list[_Part],
-        running: dict[int, _Part],
-        batch: Callable[[_Part], Batch],
-    ) -> None:
-        """Send every part whose worker is free; bring lost workers back first."""
-        if waiting:
-            manager.probe_unhealthy_actors(timeout_seconds=POLL_S, mark_healthy=True)
-        for part in list(waiting):
-            if part.worker in running or not manager.is_actor_healthy(part.worker):
+        self._send(manager)
+        if self._running:
+            self._alive = time.monotonic()
+        elif self._waiting and time.monotonic() - self._alive > 5 * self._config.stall_s:
+            raise RuntimeError(
+                f"no rollout worker came back within {5 * self._config.stall_s:.0f} s; `ray status` tells what the "
+                "cluster has left. The run goes on from its last checkpoint with --resume."
+            )
+        for result in manager.fetch_ready_async_reqs(timeout_seconds=POLL_S):
+            if not result.ok:
+                self._lose(result.actor_id, result.get())
                 continue
-            sent = manager.foreach_actor_async("run", kwargs={"batch": batch(part)}, remote_actor_ids=[part.worker])
-            if sent:
-                waiting.remove(part)
-                part.sent = time.monotonic()
-                running[part.worker] = part
+            answer: Answer | Scores | Exception = result.get()
+            if isinstance(answer, Exception):
+                raise answer  # a bug, or engines that do not fit: not an accident of the machine
+            if isinstance(answer, Scores):
+                self._check(answer)
+                continue
+            self._check(answer.scores)
+            part = self._running.pop(result.tag)
+            for job, episode in zip(part.jobs, answer.episodes, strict=True):
+                part.sink(job, episode)
+        self._expire(manager)
 
-    def _after_loss(
-        self, part: _Part, jobs: Sequence[Job], episodes: dict[int, Episode], error: Exception
-    ) -> list[_Part]:
-        """The part again, whole; after two losses one job at a time, so that a poisonous one fails alone."""
+    def push(self, policies: Mapping[str, PolicyHandle]) -> None:
+        """Send new weights to the workers while they work: agents in the middle of a turn go on under them."""
+        if self._manager is not None:
+            _, engines, probe = self._describe(policies)
+            self._manager.foreach_actor_async("follow", PUSH, kwargs={"engines": engines, "probe": probe})
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _send(self, manager: FaultTolerantActorManager) -> None:
+        """Send every part that may go; bring lost workers back first. Suspects go before others, and alone."""
+        if any(not manager.is_actor_healthy(p.worker) for p in self._waiting):
+            manager.probe_unhealthy_actors(timeout_seconds=POLL_S, mark_healthy=True)
+        closed: set[int] = set()
+        for part in sorted(self._waiting, key=lambda p: p.losses < SUSPECT):
+            others = [p for p in self._running.values() if p.worker == part.worker]
+            suspect = part.losses >= SUSPECT
+            if part.worker in closed or not manager.is_actor_healthy(part.worker):
+                continue
+            if (suspect and others) or any(p.losses >= SUSPECT for p in others):
+                closed.add(part.worker)
+                continue
+            tag = str(next(self._tags))
+            seats, engines, probe = self._describe(part.runner.policies)
+            batch = Batch(part.runner.with_policies({}), seats, engines, part.jobs, probe)
+            if manager.foreach_actor_async("run", tag, kwargs={"batch": batch}, remote_actor_ids=[part.worker]):
+                self._waiting.remove(part)
+                part.sent = time.monotonic()
+                self._running[tag] = part
+
+    def _lose(self, worker: int, error: Exception) -> None:
+        """A worker is gone, and with it every part that it had."""
         if not isinstance(error, ray.exceptions.RayError):
             raise error
         self.lost["worker_lost"] += 1
-        part.losses += 1
         print(f"A rollout worker was lost ({type(error).__name__}); its episodes run again.", file=sys.stderr)
-        if part.losses > self._config.max_restarts or (len(part.jobs) == 1 and part.losses > 3):
-            for i in part.jobs:
-                job = jobs[i]
-                failure = EpisodeFailure("worker_lost", f"the worker was lost {part.losses} times with this episode")
-                episodes[i] = failed_episode(job.episode_id, job.task, job.group, job.step, failure)
-            return []
-        if part.losses == 2 and len(part.jobs) > 1:
-            return [_Part(part.worker, [i], part.losses) for i in part.jobs]
-        return [part]
+        for tag, part in list(self._running.items()):
+            if part.worker == worker:
+                del self._running[tag]
+                self._waiting += self._after_loss(part)
 
-    def _expire(self, manager: FaultTolerantActorManager, running: Mapping[int, _Part]) -> None:
+    def _after_loss(self, part: _Part) -> list[_Part]:
+        """The part again, whole; after two losses one job at a time, so that a poisonous one fails alone."""
+        losses = part.losses + 1
+        if losses > self._config.max_restarts or (len(part.jobs) == 1 and losses > MAX_LOSSES):
+            for job in part.jobs:
+                failure = EpisodeFailure("worker_lost", f"the worker was lost {losses} times with this episode")
+                part.sink(job, failed_episode(job.episode_id, job.task, job.group, job.step, failure))
+            return []
+        if losses >= SUSPECT:
+            return [replace(part, jobs=[job], losses=losses) for job in part.jobs]
+        return [replace(part, losses=losses)]
+
+    def _expire(self, manager: FaultTolerantActorManager) -> None:
         """Kill workers that are past any deadline: their own watchdog has failed, or their node hangs."""
         attempts = self._config.max_retries + 1
-        for part in running.values():
+        for part in self._running.values():
             waves = -(-len(part.jobs) // self._config.max_concurrent_episodes)
             allowed = waves * attempts * self._config.episode_deadline_s + 2 * self._config.stall_s
             if time.monotonic() - part.sent > allowed:
@@ -198,30 +244,31 @@ class RayPool:
             name = _name(handle)
             seats[role] = Seat(handle.name, handle.renderer, handle.tools_in_prompt, name)
             probe = probe or handle.renderer.start("probe", (), "probe")[:PROBE_TOKENS]
-            engines[name] = self._state(name, handle.engine)
+            engines[name] = self._state(name, handle.engine, probe)
         self._weights = engines  # older weights may leave the object store
         return seats, engines, probe
 
-    def _state(self, name: str, engine: Any) -> EngineState:
+    def _state(self, name: str, engine: Any, probe: Sequence[int]) -> EngineState:
         if not hasattr(engine, "blueprint"):
             return EngineState(lambda: engine, 0, None)
         state = self._weights.get(name)
         if state is None or state.version != engine.version:
             state = EngineState(engine.blueprint(), engine.version, ray.put(engine.export_weights()))
+            self._probes[name, engine.version] = engine.score(probe).numpy()
+            while len(self._probes) > KEPT_PROBES:
+                del self._probes[next(iter(self._probes))]
         return state
 
-    def _check(self, answer: Answer, policies: Mapping[str, PolicyHandle], probe: Sequence[int]) -> None:
-        """A worker's engine must say of the probe what ours says. Raises EngineMismatch."""
-        for handle in policies.values():
-            engine: Any = handle.engine
-            theirs = answer.scores.get(_name(handle))
-            if theirs is not None:
-                off = float(np.abs(engine.score(probe).numpy() - theirs).max())
-                if not off <= PROBE_TOLERANCE:
-                    raise EngineMismatch(
-                        f"A rollout worker's log-probs of a probe differ from this process's by {off:.2e} (allowed: "
-                        f"{PROBE_TOLERANCE:.0e}): it serves stale or other weights."
-                    )
+    def _check(self, scores: Scores) -> None:
+        """A worker's engine must say of the probe what ours said under the same weights. Raises EngineMismatch."""
+        for key, theirs in scores.items():
+            ours = self._probes.get(key)
+            off = float(np.abs(ours - theirs).max()) if ours is not None else 0.0
+            if not off <= PROBE_TOLERANCE:
+                raise EngineMismatch(
+                    f"A rollout worker's log-probs of a probe differ from this process's by {off:.2e} (allowed: "
+                    f"{PROBE_TOLERANCE:.0e}): it serves stale or other weights."
+                )
 
 
 def _name(handle: PolicyHandle) -> str:

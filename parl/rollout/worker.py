@@ -53,12 +53,16 @@ class Batch:
     probe: Sequence[int]
 
 
+class Scores(dict[tuple[str, int], Any]):
+    """(engine, version) -> the probe's log-probs under weights that a worker has just taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Episodes, and the probe's log-probs of every engine whose weights were new."""
+    """Episodes, and what the probe says of every engine whose weights were new."""
 
     episodes: list[Episode]
-    scores: dict[str, Any]
+    scores: Scores
 
 
 class RolloutWorker:
@@ -91,27 +95,30 @@ class RolloutWorker:
         """Run the jobs. Failures inside an episode are its status; this raises only for engines that do not fit."""
         async with _watchdog(self._stall_s):
             self._engines = {n: e for n, e in self._engines.items() if n in batch.engines}
-            scores = {name: await self._follow(name, state, batch.probe) for name, state in batch.engines.items()}
+            scores = await self.follow(batch.engines, batch.probe)
             handles = {
                 role: PolicyHandle(seat.policy, seat.renderer, self._engines[seat.engine], seat.tools_in_prompt)
                 for role, seat in batch.seats.items()
             }
             runner = batch.runner.with_policies(handles)
             episodes = await self._pool.gather(runner, batch.jobs)
-        return Answer(episodes, {name: score for name, score in scores.items() if score is not None})
+        return Answer(episodes, scores)
 
-    async def _follow(self, name: str, state: EngineState, probe: Sequence[int]) -> Any:
-        """Bring an engine to the batch's weights; the probe's log-probs when they were new."""
-        if name in self._engines and self._versions.get(name) == state.version:
-            return None
-        if name not in self._engines:
-            self._engines[name] = state.blueprint()
-        if state.weights is None:
-            self._versions[name] = state.version
-            return None
-        self._engines[name].load_weights(await state.weights, state.version)
-        self._versions[name] = state.version
-        return self._engines[name].score(probe).numpy() if len(probe) > 1 else None
+    async def follow(self, engines: Mapping[str, EngineState], probe: Sequence[int]) -> Scores:
+        """Bring engines to these weights, also while they run. Older weights than an engine has are ignored."""
+        scores = Scores()
+        for name, state in engines.items():
+            if name not in self._engines:
+                self._engines[name], self._versions[name] = state.blueprint(), -1
+            if state.weights is None or self._versions[name] >= state.version:
+                continue
+            weights = await state.weights
+            if self._versions[name] < state.version:  # another call may have come first
+                self._engines[name].load_weights(weights, state.version)
+                self._versions[name] = state.version
+                if len(probe) > 1:
+                    scores[name, state.version] = self._engines[name].score(probe).numpy()
+        return scores
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from parl import plugins
 from parl.config import load
@@ -114,13 +113,13 @@ def test_an_episode_that_keeps_losing_its_worker_fails_alone() -> None:
     tasks = make_env(config.env).generate_tasks("train", 2, 0)
     jobs = [Job(t, f"e{i}", "g", 0, "s") for i, t in enumerate(tasks)]
     pool = RayPool(config.env, config.rollout, 1)
-    episodes: dict[int, Episode] = {}
-    death = ray.exceptions.RayActorError()
-    [whole] = pool._after_loss(_Part(0, [0, 1]), jobs, episodes, death)
-    assert whole.jobs == [0, 1]
-    alone = pool._after_loss(whole, jobs, episodes, death)
-    assert [p.jobs for p in alone] == [[0], [1]]
-    [again] = pool._after_loss(alone[1], jobs, episodes, death)
-    assert pool._after_loss(again, jobs, episodes, death) == []
-    assert {i: (e.status, e.failure) for i, e in episodes.items()} == {1: ("failed", "worker_lost")}
-    assert pool.lost["worker_lost"] == 4
+    failed: list[tuple[Job, Episode]] = []
+    runner = SwarmRunner({}, config.roles, config.swarm, config.clock)
+    part = _Part(0, jobs, runner, lambda job, episode: failed.append((job, episode)))
+    [whole] = pool._after_loss(part)
+    assert whole.jobs == jobs
+    alone = pool._after_loss(whole)
+    assert [p.jobs for p in alone] == [[jobs[0]], [jobs[1]]]
+    [again] = pool._after_loss(alone[1])
+    assert pool._after_loss(again) == []
+    assert [(j.episode_id, e.status, e.failure) for j, e in failed] == [("e1", "failed", "worker_lost")]

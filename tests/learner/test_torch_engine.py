@@ -285,7 +285,7 @@ def test_weights_change_under_a_running_agent() -> None:
 
     async def talk() -> tuple[Generation, Generation]:
         running = asyncio.ensure_future(engine.generate(request(ids, "a")))
-        while engine.tokens_generated < 3:
+        while engine.tokens_generated < 3:  # noqa: ASYNC110
             await asyncio.sleep(0)
         engine.load_weights(new.state_dict(), 5)
         late = await engine.generate(request(ids, "b"))
