@@ -58,6 +58,10 @@ class RunFolder:
         (path / "eval").mkdir(exist_ok=True)
         return cls(path, _lock(path))
 
+    def close(self) -> None:
+        """Let another process write."""
+        self._lock.close()
+
     def truncate_metrics(self, step: int) -> None:
         """Drop metrics of steps at or after `step`, and a half-written last line: they will be computed again."""
         file = self.path / "metrics.jsonl"

@@ -9,8 +9,8 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -50,7 +50,7 @@ def train(config: Config, resume: Path | None, dry_run: bool) -> None:
         return
     control = Control(config, config.run_path)
     folder = RunFolder.resume(resume) if resume else RunFolder.create(config.run_path, config)
-    with closing(run.pool), control:
+    with closing(folder), closing(run.pool), control:
         run.go(folder, control)
 
 
@@ -106,10 +106,10 @@ class Run:
         self.open(folder)
         self._restore_or_warm_up()
         folder.truncate_metrics(self.state.step)
-        self._catch_ctrl_c()
-        with Tracker(self.config, folder.path) as tracker, Progress("training", self.config.train.num_steps) as bar:
+        num_steps = self.config.train.num_steps
+        with self._ctrl_c(), Tracker(self.config, folder.path) as tracker, Progress("training", num_steps) as bar:
             bar.advance(to=self.state.step)
-            for step in range(self.state.step, self.config.train.num_steps):
+            for step in range(self.state.step, num_steps):
                 control.check()
                 metrics = self._step(step)
                 due = self._after_step(step, metrics)
@@ -290,7 +290,8 @@ class Run:
         spare = self.state.best["step"] if self.state.best else None
         checkpoints.prune(root, self.config.train.keep_checkpoints, spare)
 
-    def _catch_ctrl_c(self) -> None:
+    @contextmanager
+    def _ctrl_c(self) -> Iterator[None]:
         """The first Ctrl-C ends the run after the current step, the second at once."""
 
         def handler(number: int, frame: FrameType | None) -> None:
@@ -299,7 +300,11 @@ class Run:
             self.interrupted = True
             print("\nStopping after this step; press Ctrl-C again to stop at once.", flush=True)
 
-        signal.signal(signal.SIGINT, handler)
+        before = signal.signal(signal.SIGINT, handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     # --- what came of it ---------------------------------------------------------------------------------------------
 

@@ -153,9 +153,10 @@ class RayPool:
                 f"no rollout worker came back within {5 * self._config.stall_s:.0f} s; `ray status` tells what the "
                 "cluster has left. The run goes on from its last checkpoint with --resume."
             )
+        lost: dict[int, Exception] = {}  # each of a worker's calls tells of its death
         for result in manager.fetch_ready_async_reqs(timeout_seconds=POLL_S):
             if not result.ok:
-                self._lose(result.actor_id, result.get())
+                lost[result.actor_id] = result.get()
                 continue
             answer: Answer | Scores | Exception = result.get()
             if isinstance(answer, Exception):
@@ -167,6 +168,8 @@ class RayPool:
             part = self._running.pop(result.tag)
             for job, episode in zip(part.jobs, answer.episodes, strict=True):
                 part.sink(job, episode)
+        for worker, error in lost.items():
+            self._lose(worker, error)
         self._expire(manager)
 
     def push(self, policies: Mapping[str, PolicyHandle]) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import faulthandler
 import inspect
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,10 @@ class RolloutWorker:
     async def ping(self) -> str:
         """What RLlib's actor manager asks of an actor that it gave up."""
         return "pong"
+
+    async def pid(self) -> int:
+        """Its process, for the logs and for tests of what happens when it dies."""
+        return os.getpid()
 
     async def apply(self, func: Callable[..., Any], **kwargs: Any) -> Any:
         """What the manager calls. An error comes back as a value: raised, it would cost the actor its life."""
