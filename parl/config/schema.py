@@ -448,8 +448,8 @@ class Config(Node):
     def _async_needs_workers(self) -> Config:
         if self.train.mode == "async" and self.rollout.backend != "ray":
             raise ValueError(
-                f"train.mode is async, but rollout.backend is {self.rollout.backend}, which samples in the process that "
-                "learns; set rollout.backend: ray, or train.mode: sync"
+                f"train.mode is async, but rollout.backend is {self.rollout.backend}, which samples in the process "
+                "that learns; set rollout.backend: ray, or train.mode: sync"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Asynchronous training on Ray: every problem once, no token too old, also when the run is stopped or loses a worker."""
+"""Asynchronous training on Ray: every problem once, no token too old, also after a stop or the loss of a worker."""
 
 from __future__ import annotations
 
