@@ -103,8 +103,9 @@ def _creator(spec: EnvSpec) -> Callable[..., Any]:
 
 def env_spec(env_id: str) -> EnvSpec:
     """The registration of an id (`module:namespace/Name-v0` imports the module first). Raises ConfigError."""
-    load()
     module, _, env_id = env_id.rpartition(":")
+    if env_id not in gymnasium.registry:  # reading all entry points takes 15 ms, and workers make many environments
+        load()
     try:
         if module:
             importlib.import_module(module)
@@ -121,6 +122,7 @@ def env_spec(env_id: str) -> EnvSpec:
 
 def agent_env_class(env_id: str) -> type[AgentEnv]:
     """The class of an id. Raises ConfigError: unknown, or not an AgentEnv."""
+    load()
     cls = env_class(env_spec(env_id))
     if cls is None:
         raise ConfigError(f"{env_id} is not an AgentEnv.{did_you_mean(env_id, env_ids())}")

@@ -1,0 +1,142 @@
+"""What the benchmarks share: scripted swarms, a table, and the JSON line that ends each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parl import plugins
+from parl.config import Config, load
+from parl.env import AgentEnv, Message, Said
+from parl.learner.policies import PolicySet
+from parl.plugins import make_env
+from parl.policy.base import Generation, PolicyHandle, Renderer, Request
+from parl.policy.scripted import ScriptedEngine
+from parl.rollout.pool import Job
+from parl.rollout.swarm import SwarmRunner
+from parl.system import pin_threads
+
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+
+
+def set_up(overrides: Sequence[str] = (), threads: int = 1) -> tuple[Config, AgentEnv, PolicySet]:
+    """The quickstart with its untrained policy."""
+    pin_threads(threads)
+    plugins.load()
+    config = load(QUICKSTART, ["control=null", *overrides])
+    env = make_env(config.env)
+    return config, env, PolicySet(config, env)
+
+
+def jobs_of(env: AgentEnv, num: int) -> list[Job]:
+    tasks = env.generate_tasks("train", num, 0)
+    return [Job(task, f"e{i}", f"g{i}", 0, f"s{i}") for i, task in enumerate(tasks)]
+
+
+@dataclass
+class SwarmScript:
+    """An orchestrator that launches `width` subagents at once and answers; each searches, opens a page and answers."""
+
+    width: int
+    seconds: float = 0.0
+    """Spent in here: not the runtime's."""
+
+    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+        began = time.perf_counter()
+        said = self._say(messages)
+        self.seconds += time.perf_counter() - began
+        return [Said(said)]
+
+    def _say(self, messages: Sequence[Message]) -> str:
+        turns = sum(m["role"] == "assistant" for m in messages)
+        if messages[0]["role"] == "system" and messages[0]["content"] == "searcher":
+            name = messages[1]["content"].split("#", 1)[0].strip()
+            doc = messages[-1]["content"].split(" : ")[-1].split("\n")[0]
+            return [_call("search", query=name), _call("open", doc=doc), f"#1 {name}"][turns]
+        if turns:
+            return "#1 done"
+        calls = [_call("assign_task", agent="a", prompt=f"France #{i}") for i in range(self.width)]
+        return "".join([_call("create_subagent", name="a", system_prompt="searcher"), *calls])
+
+
+def _call(tool: str, /, **arguments: str) -> str:
+    return f"<tool_call>{json.dumps({'name': tool, 'arguments': arguments})}</tool_call>"
+
+
+class WordRenderer:
+    """A renderer without a model: a token is a character. It costs next to nothing, so the runtime is what is timed."""
+
+    stop_ids = (0,)
+
+    def start(self, system: str, tools: Sequence[Any], user: str) -> list[int]:
+        return [1] * 8
+
+    def observe(self, observations: Sequence[str]) -> list[int]:
+        return [1] * 4 * len(observations)
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[Any, ...]]:
+        from parl.policy.chatml import _CALL, _parse_call
+
+        text = "".join(map(chr, token_ids[:-1]))
+        return text, tuple(_parse_call(m.group(1), m.group(0)) for m in _CALL.finditer(text))
+
+
+@dataclass
+class Gate:
+    """An engine that holds every subagent at its first turn until all of them are there."""
+
+    inner: ScriptedEngine
+    num: int
+    waiting: int = 0
+    opened: asyncio.Event | None = None
+
+    async def generate(self, request: Request) -> Generation:
+        self.opened = self.opened or asyncio.Event()
+        if request.messages[0]["content"] == "searcher" and len(request.messages) == 2:
+            self.waiting += 1
+            if self.waiting == self.num:
+                self.opened.set()
+            await self.opened.wait()
+        return await self.inner.generate(request)
+
+    def release(self, session: str) -> None: ...
+
+
+def runner_of(config: Config, engine: Any, renderer: Renderer) -> SwarmRunner:
+    handle = PolicyHandle("scripted", renderer, engine, False)
+    roles = config.roles.model_copy(
+        update={
+            role: settings.model_copy(
+                update={
+                    "limits": settings.limits.model_copy(update={"context_tokens": 10**6}),
+                    "sampling": settings.sampling.model_copy(update={"max_tokens": 10**6}),
+                }
+            )
+            for role, settings in (("orchestrator", config.roles.orchestrator), ("subagent", config.roles.subagent))
+        }
+    )
+    swarm = config.swarm.model_copy(update={"max_subagents": 10**6, "critical_step_budget": None})
+    return SwarmRunner({"orchestrator": handle, "subagent": handle}, roles, swarm, config.clock)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print aligned columns."""
+    shown = [list(header), *([f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows)]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
+    for row in shown:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def finish(result: Mapping[str, Any]) -> None:
+    """The last line: one JSON object."""
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}))
