@@ -125,7 +125,7 @@ class AgentEnv(gymnasium.Env[list[Message], Message]):
 
     metadata: dict[str, Any] = {"render_modes": []}
     blocking: ClassVar[bool] = False
-    """True when tools wait (subprocess, network): the runtime then runs `step` in a thread."""
+    """True when its methods wait (subprocess, network): the runtime then calls each in a thread of its own."""
 
     task: Task
     observation_space: gymnasium.spaces.Space[list[Message]]

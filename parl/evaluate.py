@@ -19,6 +19,7 @@ from parl.config import Config, load, parse
 from parl.config.schema import TaskSource
 from parl.env import AgentEnv
 from parl.errors import CheckpointError, ConfigError
+from parl.metrics import mean_outcome
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.progress import Progress
@@ -83,7 +84,7 @@ def heldout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     ok = [e for e in episodes if e.status != "failed"]
     if not ok:
         raise RuntimeError(f"all {len(episodes)} episodes failed: {episodes[0].orchestrator.stop_reason}")
-    metrics = {k: fmean(e.outcome[k] for e in ok) for k in ok[0].outcome}
+    metrics = mean_outcome(ok)
     delegating = any(e.num_assigned for e in ok)
     subtasks = [t.score for e in ok for t in e.subagents if t.score is not None]
     return metrics | {

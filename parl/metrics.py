@@ -43,7 +43,14 @@ def outcome_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     """Mean of every outcome that the environment reports."""
     if not episodes:
         return {}
-    return {f"outcome/{k}": fmean(e.outcome[k] for e in episodes) for k in episodes[0].outcome}
+    return {f"outcome/{k}": v for k, v in mean_outcome(episodes).items()}
+
+
+def mean_outcome(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Mean of every outcome that all of the episodes have."""
+    return {
+        k: fmean(e.outcome[k] for e in episodes) for k in episodes[0].outcome if all(k in e.outcome for e in episodes)
+    }
 
 
 def swarm_metrics(episodes: Sequence[Episode]) -> dict[str, float]:

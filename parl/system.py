@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path
 
 
 def pin_threads(num: int) -> None:
@@ -19,6 +20,15 @@ def pin_threads(num: int) -> None:
     torch.set_num_threads(num)
     logging.set_verbosity_error()  # its notes on missing kernels and its bars for saving would drown our own lines
     logging.disable_progress_bar()
+
+
+def rss_now_mb() -> float:
+    """Resident memory of the process now, in MB (where the system does not tell: its largest so far)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return rss_mb()
+    return pages * resource.getpagesize() / 2**20
 
 
 def rss_mb() -> float:

@@ -385,6 +385,8 @@ class Rollout(Node):
     num_gpus_per_worker: NonNegFloat = 0.0
     max_restarts: NonNegInt = 8
     """How often one step may lose a worker and give its episodes to a new one."""
+    max_worker_mb: PositiveInt | None = None
+    """A worker whose memory is above this when it has nothing to do is started anew (an environment leaks)."""
     stall_s: PositiveFloat = 120.0
     """A worker whose event loop stands still for so long writes every thread's stack to its log, and is replaced."""
     max_concurrent_episodes: PositiveInt = 512

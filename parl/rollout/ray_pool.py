@@ -9,6 +9,7 @@ by RLlib's `FaultTolerantActorManager`.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 import time
@@ -64,7 +65,7 @@ class RayPool:
     def __init__(self, env: EnvConfig, config: Rollout, threads: int) -> None:
         self._env, self._config, self._threads = env, config, threads
         self.lost = Counter[str]()
-        """What the pool has survived: `worker_lost`, by count."""
+        """What the pool has survived, by count: `worker_lost`, `worker_recycled`."""
         self._weights: dict[str, EngineState] = {}
         self._probes: dict[tuple[str, int], Any] = {}  # (engine, version) -> this process's log-probs of the probe
         self._manager: FaultTolerantActorManager | None = None
@@ -154,6 +155,7 @@ class RayPool:
                 "cluster has left. The run goes on from its last checkpoint with --resume."
             )
         lost: dict[int, Exception] = {}  # each of a worker's calls tells of its death
+        leaking: dict[int, float] = {}
         for result in manager.fetch_ready_async_reqs(timeout_seconds=POLL_S):
             if not result.ok:
                 lost[result.actor_id] = result.get()
@@ -168,8 +170,13 @@ class RayPool:
             part = self._running.pop(result.tag)
             for job, episode in zip(part.jobs, answer.episodes, strict=True):
                 part.sink(job, episode)
+            if answer.rss_mb > (self._config.max_worker_mb or math.inf):
+                leaking[result.actor_id] = answer.rss_mb
         for worker, error in lost.items():
             self._lose(worker, error)
+        for worker in leaking:
+            if not any(p.worker == worker for p in self._running.values()):
+                self._recycle(manager, worker, leaking[worker])
         self._expire(manager)
 
     def push(self, policies: Mapping[str, PolicyHandle]) -> None:
@@ -211,6 +218,13 @@ class RayPool:
             if part.worker == worker:
                 del self._running[tag]
                 self._waiting += self._after_loss(part)
+
+    def _recycle(self, manager: FaultTolerantActorManager, worker: int, rss_mb: float) -> None:
+        """Start a worker anew whose memory has grown too much (an environment that leaks, most likely)."""
+        self.lost["worker_recycled"] += 1
+        print(f"A rollout worker had grown to {rss_mb:.0f} MB and is started anew.", file=sys.stderr)
+        ray.kill(manager.actors()[worker], no_restart=False)
+        manager.set_actor_state(worker, healthy=False)
 
     def _after_loss(self, part: _Part) -> list[_Part]:
         """The part again, whole; after two losses one job at a time, so that a poisonous one fails alone."""

@@ -8,9 +8,13 @@ and appendix E.8). A subagent's context is its own: only its last message comes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+import json
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from parl.config.schema import ClockConfig, RoleConfig, Roles, Sampling, Swarm
 from parl.env import AgentEnv, ToolSpec, assistant
@@ -41,6 +45,8 @@ SWARM_TOOLS = (
         },
     ),
 )
+MAX_OBSERVATION = 2_000_000
+"""Characters of one observation: far above any context window, and not yet a danger to the machine."""
 BUDGET_EXHAUSTED = "budget exhausted"
 Decoding = Literal["train", "greedy", "sampled"]
 
@@ -74,9 +80,9 @@ class SwarmRunner:
         """One attempt at one task. Never raises for what happens inside: a failure is an episode's status."""
         live = _LiveEpisode(self, env, episode_id, seed)
         try:
-            _reset(env, task)
+            await _reset(env, task)
             trace = await live.orchestrate(task.prompt)
-            outcome, facts = _finish(env, trace.result)
+            outcome, facts = await _finish(env, trace.result)
         except EpisodeFailure as failure:
             return failed_episode(episode_id, task, group, step, failure)
         traces = (trace, *live.children)
@@ -104,21 +110,33 @@ class SwarmRunner:
         return role.model_copy(update={"sampling": sampling})
 
 
-def _reset(env: AgentEnv, task: Task) -> None:
+async def _reset(env: AgentEnv, task: Task) -> None:
     try:
-        env.reset(seed=None, options={"task": task})
+        await _call(env, env.reset, seed=None, options={"task": task})
     except Exception as error:
         raise EpisodeFailure("environment", f"reset: {error!r}") from error
 
 
-def _finish(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Mapping[str, object]]:
+async def _finish(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Mapping[str, object]]:
     try:
-        _, _, _, _, info = env.step(assistant(answer))
+        _, _, _, _, info = await _call(env, env.step, assistant(answer))
         parts = env.num_parts()
+        outcome = {str(k): _finite(v, f"outcome '{k}'") for k, v in info["outcome"].items()}
+        if not 0 <= outcome["score"] <= 1:
+            raise ValueError(f"score is {outcome['score']}, outside of 0..1")
+        facts = dict(info["facts"]) | ({} if parts is None else {"num_parts": int(parts)})
+        json.dumps(facts)  # episodes are stored as JSON
     except Exception as error:
         raise EpisodeFailure("environment", f"scoring: {error!r}") from error
-    facts = dict(info["facts"])
-    return info["outcome"], facts if parts is None else {**facts, "num_parts": parts}
+    return outcome, facts
+
+
+def _finite(value: object, what: str) -> float:
+    """A number that may enter a mean: one NaN would spread to the weights."""
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{what} is {value!r}, not a finite number")
+    return number
 
 
 def failed_episode(episode_id: str, task: Task, group: str, step: int, failure: EpisodeFailure) -> Episode:
@@ -148,10 +166,42 @@ async def env_calls(env: AgentEnv, calls: Sequence[ToolCall]) -> list[str]:
         return []
     action = assistant(calls=calls)
     try:
-        messages, *_ = await asyncio.to_thread(env.step, action) if env.blocking else env.step(action)
+        messages, *_ = await _call(env, env.step, action)
+        texts = [m["content"] for m in messages]
+        if len(texts) != len(calls) or any(len(t) > MAX_OBSERVATION for t in texts):
+            raise ValueError(
+                f"{len(texts)} observations of {[len(t) for t in texts]} characters for {len(calls)} calls"
+            )
+        return [t.encode("utf-8", "replace").decode() for t in texts]  # half of a surrogate pair is no text
     except Exception as error:
         raise EpisodeFailure("environment", repr(error)) from error
-    return [m["content"] for m in messages]
+
+
+async def _call(env: AgentEnv, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a method of an environment; where it blocks, in a thread of its own.
+
+    Not in `asyncio.to_thread`'s pool: calls that hang for ever would use up its threads.
+    """
+    if not env.blocking:
+        return function(*args, **kwargs)
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not done.done():  # else its deadline has passed
+            done.set_result(result) if error is None else done.set_exception(error)
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = function(*args, **kwargs)
+        except Exception as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, daemon=True, name="environment").start()
+    return await done
 
 
 class _LiveEpisode:
@@ -275,7 +325,7 @@ class _LiveEpisode:
     async def _child(self, agent_id: str, name: str, prompt: str, turn: int, turns_left: int) -> AgentTrace:
         role = self.runner.role("subagent")
         try:
-            world = self.env.fork(prompt)
+            world = await _call(self.env, self.env.fork, prompt)
         except Exception as error:
             raise EpisodeFailure("environment", f"fork: {error!r}") from error
         limit = role.limits.env_calls_per_turn
@@ -311,7 +361,10 @@ class _LiveEpisode:
         if trace.stop_reason == "turns" and turns_left < role.limits.turns:
             trace = replace(trace, stop_reason="critical_step_budget")
         try:
-            return replace(trace, accepted=world.check_result(trace.result), score=world.subtask_score(trace.result))
+            accepted = await _call(world, world.check_result, trace.result)
+            score = await _call(world, world.subtask_score, trace.result)
+            score = None if score is None else _finite(score, "subtask_score")
+            return replace(trace, accepted=bool(accepted), score=score)
         except Exception as error:
             raise EpisodeFailure("environment", f"result of a subagent: {error!r}") from error
 

@@ -20,6 +20,7 @@ from parl.plugins import load, make_env
 from parl.policy.base import Blueprint, PolicyHandle, Renderer
 from parl.rollout.pool import Job, LocalPool
 from parl.rollout.swarm import SwarmRunner
+from parl.system import rss_now_mb
 from parl.types import Episode
 
 
@@ -64,6 +65,8 @@ class Answer:
 
     episodes: list[Episode]
     scores: Scores
+    rss_mb: float
+    """Memory of the worker now."""
 
 
 class RolloutWorker:
@@ -107,7 +110,7 @@ class RolloutWorker:
             }
             runner = batch.runner.with_policies(handles)
             episodes = await self._pool.gather(runner, batch.jobs)
-        return Answer(episodes, scores)
+        return Answer(episodes, scores, rss_now_mb())
 
     async def follow(self, engines: Mapping[str, EngineState], probe: Sequence[int]) -> Scores:
         """Bring engines to these weights, also while they run. Older weights than an engine has are ignored."""

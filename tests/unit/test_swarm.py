@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from parl.env import AgentEnv, Message, Said
 from parl.policy.base import Generation, Request
 from parl.policy.scripted import ScriptedEngine
 from parl.rollout.pool import Job, LocalPool
-from parl.types import Episode
+from parl.types import Episode, Task
 from tests.helpers import TASK, Characters, WordsEnv, answers, assign, call, create, roles, run, runner, script, turns
 
 PEEK = call("peek", at="x")
@@ -297,6 +299,74 @@ def test_whatever_the_environment_raises_is_a_failed_episode(where: str) -> None
     assert (episode.status, episode.failure, episode.outcome) == ("failed", "environment", {})
     assert "the disk is gone" in episode.orchestrator.stop_reason
     assert (episode.task, episode.orchestrator.token_ids) == (TASK, ())
+
+
+class Garbage(WordsEnv):
+    """Gives back what no environment should."""
+
+    outcome: Mapping[str, Any] = {"score": 1.0}
+    verdict: Mapping[str, Any] = {}
+    child: Any = 1.0
+    page = "fine"
+
+    def call(self, name: str, arguments: object) -> str:
+        return self.page
+
+    def score(self, answer: str) -> Mapping[str, float]:
+        return self.outcome
+
+    def subtask_score(self, message: str) -> float:
+        return self.child  # type: ignore[no-any-return]
+
+    def facts(self) -> Mapping[str, Any]:
+        return self.verdict
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"outcome": {"score": float("nan")}}, "outcome 'score' is nan"),
+        ({"outcome": {"score": "good"}}, "could not convert string"),
+        ({"outcome": {"score": 1.0, "extra": None}}, "TypeError"),
+        ({"outcome": {"score": 7}}, "score is 7.0, outside of 0..1"),
+        ({"outcome": {"f1": 1}}, "must give the key 'score'"),
+        ({"outcome": None}, "TypeError"),
+        ({"child": float("inf")}, "subtask_score is inf"),
+        ({"verdict": {"judge": object()}}, "not JSON serializable"),
+        ({"page": "x" * 2_000_001}, "2000001"),
+    ],
+)
+def test_garbage_from_the_environment_is_a_failed_episode(given: dict[str, Any], message: str) -> None:
+    """One NaN among the outcomes would end in the weights."""
+    episode = run(DELEGATING, env=type("GarbageEnv", (Garbage,), given)())
+    assert (episode.status, episode.failure) == ("failed", "environment")
+    assert message in episode.orchestrator.stop_reason
+
+
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    episode = run(script([PEEK, "blue"]), env=type("GarbageEnv", (Garbage,), {"page": "a\ud800b"})())
+    assert answers(episode.orchestrator) == ("a?b",)
+
+
+class Hanging(WordsEnv):
+    """Waits for ever in its tool when the task says so."""
+
+    blocking = True
+
+    def call(self, name: str, arguments: object) -> str:
+        if self.task.id == "hang":
+            threading.Event().wait()
+        return super().call(name, {"at": "x"})
+
+
+def test_calls_that_hang_do_not_use_up_the_threads() -> None:
+    """More of them than a thread pool has threads: the last episode still gets its answer."""
+    pool = LocalPool(Hanging, Rollout(max_retries=0, episode_deadline_s=0.5))
+    hang = Task("hang", TASK.env, TASK.prompt, TASK.data)
+    todo = [Job(hang, f"h{i}", "g", 0, "s") for i in range(40)]
+    episodes = pool.run(runner(script([PEEK, "blue"])), [*todo, Job(TASK, "good", "g", 0, "s")])
+    assert {e.failure for e in episodes[:-1]} == {"timeout"}
+    assert episodes[-1].status == "completed"
 
 
 def jobs(num: int) -> list[Job]:
