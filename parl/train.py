@@ -155,7 +155,7 @@ class Run:
         return {
             "step": step,
             **step_metrics(flat, episodes),
-            **{f"failures/{kind}": float(count) for kind, count in lost.items()},
+            **{f"rollout/{kind}": float(count) for kind, count in lost.items()},
             **update,
             **sync,
             **self.feed.metrics,

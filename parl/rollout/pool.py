@@ -34,7 +34,7 @@ class Pool(Protocol):
     """Where episodes run is the pool's business."""
 
     lost: Counter[str]
-    """What the pool has lost and replaced so far, by kind (`worker_lost`)."""
+    """What the pool has lost and replaced so far, by kind (`workers_lost`)."""
 
     def run(
         self, runner: SwarmRunner, jobs: Sequence[Job], on_done: Callable[[Episode], None] | None = None

@@ -65,7 +65,7 @@ class RayPool:
     def __init__(self, env: EnvConfig, config: Rollout, threads: int) -> None:
         self._env, self._config, self._threads = env, config, threads
         self.lost = Counter[str]()
-        """What the pool has survived, by count: `worker_lost`, `worker_recycled`."""
+        """What the pool has survived, by count: `workers_lost`, `workers_recycled`."""
         self._weights: dict[str, EngineState] = {}
         self._probes: dict[tuple[str, int], Any] = {}  # (engine, version) -> this process's log-probs of the probe
         self._manager: FaultTolerantActorManager | None = None
@@ -212,7 +212,7 @@ class RayPool:
         """A worker is gone, and with it every part that it had."""
         if not isinstance(error, ray.exceptions.RayError):
             raise error
-        self.lost["worker_lost"] += 1
+        self.lost["workers_lost"] += 1
         print(f"A rollout worker was lost ({type(error).__name__}); its episodes run again.", file=sys.stderr)
         for tag, part in list(self._running.items()):
             if part.worker == worker:
@@ -221,7 +221,7 @@ class RayPool:
 
     def _recycle(self, manager: FaultTolerantActorManager, worker: int, rss_mb: float) -> None:
         """Start a worker anew whose memory has grown too much (an environment that leaks, most likely)."""
-        self.lost["worker_recycled"] += 1
+        self.lost["workers_recycled"] += 1
         print(f"A rollout worker had grown to {rss_mb:.0f} MB and is started anew.", file=sys.stderr)
         ray.kill(manager.actors()[worker], no_restart=False)
         manager.set_actor_state(worker, healthy=False)

@@ -123,5 +123,5 @@ def test_a_lost_worker_costs_no_problem(tmp_path: Path, monkeypatch: pytest.Monk
     assert killed["worker"] == 1
     assert sorted(trained(run)) == EVERY_PROBLEM
     rows = metrics(run)
-    assert sum(r.get("failures/worker_lost", 0) for r in rows) == 1
+    assert sum(r.get("rollout/workers_lost", 0) for r in rows) == 1
     assert all(r["failures/total"] == 0 for r in rows)

@@ -92,7 +92,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     whole = pool.run(scripted, jobs)
     for file in tmp_path.iterdir():
         file.unlink()
-    lost_before = pool.lost["worker_lost"]
+    lost_before = pool.lost["workers_lost"]
 
     def kill() -> None:
         while not (pids := list(tmp_path.iterdir())):
@@ -104,7 +104,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     again = pool.run(scripted, jobs)
     killer.join()
     assert again == whole
-    assert pool.lost["worker_lost"] - lost_before == 1
+    assert pool.lost["workers_lost"] - lost_before == 1
 
 
 def test_an_episode_that_keeps_losing_its_worker_fails_alone() -> None:
