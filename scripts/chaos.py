@@ -86,7 +86,7 @@ class Chaos:
         driver = self.start()
         done, heard = 0, time.monotonic()
         strike = time.monotonic() + self.rng.expovariate(1 / every)
-        while driver.poll() is None or not (self.run / "summary.json").is_file():
+        while driver.poll() != 0:
             time.sleep(0.2)
             if lines(self.run) > done:
                 done, heard = lines(self.run), time.monotonic()
@@ -97,7 +97,9 @@ class Chaos:
                 self.end(driver)
                 return
             if driver.poll() is not None:
-                if driver.returncode not in (0, -signal.SIGKILL):
+                if driver.returncode == 0:
+                    return
+                if driver.returncode != -signal.SIGKILL:
                     print(f"the driver ended with {driver.returncode}; see its log", file=sys.stderr)
                     self.hangs += 1
                     return
@@ -117,15 +119,18 @@ class Chaos:
             self.kills["kills_worker"] += 1
 
     def end(self, driver: subprocess.Popen[bytes]) -> None:
-        """Kill the driver. Ray's processes are its children and follow by themselves; those that do not are told of."""
-        family = list(descendants(driver.pid))
+        """Kill the driver. Ray's processes are its children and follow by themselves; those that do not are told of.
+
+        Ray's own agents take a minute to notice; they hold nothing.
+        """
+        family = {pid: name for pid, name in descendants(driver.pid).items() if "Agent" not in name}
         driver.kill()
         driver.wait()
         until = time.monotonic() + 20
         while time.monotonic() < until and any(map(alive, family)):
             time.sleep(0.2)
         for pid in filter(alive, family):
-            print(f"process {pid} outlived its driver by 20 s", file=sys.stderr)
+            print(f"process {pid} outlived its driver by 20 s: {family[pid][:80]}", file=sys.stderr)
             os.kill(pid, signal.SIGKILL)
 
 

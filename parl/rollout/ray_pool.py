@@ -65,7 +65,8 @@ class RayPool:
     def __init__(self, env: EnvConfig, config: Rollout, threads: int) -> None:
         self._env, self._config, self._threads = env, config, threads
         self.lost = Counter[str]()
-        """What the pool has survived, by count: `workers_lost`, `workers_recycled`."""
+        """What the pool has survived, by count: `workers_lost`, `workers_recycled`, `parts_reassigned` (to another worker
+        than theirs, so a step's episodes may differ in their last bits from those of an undisturbed run)."""
         self._weights: dict[str, EngineState] = {}
         self._probes: dict[tuple[str, int], Any] = {}  # (engine, version) -> this process's log-probs of the probe
         self._manager: FaultTolerantActorManager | None = None
@@ -74,6 +75,7 @@ class RayPool:
         self._running: dict[str, _Part] = {}
         self._tags = itertools.count()
         self._alive = time.monotonic()
+        self._gone: dict[int, float] = {}  # lost workers, since when
 
     def _start(self) -> FaultTolerantActorManager:
         """The actors, started with the first episodes: an error in the input is told before Ray takes its seconds."""
@@ -135,10 +137,7 @@ class RayPool:
     def submit(self, runner: SwarmRunner, jobs: Sequence[Job], sink: Sink, worker: int | None = None) -> None:
         """Run jobs together on one worker (by default the one with the fewest); `sink` gets each with its episode."""
         if worker is None:
-            load = Counter(dict.fromkeys(range(self._config.num_workers), 0))
-            for part in [*self._waiting, *self._running.values()]:
-                load[part.worker] += len(part.jobs)
-            worker = min(load, key=lambda w: (load[w], w))
+            worker = self._least_loaded(range(self._config.num_workers))
         self._waiting.append(_Part(worker, jobs, runner, sink))
         self._manager = self._manager or self._start()
         self._send(self._manager)
@@ -191,6 +190,7 @@ class RayPool:
         """Send every part that may go; bring lost workers back first. Suspects go before others, and alone."""
         if any(not manager.is_actor_healthy(p.worker) for p in self._waiting):
             manager.probe_unhealthy_actors(timeout_seconds=POLL_S, mark_healthy=True)
+        self._reassign(manager)
         closed: set[int] = set()
         for part in sorted(self._waiting, key=lambda p: p.losses < SUSPECT):
             others = [p for p in self._running.values() if p.worker == part.worker]
@@ -207,6 +207,22 @@ class RayPool:
                 self._waiting.remove(part)
                 part.sent = time.monotonic()
                 self._running[tag] = part
+
+    def _reassign(self, manager: FaultTolerantActorManager) -> None:
+        """Give the work of a worker that does not come back (its node is gone) to the others."""
+        healthy = set(manager.healthy_actor_ids())
+        now = time.monotonic()
+        self._gone = {w: self._gone.get(w, now) for w in manager.actor_ids() if w not in healthy}
+        for part in self._waiting:
+            if healthy and now - self._gone.get(part.worker, now) > self._config.stall_s:
+                part.worker = self._least_loaded(sorted(healthy))
+                self.lost["parts_reassigned"] += 1
+
+    def _least_loaded(self, workers: Sequence[int]) -> int:
+        load = Counter(dict.fromkeys(workers, 0))
+        for part in [*self._waiting, *self._running.values()]:
+            load[part.worker] += len(part.jobs)
+        return min(workers, key=lambda w: (load[w], w))
 
     def _lose(self, worker: int, error: Exception) -> None:
         """A worker is gone, and with it every part that it had."""

@@ -1,0 +1,59 @@
+"""A cluster of two nodes: episodes run on both, and go on when one is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from parl.config import load
+from parl.rollout.ray_pool import RayPool
+from parl.run_folder import read_episodes
+from parl.train import Run, train
+from tests.helpers import ROOT
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.add_node(num_cpus=1)
+    monkeypatch.setenv("RAY_ADDRESS", made.address)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def test_training_survives_the_loss_of_a_node(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second node goes after the first step; its share goes to the first node, as long as none takes its place."""
+    used: set[str] = set()
+    left: list[int] = []
+    whole_step = Run._step
+
+    def step(self: Run, number: int) -> dict[str, float]:
+        if number == 1:
+            assert isinstance(self.pool, RayPool)
+            used.update(n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU", 0) and n["Alive"])
+            other = next(iter(cluster.worker_nodes))
+            threading.Thread(target=lambda: (time.sleep(0.1), cluster.remove_node(other, False))).start()
+        result = whole_step(self, number)
+        if number == 3:
+            left.append(sum(n["Alive"] for n in ray.nodes()))
+        return result
+
+    monkeypatch.setattr(Run, "_step", step)
+    shape = ["control=null", "eval={num_tasks: 2, every: null}", "train.num_steps=4", f"run_dir={tmp_path / 'run'}"]
+    workers = "rollout={backend: ray, num_workers: 2, stall_s: 4, max_restarts: 20}"
+    train(load(ROOT / "configs" / "smoke.yaml", [*shape, workers]), None, False)
+    assert len(used) == 2
+    files = sorted((tmp_path / "run" / "episodes").iterdir())
+    assert [len(read_episodes(f)) for f in files] == [4, 4, 4, 4]
+    assert left == [1]
