@@ -65,8 +65,8 @@ class RayPool:
     def __init__(self, env: EnvConfig, config: Rollout, threads: int) -> None:
         self._env, self._config, self._threads = env, config, threads
         self.lost = Counter[str]()
-        """What the pool has survived, by count: `workers_lost`, `workers_recycled`, `parts_reassigned` (to another worker
-        than theirs, so a step's episodes may differ in their last bits from those of an undisturbed run)."""
+        """What the pool has survived, by count: `workers_lost`, `workers_recycled`, `parts_reassigned` (to another
+        worker than theirs, so that a step's episodes may differ in their last bits from an undisturbed run's)."""
         self._weights: dict[str, EngineState] = {}
         self._probes: dict[tuple[str, int], Any] = {}  # (engine, version) -> this process's log-probs of the probe
         self._manager: FaultTolerantActorManager | None = None
