@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import zlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from parl import scoring
 from parl.config import load
 from parl.errors import Interrupted
 from parl.rollout.feed import AsyncFeed
 from parl.run_folder import read_episodes
 from parl.train import Run, train
-from parl.types import Episode
 from tests.helpers import ROOT
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("some_number")]
 STEPS, TASKS = 6, 2
 SHAPE = [
     "rollout={backend: ray, num_workers: 1, stall_s: 20}",
@@ -37,18 +33,6 @@ SHAPE = [
     "eval={num_tasks: 2, every: null}",
     "policies.main.optimizer.lr=1e-6",
 ]
-
-
-@pytest.fixture(autouse=True)
-def rewarded() -> Iterator[None]:
-    """The untrained model earns nothing: a reward that differs from episode to episode makes it learn something."""
-
-    @scoring.reward
-    def some_number(episode: Episode) -> float:
-        return zlib.crc32(repr(episode.orchestrator.token_ids).encode()) / 2**32
-
-    yield
-    del scoring._REGISTRY["some_number"]
 
 
 def config(run: Path) -> Any:
