@@ -34,6 +34,7 @@ PROBE_TOKENS = 64
 PROBE_TOLERANCE = 1e-3
 """Of a worker's log-probs against those of this process: the same weights on, perhaps, another processor."""
 POLL_S = 0.1
+NOTE_S = 30.0
 PUSH = "push"
 KEPT_PROBES = 64
 SUSPECT = 2
@@ -96,7 +97,22 @@ class RayPool:
             max_task_retries=0,
         )(RolloutWorker)
         workers = [actor.remote(self._env, config, self._threads) for _ in range(config.num_workers)]
+        self._await(workers)
         return FaultTolerantActorManager(workers)
+
+    def _await(self, workers: Sequence[Any]) -> None:
+        """Until all actors are there. Raises RuntimeError when the cluster has no room for them."""
+        config, began = self._config, time.monotonic()
+        calls = [w.ping.remote() for w in workers]
+        while len(done := ray.wait(calls, num_returns=len(calls), timeout=NOTE_S)[0]) < len(calls):
+            free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+            note = (
+                f"{len(done)} of {len(calls)} rollout workers have started; each asks for {config.num_cpus_per_worker:g} "
+                f"CPU and {config.num_gpus_per_worker:g} GPU, the cluster has left: {free or 'nothing'}."
+            )
+            if time.monotonic() - began > 5 * config.stall_s:
+                raise RuntimeError(f"{note} Lower rollout.num_workers or num_cpus_per_worker, or add nodes.")
+            print(f"{note} Waiting.", file=sys.stderr)
 
     def close(self) -> None:
         """Stop the actors, and Ray if this pool has started it. What still runs is lost."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ import pytest
 from parl import plugins
 from parl.config import load
 from parl.env import Message, Said
-from parl.errors import Interrupted
 from parl.evaluate import make_pool
 from parl.learner.policies import PolicySet
 from parl.plugins import make_env
@@ -26,7 +23,6 @@ from parl.policy.scripted import ScriptedEngine
 from parl.rollout.pool import Job, LocalPool, Pool
 from parl.rollout.ray_pool import RayPool, _Part
 from parl.rollout.swarm import SwarmRunner
-from parl.train import Run, train
 from parl.types import Episode
 from tests.helpers import ROOT
 
@@ -127,37 +123,3 @@ def test_an_episode_that_keeps_losing_its_worker_fails_alone() -> None:
     [again] = pool._after_loss(alone[1])
     assert pool._after_loss(again) == []
     assert [(j.episode_id, e.status, e.failure) for j, e in failed] == [("e1", "failed", "worker_lost")]
-
-
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some_number: None) -> None:
-    """As in this process: same metrics, same weights, whether or not it was stopped on the way."""
-
-    def config(run: Path) -> Any:
-        reward = "reward.terms={outcome: {weight: 1}, some_number: {weight: 1}}"
-        shape = ["rollout.backend=ray", "control=null", "train.num_steps=4", "eval={num_tasks: 2, every: null}"]
-        return load(SMOKE, [*shape, reward, f"run_dir={run}"])
-
-    train(config(tmp_path / "whole"), None, False)
-    step = Run._step
-
-    def stop(self: Run, number: int) -> dict[str, float]:
-        self.interrupted = number == 1
-        return step(self, number)
-
-    monkeypatch.setattr(Run, "_step", stop)
-    with pytest.raises(Interrupted):
-        train(config(tmp_path / "stopped"), None, False)
-    monkeypatch.undo()
-    train(config(tmp_path / "stopped"), tmp_path / "stopped", False)
-
-    def metrics(run: str) -> list[dict[str, float]]:
-        rows = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        free = ("time/", "system/")
-        return [{k: v for k, v in r.items() if not k.startswith(free) and not k.endswith("_per_s")} for r in rows]
-
-    def weights(run: str) -> bytes:
-        return (tmp_path / run / "checkpoints/step_000004/policies/main/model.safetensors").read_bytes()
-
-    assert metrics("stopped") == metrics("whole")
-    assert max(r["policy/main/grad_norm"] for r in metrics("whole")) > 0
-    assert weights("stopped") == weights("whole")
