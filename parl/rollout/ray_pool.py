@@ -107,8 +107,8 @@ class RayPool:
         while len(done := ray.wait(calls, num_returns=len(calls), timeout=NOTE_S)[0]) < len(calls):
             free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
             note = (
-                f"{len(done)} of {len(calls)} rollout workers have started; each asks for {config.num_cpus_per_worker:g} "
-                f"CPU and {config.num_gpus_per_worker:g} GPU, the cluster has left: {free or 'nothing'}."
+                f"{len(done)} of {len(calls)} rollout workers have started; each asks for "
+                f"{config.num_cpus_per_worker:g} CPU and {config.num_gpus_per_worker:g} GPU, the cluster has left: {free or 'nothing'}."
             )
             if time.monotonic() - began > 5 * config.stall_s:
                 raise RuntimeError(f"{note} Lower rollout.num_workers or num_cpus_per_worker, or add nodes.")
