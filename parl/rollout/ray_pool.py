@@ -108,7 +108,8 @@ class RayPool:
             free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
             note = (
                 f"{len(done)} of {len(calls)} rollout workers have started; each asks for "
-                f"{config.num_cpus_per_worker:g} CPU and {config.num_gpus_per_worker:g} GPU, the cluster has left: {free or 'nothing'}."
+                f"{config.num_cpus_per_worker:g} CPU and {config.num_gpus_per_worker:g} GPU, the cluster has left: "
+                f"{free or 'nothing'}."
             )
             if time.monotonic() - began > 5 * config.stall_s:
                 raise RuntimeError(f"{note} Lower rollout.num_workers or num_cpus_per_worker, or add nodes.")

@@ -45,14 +45,17 @@ def cheap(words: list[str], target: Path) -> list[str]:
     parl train --resume     `parl config check` of the config that it names
     parl eval               the same on one task
     scripts/plot_result.py  the same with another output
-    scripts/seeds.py        its --help: it would train five times
+    scripts/seeds.py        its --help: it would train five times; that of chaos.py and the benchmarks, too (the former
+                            has a test of its own)
     """
     program, *rest = words
     if program == "pytest":
         return ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", rest[0], *rest]
     if program == "python":
-        extra = {"plot_result.py": ["-o", str(target / "plot.png")], "seeds.py": ["--help"]}
-        return [*rest, *extra.get(Path(rest[0]).name, [])]
+        script = Path(rest[0])
+        if script.parent.name == "bench" or script.name in ("seeds.py", "chaos.py", "scale.py"):
+            return [*rest, "--help"]
+        return [*rest, *(["-o", str(target / "plot.png")] if script.name == "plot_result.py" else [])]
     if rest[0] == "train" and "--resume" in rest:
         rest = ["config", "check", rest[1]]
     elif rest[0] in ("train", "sft"):
