@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train while rollout workers and the driver itself are killed at random, on an environment that misbehaves.
+"""Train while rollout workers, the inference actor and the driver are killed at random, on a misbehaving environment.
 
 The run must end; every problem must be trained once, and every episode be there or counted as failed. The last line is
 a JSON object; exit code 1 when something is missing.
@@ -36,7 +36,7 @@ OVERRIDES = [
     f"train.tasks_per_step={TASKS}",
     f"train.group_size={GROUP}",
     "train.checkpoint_every=1",
-    "rollout={backend: ray, num_workers: 2, max_worker_mb: 900}",
+    "rollout={backend: ray, num_workers: 2, max_worker_mb: 900, inference: {main: {instances: 1}}}",
     f"rollout.stall_s={STALL_S}",
     f"rollout.episode_deadline_s={DEADLINE_S}",
 ]
@@ -64,7 +64,7 @@ class Chaos:
 
     def __init__(self, run: Path, steps: int, mode: str, rng: random.Random) -> None:
         self.run, self.rng = run, rng
-        self.kills: Counter[str] = Counter(kills_worker=0, kills_driver=0)
+        self.kills: Counter[str] = Counter(kills_worker=0, kills_inference=0, kills_driver=0)
         self.hangs = 0
         self.fresh = [str(ROOT / "configs" / "smoke.yaml"), *OVERRIDES, f"run_dir={run}", f"train.num_steps={steps}"]
         self.fresh.append(f"train.mode={mode}")
@@ -109,14 +109,18 @@ class Chaos:
                 strike = time.monotonic() + self.rng.expovariate(1 / every)
 
     def strike(self, driver: subprocess.Popen[bytes]) -> None:
-        """SIGKILL a rollout worker, or (one time in five) the driver with all that it started."""
-        workers = [p for p, name in descendants(driver.pid).items() if "RolloutWorker" in name]
+        """SIGKILL a rollout worker or the inference actor, or (one time in five) the driver with all that it started."""
+        family = descendants(driver.pid)
         if self.rng.random() < 0.2:
             self.end(driver)
             self.kills["kills_driver"] += 1
-        elif workers:
-            os.kill(self.rng.choice(workers), signal.SIGKILL)
-            self.kills["kills_worker"] += 1
+            return
+        actors = {"kills_worker": "RolloutWorker", "kills_inference": "InferenceServer"}
+        found = [(kind, p) for p, name in family.items() for kind, actor in actors.items() if actor in name]
+        if found:
+            kind, victim = self.rng.choice(found)
+            os.kill(victim, signal.SIGKILL)
+            self.kills[kind] += 1
 
     def end(self, driver: subprocess.Popen[bytes]) -> None:
         """Kill the driver. Ray's processes are its children and follow by themselves; those that do not are told of.

@@ -375,6 +375,15 @@ class Train(Node):
     """Episodes are written every so many steps."""
 
 
+class Inference(Node):
+    """Inference actors of one policy: they batch the requests of all rollout workers."""
+
+    instances: PositiveInt = 1
+    """An agent stays with one of them. Roles with policies of their own may have different numbers."""
+    num_cpus: NonNegFloat = 1.0
+    num_gpus: NonNegFloat = 0.0
+
+
 class Rollout(Node):
     backend: Literal["local", "ray"] = "local"
     """`local`: episodes are coroutines of this process. `ray`: of `num_workers` Ray actors, each with engines of its
@@ -383,6 +392,9 @@ class Rollout(Node):
     """Rollout actors. Episodes are dealt to them by their index, so that a step does not depend on who was faster."""
     num_cpus_per_worker: PositiveFloat = 1.0
     num_gpus_per_worker: NonNegFloat = 0.0
+    inference: dict[str, Inference] = Field(default_factory=dict)
+    """ray: inference actors by policy. A policy that is not here has an engine in every worker, and a step repeats bit
+    for bit; with inference actors the batches, and so the last bits, depend on who asks when."""
     max_restarts: NonNegInt = 8
     """How often one step may lose a worker and give its episodes to a new one."""
     max_worker_mb: PositiveInt | None = None
@@ -444,6 +456,15 @@ class Config(Node):
                     f"roles.{name} is trainable with temperature 0: greedy tokens have no sampling log-probs to "
                     "train on; set temperature 1.0 or trainable: false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _inference_is_of_policies(self) -> Config:
+        for name in self.rollout.inference:
+            if name not in self.policies:
+                raise ValueError(f"rollout.inference has '{name}', but policies has {sorted(self.policies)}")
+            if self.rollout.backend != "ray":
+                raise ValueError(f"rollout.inference.{name} needs rollout.backend: ray (now: {self.rollout.backend})")
         return self
 
     @model_validator(mode="after")

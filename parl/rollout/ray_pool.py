@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -25,9 +25,10 @@ from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 from parl.config.schema import EnvConfig, Rollout
 from parl.errors import EngineMismatch
 from parl.policy.base import PolicyHandle
+from parl.rollout.inference import EngineState, InferenceServer, Scores
 from parl.rollout.pool import Job, Sink
 from parl.rollout.swarm import EpisodeFailure, SwarmRunner, failed_episode
-from parl.rollout.worker import Answer, Batch, EngineState, RolloutWorker, Scores, Seat
+from parl.rollout.worker import Answer, Batch, RolloutWorker, Seat
 from parl.types import Episode
 
 PROBE_TOKENS = 64
@@ -77,6 +78,7 @@ class RayPool:
         self._tags = itertools.count()
         self._alive = time.monotonic()
         self._gone: dict[int, float] = {}  # lost workers, since when
+        self._servers: dict[str, tuple[Any, ...]] = {}  # policy -> inference actors
 
     def _start(self) -> FaultTolerantActorManager:
         """The actors, started with the first episodes: an error in the input is told before Ray takes its seconds."""
@@ -85,7 +87,7 @@ class RayPool:
         if self._started_ray:
             ray.init(
                 address=os.environ.get("RAY_ADDRESS"),
-                num_cpus=None if os.environ.get("RAY_ADDRESS") else max(config.num_workers, os.cpu_count() or 1),
+                num_cpus=None if os.environ.get("RAY_ADDRESS") else max(math.ceil(self._cpus()), os.cpu_count() or 1),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
@@ -97,21 +99,26 @@ class RayPool:
             max_task_retries=0,
         )(RolloutWorker)
         workers = [actor.remote(self._env, config, self._threads) for _ in range(config.num_workers)]
-        self._await(workers)
+        for policy, served in config.inference.items():
+            server = ray.remote(num_cpus=served.num_cpus, num_gpus=served.num_gpus, max_restarts=-1)(InferenceServer)
+            made = (server.remote(self._threads, config.stall_s) for _ in range(served.instances))
+            self._servers[policy] = tuple(made)
+        self._await([*workers, *(s for servers in self._servers.values() for s in servers)])
         return FaultTolerantActorManager(workers)
 
-    def _await(self, workers: Sequence[Any]) -> None:
+    def _cpus(self) -> float:
+        """What all actors ask for."""
+        served = sum(s.instances * s.num_cpus for s in self._config.inference.values())
+        return self._config.num_workers * self._config.num_cpus_per_worker + served
+
+    def _await(self, actors: Sequence[Any]) -> None:
         """Until all actors are there. Raises RuntimeError when the cluster has no room for them."""
-        config, began = self._config, time.monotonic()
-        calls = [w.ping.remote() for w in workers]
+        began = time.monotonic()
+        calls = [a.ping.remote() for a in actors]
         while len(done := ray.wait(calls, num_returns=len(calls), timeout=NOTE_S)[0]) < len(calls):
             free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-            note = (
-                f"{len(done)} of {len(calls)} rollout workers have started; each asks for "
-                f"{config.num_cpus_per_worker:g} CPU and {config.num_gpus_per_worker:g} GPU, the cluster has left: "
-                f"{free or 'nothing'}."
-            )
-            if time.monotonic() - began > 5 * config.stall_s:
+            note = f"{len(done)} of {len(calls)} Ray actors have started; the cluster has left: {free or 'nothing'}."
+            if time.monotonic() - began > 5 * self._config.stall_s:
                 raise RuntimeError(f"{note} Lower rollout.num_workers or num_cpus_per_worker, or add nodes.")
             print(f"{note} Waiting.", file=sys.stderr)
 
@@ -122,6 +129,9 @@ class RayPool:
         self._manager.clear()
         self._manager = None
         self._waiting, self._running = [], {}
+        for server in (s for servers in self._servers.values() for s in servers):
+            ray.kill(server)
+        self._servers = {}
         if self._started_ray:
             ray.shutdown()
 
@@ -294,16 +304,18 @@ class RayPool:
             name = _name(handle)
             seats[role] = Seat(handle.name, handle.renderer, handle.tools_in_prompt, name)
             probe = probe or handle.renderer.start("probe", (), "probe")[:PROBE_TOKENS]
-            engines[name] = self._state(name, handle.engine, probe)
+            engines[name] = self._state(handle, probe)
         self._weights = engines  # older weights may leave the object store
         return seats, engines, probe
 
-    def _state(self, name: str, engine: Any, probe: Sequence[int]) -> EngineState:
+    def _state(self, handle: PolicyHandle, probe: Sequence[int]) -> EngineState:
+        name, engine = _name(handle), cast(Any, handle.engine)
         if not hasattr(engine, "blueprint"):
             return EngineState(lambda: engine, 0, None)
         state = self._weights.get(name)
         if state is None or state.version != engine.version:
-            state = EngineState(engine.blueprint(), engine.version, ray.put(engine.export_weights()))
+            weights, servers = ray.put(engine.export_weights()), self._servers.get(handle.name, ())
+            state = EngineState(engine.blueprint(), engine.version, weights, servers)
             self._probes[name, engine.version] = engine.score(probe).numpy()
             while len(self._probes) > KEPT_PROBES:
                 del self._probes[next(iter(self._probes))]

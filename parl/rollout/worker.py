@@ -6,18 +6,17 @@ matters between calls: one that was killed and started again gets its weights wi
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import faulthandler
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from parl.config.schema import EnvConfig, Rollout
 from parl.plugins import load, make_env
-from parl.policy.base import Blueprint, PolicyHandle, Renderer
+from parl.policy.base import PolicyHandle, Renderer
+from parl.rollout.inference import EngineState, EngineStore, Scores, watchdog
 from parl.rollout.pool import Job, LocalPool
 from parl.rollout.swarm import SwarmRunner
 from parl.system import rss_now_mb
@@ -36,15 +35,6 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineState:
-    """One engine's weights: `weights` is a reference into Ray's object store (None: it has none, as a scripted one)."""
-
-    blueprint: Blueprint
-    version: int
-    weights: Any
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """What a worker gets: jobs, and all that is needed to run them."""
 
@@ -53,10 +43,6 @@ class Batch:
     engines: Mapping[str, EngineState]
     jobs: Sequence[Job]
     probe: Sequence[int]
-
-
-class Scores(dict[tuple[str, int], Any]):
-    """(engine, version) -> the probe's log-probs under weights that a worker has just taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +66,7 @@ class RolloutWorker:
         load()
         self._stall_s = rollout.stall_s
         self._pool = LocalPool(lambda: make_env(env), rollout)
-        self._engines: dict[str, Any] = {}
-        self._versions: dict[str, int] = {}
+        self._store = EngineStore()
 
     async def ping(self) -> str:
         """What RLlib's actor manager asks of an actor that it gave up."""
@@ -101,11 +86,11 @@ class RolloutWorker:
 
     async def run(self, batch: Batch) -> Answer:
         """Run the jobs. Failures inside an episode are its status; this raises only for engines that do not fit."""
-        async with _watchdog(self._stall_s):
-            self._engines = {n: e for n, e in self._engines.items() if n in batch.engines}
-            scores = await self.follow(batch.engines, batch.probe)
+        async with watchdog(self._stall_s):
+            self._store.keep(batch.engines)
+            scores = await self._store.follow(batch.engines, batch.probe)
             handles = {
-                role: PolicyHandle(seat.policy, seat.renderer, self._engines[seat.engine], seat.tools_in_prompt)
+                role: PolicyHandle(seat.policy, seat.renderer, self._store.engines[seat.engine], seat.tools_in_prompt)
                 for role, seat in batch.seats.items()
             }
             runner = batch.runner.with_policies(handles)
@@ -113,35 +98,5 @@ class RolloutWorker:
         return Answer(episodes, scores, rss_now_mb())
 
     async def follow(self, engines: Mapping[str, EngineState], probe: Sequence[int]) -> Scores:
-        """Bring engines to these weights, also while they run. Older weights than an engine has are ignored."""
-        scores = Scores()
-        for name, state in engines.items():
-            if name not in self._engines:
-                self._engines[name], self._versions[name] = state.blueprint(), -1
-            if state.weights is None or self._versions[name] >= state.version:
-                continue
-            weights = await state.weights
-            if self._versions[name] < state.version:  # another call may have come first
-                self._engines[name].load_weights(weights, state.version)
-                self._versions[name] = state.version
-                if len(probe) > 1:
-                    scores[name, state.version] = self._engines[name].score(probe).numpy()
-        return scores
-
-
-@contextlib.asynccontextmanager
-async def _watchdog(stall_s: float) -> AsyncIterator[None]:
-    """While the body runs, an event loop that stands still for `stall_s` dumps all stacks and ends the process."""
-
-    async def beat() -> None:
-        while True:
-            faulthandler.dump_traceback_later(stall_s, exit=True)
-            await asyncio.sleep(min(1.0, stall_s / 4))
-
-    task = asyncio.ensure_future(beat())
-    await asyncio.sleep(0)
-    try:
-        yield
-    finally:
-        task.cancel()
-        faulthandler.cancel_dump_traceback_later()
+        """Bring engines to these weights, also while they run."""
+        return await self._store.follow(engines, probe)
