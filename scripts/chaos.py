@@ -109,7 +109,7 @@ class Chaos:
                 strike = time.monotonic() + self.rng.expovariate(1 / every)
 
     def strike(self, driver: subprocess.Popen[bytes]) -> None:
-        """SIGKILL a rollout worker or the inference actor, or (one time in five) the driver with all that it started."""
+        """SIGKILL a rollout worker or the inference actor; one time in five the driver with all that it started."""
         family = descendants(driver.pid)
         if self.rng.random() < 0.2:
             self.end(driver)
