@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from parl import ray_session
 from parl.config import Config, load, parse
 from parl.config.schema import TaskSource
 from parl.env import AgentEnv
@@ -75,7 +76,7 @@ def make_pool(config: Config) -> Pool:
     if config.rollout.backend == "ray":
         from parl.rollout.ray_pool import RayPool
 
-        return RayPool(config.env, config.rollout, config.threads)
+        return RayPool(config.env, config.rollout, config.threads, ray_session.cpus_of(config))
     return LocalPool(lambda: make_env(config.env), config.rollout)
 
 

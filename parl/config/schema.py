@@ -367,6 +367,8 @@ class Train(Node):
     """Subagent traces trained per step, drawn at random. null = all."""
     mode: Literal["sync", "async"] = "sync"
     """`sync`: sample, then learn; a run repeats bit for bit. `async`: both at once (needs `rollout.backend: ray`)."""
+    learner_processes: PositiveInt = 1
+    """Processes that share the samples of an update (Ray actors, one GPU each where there are GPUs)."""
     max_staleness: NonNegInt = 1
     """async: most weight versions between the first token of a problem and its training."""
     checkpoint_every: PositiveInt = 10

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from parl.config.schema import Loss, Optimizer
 from parl.errors import EngineMismatch
@@ -29,7 +30,9 @@ class Learner:
         self.name, self._loss, self._optimizer_config = name, loss, optimizer
         self._tokens_per_batch = tokens_per_batch
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, optimizer))
+        # Unwrapped in several processes, too: gradients are summed here once a step, after all micro-batches.
+        self.model = self.accelerator.prepare_model(model, evaluation_mode=self.accelerator.num_processes > 1)
+        self.optimizer = self.accelerator.prepare(build_optimizer(model, optimizer))
         self.version = 0
 
     @property
@@ -42,9 +45,15 @@ class Learner:
 
     def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Log-probs (T-1,) of a sequence's tokens under the current weights."""
-        with torch.no_grad():
-            logits = self.bare_model(input_ids=torch.tensor([list(token_ids)]), use_cache=False).logits[0, :-1].float()
-            return torch.log_softmax(logits, -1).gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
+        return logprobs(self.bare_model, token_ids)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the weights."""
+        return {"optimizer": self.optimizer.state_dict(), "version": self.version}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.version = state["version"]
 
     def update(
         self,
@@ -59,7 +68,7 @@ class Learner:
 
         `denominator` is N of eq. 1 for all samples together (samples without advantage count in it); each optimizer
         step takes its share. The first step is on-policy: there the mismatch of sampler and learner is measured,
-        before any clipping.
+        before any clipping. In several processes (`LearnerGroup`) each is given all samples, and takes its share.
         """
         scale = lr_scale(self._optimizer_config, step, num_steps)
         set_lr_scale(self.optimizer, scale)
@@ -87,8 +96,9 @@ class Learner:
     ) -> dict[str, float]:
         self.model.train()
         totals: dict[str, float] = {}
-        for indices in micro_batches([len(s.token_ids) for s in samples], self._tokens_per_batch):
-            chosen = [samples[i] for i in indices]
+        mine = samples[self.accelerator.process_index :: self.accelerator.num_processes]
+        for indices in micro_batches([len(s.token_ids) for s in mine], self._tokens_per_batch):
+            chosen = [mine[i] for i in indices]
             batch = collate(chosen, [temperatures[s.role] for s in chosen])
             loss, stats = self._batch_loss(batch, denominator)
             self.accelerator.backward(loss)
@@ -97,10 +107,24 @@ class Learner:
             else:
                 stats = {k: v for k, v in stats.items() if not k.startswith("mismatch")}
             _add(totals, stats)
+        if self.accelerator.num_processes > 1:
+            totals = self._over_all_processes(totals)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._optimizer_config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return totals | {"grad_norm": float(norm)}
+
+    def _over_all_processes(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Sum the gradients over the processes, and their totals (the largest of a maximum)."""
+        reduce: Any = self.accelerator.reduce
+        for parameter in self.model.parameters():
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = reduce(own, reduction="sum")
+        everyone: list[Mapping[str, float]] = gather_object([dict(totals)])
+        merged: dict[str, float] = {}
+        for part in everyone:
+            _add(merged, part)
+        return merged
 
     def _batch_loss(self, batch: Batch, denominator: float) -> tuple[torch.Tensor, dict[str, float]]:
         model = self.bare_model
@@ -134,7 +158,14 @@ class Learner:
         }
 
 
-def check_engine(engine: Any, learner: Learner, probe: Sequence[int], tolerance: float) -> float:
+def logprobs(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
+    """Log-probs (T-1,) of a sequence's tokens, by one pass without a cache."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([list(token_ids)]), use_cache=False).logits[0, :-1].float()
+        return torch.log_softmax(logits, -1).gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
+
+
+def check_engine(engine: Any, learner: Any, probe: Sequence[int], tolerance: float) -> float:
     """Compare one probe's log-probs in engine and learner; the largest difference. Raises EngineMismatch."""
     off = float((engine.score(probe) - learner.logprobs(probe)).abs().max())
     if not off <= tolerance:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from parl.config.schema import Config
+from parl import ray_session
+from parl.config.schema import Config, Optimizer
 from parl.env import AgentEnv, seed_for
 from parl.errors import CheckpointError
 from parl.learner.checkpoint import verify
@@ -23,6 +24,9 @@ from parl.policy.base import PolicyHandle
 from parl.policy.chatml import ChatML
 from parl.policy.torch_engine import TorchEngine
 from parl.types import ROLES, Sample
+
+if TYPE_CHECKING:
+    from parl.learner.group import LearnerGroup
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
 """Largest allowed difference of a probe's log-prob between engine and learner, by dtype (measured: 1e-5, 0.35)."""
@@ -45,7 +49,7 @@ class PolicySet:
                 model, tokenizer = load_folder(folder / "policies" / name, getattr(torch, policy.dtype))
             self.models[name], self.tokenizers[name] = model, tokenizer
             self.renderers[name] = ChatML(tokenizer)
-        self.learners: dict[str, Learner] = {}
+        self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, TorchEngine] = {}
         self._frozen: dict[str, TorchEngine] = {}
 
@@ -73,8 +77,16 @@ class PolicySet:
         for name, policy in self._config.policies.items():
             roles = [getattr(self._config.roles, r) for r in ROLES]
             if any(r.policy == name and r.ever_trainable for r in roles):
-                tokens = self._config.train.tokens_per_batch
-                self.learners[name] = Learner(name, self.models[name], policy.optimizer, self._config.loss, tokens)
+                self.learners[name] = self._learner(name, policy.optimizer)
+
+    def _learner(self, name: str, optimizer: Optimizer) -> Learner | LearnerGroup:
+        train, loss, model = self._config.train, self._config.loss, self.models[name]
+        if train.learner_processes == 1:
+            return Learner(name, model, optimizer, loss, train.tokens_per_batch)
+        from parl.learner.group import LearnerGroup
+
+        cpus, threads, num = ray_session.cpus_of(self._config), self._config.threads, train.learner_processes
+        return LearnerGroup(name, model, optimizer, loss, train.tokens_per_batch, num, threads, cpus)
 
     def load_learners(self, states: Mapping[str, Any]) -> None:
         """Optimizer states and versions of a checkpoint. Raises CheckpointError when they do not fit."""
@@ -84,16 +96,12 @@ class PolicySet:
                 "Resume with the run's own config, or start a new run from its policies."
             )
         for name, state in states.items():
-            self.learners[name].optimizer.load_state_dict(state["optimizer"])
-            self.learners[name].version = state["version"]
+            self.learners[name].load_state_dict(state)
         for name, learner in self.learners.items():
             self._live[name].load_weights(learner.weights(), learner.version)
 
     def learner_states(self) -> dict[str, Any]:
-        return {
-            n: {"optimizer": learner.optimizer.state_dict(), "version": learner.version}
-            for n, learner in self.learners.items()
-        }
+        return {name: learner.state_dict() for name, learner in self.learners.items()}
 
     def handles(self, step: int | None = None) -> dict[str, PolicyHandle]:
         """Who plays each role at a step; without one, the live weights play all (evaluation of a loaded policy)."""

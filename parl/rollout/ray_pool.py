@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import sys
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ import numpy as np
 import ray
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
+from parl import ray_session
 from parl.config.schema import EnvConfig, Rollout
 from parl.errors import EngineMismatch
 from parl.policy.base import PolicyHandle
@@ -35,7 +35,6 @@ PROBE_TOKENS = 64
 PROBE_TOLERANCE = 1e-3
 """Of a worker's log-probs against those of this process: the same weights on, perhaps, another processor."""
 POLL_S = 0.1
-NOTE_S = 30.0
 PUSH = "push"
 KEPT_PROBES = 64
 SUSPECT = 2
@@ -62,10 +61,11 @@ class RayPool:
         env: made in every worker.
         config: the `rollout` section.
         threads: torch threads of each worker.
+        num_cpus: of the Ray session, if none is there yet.
     """
 
-    def __init__(self, env: EnvConfig, config: Rollout, threads: int) -> None:
-        self._env, self._config, self._threads = env, config, threads
+    def __init__(self, env: EnvConfig, config: Rollout, threads: int, num_cpus: int) -> None:
+        self._env, self._config, self._threads, self._num_cpus = env, config, threads, num_cpus
         self.lost = Counter[str]()
         """What the pool has survived, by count: `workers_lost`, `workers_recycled`, `parts_reassigned` (to another
         worker than theirs, so that a step's episodes may differ in their last bits from an undisturbed run's)."""
@@ -83,15 +83,7 @@ class RayPool:
     def _start(self) -> FaultTolerantActorManager:
         """The actors, started with the first episodes: an error in the input is told before Ray takes its seconds."""
         config = self._config
-        self._started_ray = not ray.is_initialized()
-        if self._started_ray:
-            ray.init(
-                address=os.environ.get("RAY_ADDRESS"),
-                num_cpus=None if os.environ.get("RAY_ADDRESS") else max(math.ceil(self._cpus()), os.cpu_count() or 1),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+        self._started_ray = ray_session.connect(self._num_cpus)
         actor = ray.remote(
             num_cpus=config.num_cpus_per_worker,
             num_gpus=config.num_gpus_per_worker,
@@ -103,24 +95,9 @@ class RayPool:
             server = ray.remote(num_cpus=served.num_cpus, num_gpus=served.num_gpus, max_restarts=-1)(InferenceServer)
             made = (server.remote(self._threads, config.stall_s) for _ in range(served.instances))
             self._servers[policy] = tuple(made)
-        self._await([*workers, *(s for servers in self._servers.values() for s in servers)])
+        servers = (s for group in self._servers.values() for s in group)
+        ray_session.await_actors([*workers, *servers], 5 * config.stall_s)
         return FaultTolerantActorManager(workers)
-
-    def _cpus(self) -> float:
-        """What all actors ask for."""
-        served = sum(s.instances * s.num_cpus for s in self._config.inference.values())
-        return self._config.num_workers * self._config.num_cpus_per_worker + served
-
-    def _await(self, actors: Sequence[Any]) -> None:
-        """Until all actors are there. Raises RuntimeError when the cluster has no room for them."""
-        began = time.monotonic()
-        calls = [a.ping.remote() for a in actors]
-        while len(done := ray.wait(calls, num_returns=len(calls), timeout=NOTE_S)[0]) < len(calls):
-            free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-            note = f"{len(done)} of {len(calls)} Ray actors have started; the cluster has left: {free or 'nothing'}."
-            if time.monotonic() - began > 5 * self._config.stall_s:
-                raise RuntimeError(f"{note} Lower rollout.num_workers or num_cpus_per_worker, or add nodes.")
-            print(f"{note} Waiting.", file=sys.stderr)
 
     def close(self) -> None:
         """Stop the actors, and Ray if this pool has started it. What still runs is lost."""
