@@ -400,7 +400,7 @@ class Rollout(Node):
     max_restarts: NonNegInt = 8
     """How often one step may lose a worker and give its episodes to a new one."""
     max_worker_mb: PositiveInt | None = None
-    """A worker whose memory is above this when it has nothing to do is started anew (an environment leaks)."""
+    """A worker whose memory is above this gets nothing new, and is started anew once it is idle (an environment leaks)."""
     stall_s: PositiveFloat = 120.0
     """A worker whose event loop stands still for so long writes every thread's stack to its log, and is replaced."""
     max_concurrent_episodes: PositiveInt = 512

@@ -78,6 +78,7 @@ class RayPool:
         self._tags = itertools.count()
         self._alive = time.monotonic()
         self._gone: dict[int, float] = {}  # lost workers, since when
+        self._leaking: dict[int, float] = {}  # workers that get nothing new until they are started anew, and their MB
         self._servers: dict[str, tuple[Any, ...]] = {}  # policy -> inference actors
 
     def _start(self) -> FaultTolerantActorManager:
@@ -158,7 +159,6 @@ class RayPool:
                 "cluster has left. The run goes on from its last checkpoint with --resume."
             )
         lost: dict[int, Exception] = {}  # each of a worker's calls tells of its death
-        leaking: dict[int, float] = {}
         for result in manager.fetch_ready_async_reqs(timeout_seconds=POLL_S):
             if not result.ok:
                 lost[result.actor_id] = result.get()
@@ -174,12 +174,10 @@ class RayPool:
             for job, episode in zip(part.jobs, answer.episodes, strict=True):
                 part.sink(job, episode)
             if answer.rss_mb > (self._config.max_worker_mb or math.inf):
-                leaking[result.actor_id] = answer.rss_mb
+                self._leaking[result.actor_id] = answer.rss_mb
         for worker, error in lost.items():
             self._lose(worker, error)
-        for worker in leaking:
-            if not any(p.worker == worker for p in self._running.values()):
-                self._recycle(manager, worker, leaking[worker])
+        self._recycle(manager)
         self._expire(manager)
 
     def push(self, policies: Mapping[str, PolicyHandle]) -> None:
@@ -199,7 +197,7 @@ class RayPool:
         for part in sorted(self._waiting, key=lambda p: p.losses < SUSPECT):
             others = [p for p in self._running.values() if p.worker == part.worker]
             suspect = part.losses >= SUSPECT
-            if part.worker in closed or not manager.is_actor_healthy(part.worker):
+            if part.worker in closed or part.worker in self._leaking or not manager.is_actor_healthy(part.worker):
                 continue
             if (suspect and others) or any(p.losses >= SUSPECT for p in others):
                 closed.add(part.worker)
@@ -233,18 +231,23 @@ class RayPool:
         if not isinstance(error, ray.exceptions.RayError):
             raise error
         self.lost["workers_lost"] += 1
+        self._leaking.pop(worker, None)
         print(f"A rollout worker was lost ({type(error).__name__}); its episodes run again.", file=sys.stderr)
         for tag, part in list(self._running.items()):
             if part.worker == worker:
                 del self._running[tag]
                 self._waiting += self._after_loss(part)
 
-    def _recycle(self, manager: FaultTolerantActorManager, worker: int, rss_mb: float) -> None:
-        """Start a worker anew whose memory has grown too much (an environment that leaks, most likely)."""
-        self.lost["workers_recycled"] += 1
-        print(f"A rollout worker had grown to {rss_mb:.0f} MB and is started anew.", file=sys.stderr)
-        ray.kill(manager.actors()[worker], no_restart=False)
-        manager.set_actor_state(worker, healthy=False)
+    def _recycle(self, manager: FaultTolerantActorManager) -> None:
+        """Start workers anew that have grown too much (an environment that leaks, most likely), once they are idle."""
+        for worker, rss_mb in list(self._leaking.items()):
+            if any(p.worker == worker for p in self._running.values()):
+                continue
+            self.lost["workers_recycled"] += 1
+            print(f"A rollout worker had grown to {rss_mb:.0f} MB and is started anew.", file=sys.stderr)
+            ray.kill(manager.actors()[worker], no_restart=False)
+            manager.set_actor_state(worker, healthy=False)
+            del self._leaking[worker]
 
     def _after_loss(self, part: _Part) -> list[_Part]:
         """The part again, whole; after two losses one job at a time, so that a poisonous one fails alone."""
