@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from parl.config.schema import Credit, RoleConfig, Roles
+from parl.config.objective import Credit
+from parl.config.schema import RoleConfig, Roles
 from parl.types import AgentTrace, Sample, ScoredEpisode
 
 NO_ADVANTAGE = 1e-8

@@ -27,7 +27,7 @@ from typing import Any, TypeVar, get_type_hints, overload
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from parl.config.schema import Reward, Toggle
+from parl.config.objective import Reward, Toggle
 from parl.errors import ConfigError, did_you_mean
 from parl.types import (
     ORCHESTRATOR_ID,

@@ -15,7 +15,8 @@ import ray
 import torch
 
 from parl import ray_session
-from parl.config.schema import Loss, Optimizer
+from parl.config.objective import Loss
+from parl.config.schema import Optimizer
 from parl.learner.learner import Learner, logprobs
 from parl.types import Sample
 

@@ -15,7 +15,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from parl.config.schema import Loss, Optimizer
+from parl.config.objective import Loss
+from parl.config.schema import Optimizer
 from parl.errors import EngineMismatch
 from parl.learner.batch import Batch, collate, micro_batches
 from parl.learner.loss import grpo, kimi_k2_5

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from parl.config.schema import PositiveInt
+from parl.config.base import PositiveInt
 from parl.errors import ConfigError
 from parl.scoring import reward
 from parl.types import Episode

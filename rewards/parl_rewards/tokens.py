@@ -5,7 +5,7 @@ In: an `Episode`. Out: a float that is never positive. (Toggle is a modifier of 
 
 from __future__ import annotations
 
-from parl.config.schema import PositiveInt
+from parl.config.base import PositiveInt
 from parl.scoring import reward
 from parl.types import Episode
 

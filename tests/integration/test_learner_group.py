@@ -11,7 +11,8 @@ import pytest
 import ray
 import torch
 
-from parl.config.schema import Loss, Optimizer, TinyModel
+from parl.config.objective import Loss
+from parl.config.schema import Optimizer, TinyModel
 from parl.learner.group import LearnerGroup
 from parl.learner.learner import Learner
 from parl.policy.tiny import build_model

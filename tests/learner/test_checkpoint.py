@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from parl.config import parse
-from parl.config.schema import Loss, Optimizer, TinyModel
+from parl.config.objective import Loss
+from parl.config.schema import Optimizer, TinyModel
 from parl.errors import CheckpointError
 from parl.learner import checkpoint
 from parl.learner.checkpoint import State

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from parl.config.schema import Credit, Phase, RoleConfig, Roles
+from parl.config.objective import Credit
+from parl.config.schema import Phase, RoleConfig, Roles
 from parl.credit import assign, token_mass
 from parl.types import AgentTrace, Clock, Episode, RewardBreakdown, Sample, ScoredEpisode, Status, Task, Turn
 

@@ -9,7 +9,8 @@ import pytest
 
 from parl import scoring
 from parl.config import parse
-from parl.config.schema import Modifiers, PositiveInt, Reward, Schedule, Term, Toggle
+from parl.config.base import PositiveInt
+from parl.config.objective import Modifiers, Reward, Schedule, Term, Toggle
 from parl.errors import ConfigError
 from parl.scoring import Scorer, finished, reward, validate
 from parl.types import AgentTrace, Clock, Episode, Status, Task, Turn

@@ -13,7 +13,8 @@ from __future__ import annotations
 import pytest
 
 import parl_rewards  # noqa: F401  (registers the terms)
-from parl.config.schema import Credit, Reward, Roles, Schedule, Term
+from parl.config.objective import Credit, Reward, Schedule, Term
+from parl.config.schema import Roles
 from parl.credit import assign, token_mass
 from parl.scoring import Scorer
 from parl.types import AgentTrace, Clock, Episode, Sample, ScoredEpisode, Status, Task, Turn

@@ -6,7 +6,7 @@ import pytest
 from brevity_reward import brevity
 
 from parl import plugins, scoring
-from parl.config.schema import Reward
+from parl.config.objective import Reward
 from parl.errors import ConfigError
 from parl.types import Clock, Episode, Task
 
