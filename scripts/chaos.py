@@ -25,7 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TASKS, GROUP = 4, 4
-STALL_S, DEADLINE_S = 6, 4
+STALL_S, DEADLINE_S = 10, 8
 SILENCE_S = 240
 """A run that brings no new step for so long hangs. A task that freezes its worker costs about five restarts."""
 OVERRIDES = [

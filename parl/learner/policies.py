@@ -122,11 +122,14 @@ class PolicySet:
     def sync(self, probe: Sequence[int]) -> dict[str, float]:
         """Move every learner's weights to its engine; returns the probe's mismatch per policy.
 
+        A probe of fewer than two tokens (every episode of the step failed) is replaced by a short text.
         Raises EngineMismatch when an engine would serve other weights than the learner's.
         """
         off = {}
         for name, learner in self.learners.items():
             self._live[name].load_weights(learner.weights(), learner.version)
+            if len(probe) < 2:
+                probe = self.renderers[name].start("probe", (), "probe")
             tolerance = TOLERANCE[self._config.policies[name].dtype]
             off[f"policy/{name}/sync_mismatch"] = check_engine(
                 self._live[name], learner, probe[:PROBE_TOKENS], tolerance
