@@ -14,6 +14,7 @@ from parl.config.schema import ClockConfig, Limits, RoleConfig, Roles, Sampling,
 from parl.env import AgentEnv, Message, Said, ToolSpec, tool
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import ScriptedEngine
+from parl.rollout.pool import Job
 from parl.rollout.swarm import SwarmRunner
 from parl.types import AgentTrace, Episode, Task, ToolCall
 
@@ -149,3 +150,8 @@ def run(
     """One episode of TASK."""
     made = runner(play, swarm, who).run(env or WordsEnv(), TASK, episode_id="e", group="g", step=0, seed="s")
     return asyncio.run(made)
+
+
+def jobs(num: int) -> list[Job]:
+    """Episodes of the one task, each with a seed of its own."""
+    return [Job(TASK, f"e{i}", "g", 3, f"seed/{i}") for i in range(num)]

@@ -7,11 +7,10 @@ requests go to an inference actor, which batches those of all workers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import os
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +18,9 @@ from ray.exceptions import RayError
 
 from parl.policy.base import Blueprint, Generation, Request
 from parl.rollout.swarm import EpisodeFailure
+from parl.rollout.watchdog import Watchdog
 
-ATTEMPTS, RETRY_S = 20, 1.0
+ATTEMPTS, RETRY_S = 120, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class InferenceServer:
 
         faulthandler.enable()
         pin_threads(threads)
-        self._stall_s = stall_s
+        self._watchdog = Watchdog(stall_s)
         self._store = EngineStore()
         self._running: dict[str, asyncio.Task[Generation]] = {}
 
@@ -93,7 +93,7 @@ class InferenceServer:
 
     async def generate(self, name: str, request: Request) -> Generation:
         """Sample one turn. Raises LookupError when the actor is new and has no weights yet."""
-        async with watchdog(self._stall_s):
+        async with self._watchdog:
             task: asyncio.Task[Generation] = asyncio.ensure_future(self._store.engines[name].generate(request))
             self._running[request.session] = task
             try:
@@ -146,21 +146,3 @@ class RemoteEngine:
                 last = error
                 await asyncio.sleep(RETRY_S)
         raise EpisodeFailure("worker_lost", f"its inference actor did not answer {ATTEMPTS} times: {last!r}") from last
-
-
-@contextlib.asynccontextmanager
-async def watchdog(stall_s: float) -> AsyncIterator[None]:
-    """While the body runs, an event loop that stands still for `stall_s` dumps all stacks and ends the process."""
-
-    async def beat() -> None:
-        while True:
-            faulthandler.dump_traceback_later(stall_s, exit=True)
-            await asyncio.sleep(min(1.0, stall_s / 4))
-
-    task = asyncio.ensure_future(beat())
-    await asyncio.sleep(0)
-    try:
-        yield
-    finally:
-        task.cancel()
-        faulthandler.cancel_dump_traceback_later()

@@ -143,6 +143,8 @@ class RayPool:
         """Run jobs together on one worker (by default the one with the fewest); `sink` gets each with its episode."""
         if worker is None:
             worker = self._least_loaded(range(self._config.num_workers))
+        if not self._waiting and not self._running:
+            self._alive = time.monotonic()  # however long nothing was asked of the workers
         self._waiting.append(_Part(worker, jobs, runner, sink))
         self._manager = self._manager or self._start()
         self._send(self._manager)

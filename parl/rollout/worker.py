@@ -16,9 +16,10 @@ from typing import Any
 from parl.config.schema import EnvConfig, Rollout
 from parl.plugins import load, make_env
 from parl.policy.base import PolicyHandle, Renderer
-from parl.rollout.inference import EngineState, EngineStore, Scores, watchdog
+from parl.rollout.inference import EngineState, EngineStore, Scores
 from parl.rollout.pool import Job, LocalPool
 from parl.rollout.swarm import SwarmRunner
+from parl.rollout.watchdog import Watchdog
 from parl.system import rss_now_mb
 from parl.types import Episode
 
@@ -64,7 +65,7 @@ class RolloutWorker:
         faulthandler.enable()
         pin_threads(threads)
         load()
-        self._stall_s = rollout.stall_s
+        self._watchdog = Watchdog(rollout.stall_s)
         self._pool = LocalPool(lambda: make_env(env), rollout)
         self._store = EngineStore()
 
@@ -86,7 +87,7 @@ class RolloutWorker:
 
     async def run(self, batch: Batch) -> Answer:
         """Run the jobs. Failures inside an episode are its status; this raises only for engines that do not fit."""
-        async with watchdog(self._stall_s):
+        async with self._watchdog:
             self._store.keep(batch.engines)
             scores = await self._store.follow(batch.engines, batch.probe)
             handles = {

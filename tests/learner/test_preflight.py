@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from parl.ablate import ablate
 from parl.config import load
 from parl.errors import CheckpointError, ConfigError
+from parl.evaluate import evaluate_run
 from parl.train import train
 from tests.helpers import ROOT
 
@@ -75,3 +77,22 @@ def test_a_dry_run_writes_nothing_and_says_so(tmp_path: Path, capsys: pytest.Cap
     train(load(SMOKE, [f"run_dir={tmp_path / 'run'}"]), None, True)
     assert capsys.readouterr().out.startswith("ok: smoke would run in ")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_cannot_be_written_is_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parl.evaluate.read_resolved", lambda run: load(SMOKE).model_dump(mode="json"))
+    monkeypatch.setattr("parl.learner.checkpoint.find", lambda run, which: tmp_path)
+    monkeypatch.setattr("parl.learner.checkpoint.verify", lambda folder: None)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(CheckpointError, match=r"cannot be written\. Copy the run"):
+        evaluate_run(tmp_path, None, None, None, 1, None)
+    assert not (tmp_path / "eval").exists()
+
+
+def test_an_ablation_does_not_start_where_a_file_is(tmp_path: Path) -> None:
+    (tmp_path / "ablate-smoke").write_text("mine")
+    config = tmp_path / "smoke.yaml"
+    config.write_text(f"extends: {SMOKE}\nname: smoke\nrun_dir: {tmp_path / 'run'}\n")
+    with pytest.raises(ConfigError, match="is a file, but this ablation needs a folder"):
+        ablate(config, vary=["loss.tau=0.1,0.2"], configs=[], seeds=1)
+    assert (tmp_path / "ablate-smoke").read_text() == "mine"

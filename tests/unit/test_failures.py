@@ -15,7 +15,7 @@ from parl.policy.base import Generation, Request
 from parl.policy.scripted import ScriptedEngine
 from parl.rollout.pool import Job, LocalPool
 from parl.types import Episode, Task
-from tests.helpers import TASK, Characters, WordsEnv, answers, assign, call, create, run, runner, script, turns
+from tests.helpers import TASK, Characters, WordsEnv, answers, assign, call, create, jobs, run, runner, script, turns
 
 PEEK = call("peek", at="x")
 
@@ -141,10 +141,6 @@ def test_calls_that_hang_do_not_use_up_the_threads() -> None:
     episodes = pool.run(runner(script([PEEK, "blue"])), [*todo, Job(TASK, "good", "g", 0, "s")])
     assert {e.failure for e in episodes[:-1]} == {"timeout"}
     assert episodes[-1].status == "completed"
-
-
-def jobs(num: int) -> list[Job]:
-    return [Job(TASK, f"e{i}", "g", 3, f"seed/{i}") for i in range(num)]
 
 
 def test_the_pool_tries_a_failed_episode_again_and_then_returns_it() -> None:

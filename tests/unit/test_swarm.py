@@ -14,7 +14,21 @@ from parl.policy.base import Generation, Request
 from parl.policy.scripted import ScriptedEngine
 from parl.rollout.pool import LocalPool
 from parl.types import Episode
-from tests.helpers import TASK, Characters, WordsEnv, answers, assign, call, create, roles, run, runner, script, turns
+from tests.helpers import (
+    TASK,
+    Characters,
+    WordsEnv,
+    answers,
+    assign,
+    call,
+    create,
+    jobs,
+    roles,
+    run,
+    runner,
+    script,
+    turns,
+)
 
 PEEK = call("peek", at="x")
 
