@@ -18,6 +18,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from parl.rollout.feed import oldest_in_time
+
 
 @dataclass(frozen=True)
 class Plant:
@@ -78,7 +80,8 @@ def simulate(plant: Plant, steps: int = 40, seed: int = 0) -> dict[str, float]:
             heapq.heappush(running, (now + slots * max(s for s, _ in parts), cursor))
             started[cursor] = (step, sum(t for _, t in parts))
             cursor += 1
-        chosen = choose(started, done, step, plant)
+        at = {n: started_at for n, (started_at, _) in started.items()}
+        chosen = oldest_in_time(at, done, step, plant.staleness, plant.problems_per_step)
         if chosen is None:
             now, finished = heapq.heappop(running)
             done.add(finished)
@@ -102,17 +105,6 @@ def simulate(plant: Plant, steps: int = 40, seed: int = 0) -> dict[str, float]:
         "staleness_mean": sum(ages) / len(ages),
         "staleness_max": max(ages),
     }
-
-
-def choose(started: dict[int, tuple[int, float]], done: set[int], step: int, plant: Plant) -> list[int] | None:
-    """The rule of `AsyncFeed`: the oldest that are done, if all others can still be trained in time."""
-    num = plant.problems_per_step
-    order = sorted(started, key=lambda n: (started[n][0], n))
-    chosen = [n for n in order if n in done][:num]
-    taken = set(chosen)
-    left = [started[n][0] + plant.staleness for n in order if n not in taken]
-    late = any(step + 1 + i // num > due for i, due in enumerate(left))
-    return None if late or len(chosen) < num else chosen
 
 
 def plans(gpus: int, base: Plant, stalenesses: Sequence[int]) -> list[tuple[Plant, dict[str, float]]]:

@@ -6,7 +6,7 @@ exactly once in both modes, a resumed run included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Protocol
@@ -158,14 +158,21 @@ class AsyncFeed:
             self._pool.submit(runner, self._problems.jobs(number), sink)
 
     def _choose(self, step: int) -> list[int] | None:
-        """The step's problems, None while it has to wait: of those that are done the oldest, if all others can still be
-        trained in time, as many a step."""
-        num = self._problems.tasks_per_step
-        order = sorted(self._started, key=lambda n: (self._started[n], n))
-        chosen = [n for n in order if self._is_done(n)][:num]
-        left = [self._started[n] + self._max_staleness for n in order if n not in chosen]
-        late = any(step + 1 + i // num > due for i, due in enumerate(left))
-        return None if late or len(chosen) < num else sorted(chosen)
+        done = {n for n in self._started if self._is_done(n)}
+        return oldest_in_time(self._started, done, step, self._max_staleness, self._problems.tasks_per_step)
 
     def _is_done(self, number: int) -> bool:
         return len(self._done[number]) == self._problems.group_size
+
+
+def oldest_in_time(
+    started: Mapping[int, int], done: Container[int], step: int, max_staleness: int, num: int
+) -> list[int] | None:
+    """The `num` problems of a step, None while it has to wait: of those that are done the oldest, if all others can
+    still be trained in time, as many a step. `started`: problem -> the step at which it was started."""
+    order = sorted(started, key=lambda n: (started[n], n))
+    chosen = [n for n in order if n in done][:num]
+    taken = set(chosen)
+    left = [started[n] + max_staleness for n in order if n not in taken]
+    late = any(step + 1 + i // num > due for i, due in enumerate(left))
+    return None if late or len(chosen) < num else sorted(chosen)
