@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from parl import cli
+from parl.commands import config as config_commands
 from parl.config import load, load_raw
 from parl.errors import ConfigError
 
@@ -93,7 +94,7 @@ def test_a_schedule_moves_linearly_and_stays(folder: Path) -> None:
 
 def test_what_is_shown_loads_again_to_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(folder, "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, to_step: 9}, per: 2}}}")
-    cli.config_show(path, ["seed=5"])
+    config_commands.config_show(path, ["seed=5"])
     again = write(folder, capsys.readouterr().out, "again.yaml")
     assert load(again) == load(path, ["seed=5"])
     assert yaml.safe_load(again.read_text())["train"]["num_steps"] == 40
