@@ -13,6 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from parl.config.schema import EngineConfig, TinyModel
+from parl.policy import paged_cache
 from parl.policy.base import Generation, Request
 from parl.policy.tiny import build_model
 from parl.policy.torch_engine import TorchEngine
@@ -214,6 +215,18 @@ def test_a_released_slot_is_used_again_without_a_trace_of_the_old_agent(model: A
 def test_a_longer_context_than_any_before_grows_the_state(model: Any) -> None:
     engine = engine_of(model)
     check(model, conversations(engine, [[5, 400, 3]]))
+
+
+@pytest.mark.parametrize("most", [0, 60_000])
+def test_gathered_windows_change_nothing(model: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for them, or for a few only, the same tokens come out with the same log-probs, bit for bit."""
+
+    def turns() -> list[Any]:
+        return [made for _, made_at in conversations(engine_of(model), [*RAGGED, [90, 3]]) for _, made in made_at]
+
+    with_room = turns()
+    monkeypatch.setattr(paged_cache, "WINDOW_BYTES", most)
+    assert turns() == with_room
 
 
 def test_a_context_may_only_grow(model: Any) -> None:
