@@ -12,10 +12,10 @@ import gc
 import itertools
 
 import numpy as np
-from common import SwarmScript, WordRenderer, finish, jobs_of, runner_of, set_up, table
+from common import SwarmScript, finish, jobs_of, runner_of, set_up, table
 
 from parl.plugins import make_env
-from parl.policy.scripted import ScriptedEngine
+from parl.policy.scripted import CharRenderer, ScriptedEngine
 from parl.rollout.pool import LocalPool
 from parl.system import rss_now_mb
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8)
     args = parser.parse_args()
     config, env, _ = set_up()
-    runner = runner_of(config, ScriptedEngine(SwarmScript(args.width), WordRenderer()), WordRenderer())
+    runner = runner_of(config, ScriptedEngine(SwarmScript(args.width), CharRenderer()), CharRenderer())
     pool = LocalPool(lambda: make_env(config.env), config.rollout)
     jobs = jobs_of(env, 500)
     seen: list[tuple[int, float]] = []
