@@ -63,14 +63,14 @@ def envs_check(
         parl envs check parl/WideSearch-v0
         parl envs check mine/Env-v0 num_pages=3
     """
-    from parl import env_check
+    from parl.checks import runner
     from parl.config.schema import EnvConfig
 
     config = EnvConfig(id=env_id, kwargs=dict(map(_assignment, kwargs or ())))
-    _echo_tools(env_check.made(config).tool_specs())
+    _echo_tools(runner.made(config).tool_specs())
     typer.echo()
     bad = 0
-    for finding in env_check.check(config):
+    for finding in runner.check(config):
         bad += finding.status == "BAD"
         short = finding.status in ("ok", "--")
         typer.echo(f"{finding.status:<4} {finding.what}" + (f" ({finding.text})" if short and finding.text else ""))

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from parl import env_check
+from parl.checks import promises
+from parl.checks.calls import transcript
+from parl.checks.runner import Finding, check
 from parl.config.schema import EnvConfig
 from parl.env import Message
-from parl.env_check import Finding
-from parl.env_play import transcript
 from parl.errors import ConfigError
 from parl.plugins import make_env
 
@@ -32,9 +32,9 @@ ALL = [RUNS, ANSWERS, REPEATS, TOOLS, SPLITS, SCORE, FORKS, GYMNASIUM, SWARM, SP
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Short measurements, and the fresh process is this one. Returns the way to a real one."""
-    real = env_check._in_fresh_process
-    monkeypatch.setattr(env_check, "TIMED_S", 0.02)
-    monkeypatch.setattr(env_check, "_in_fresh_process", lambda config, timeout_s: transcript(make_env(config)))
+    real = promises.in_fresh_process
+    monkeypatch.setattr(promises, "TIMED_S", 0.02)
+    monkeypatch.setattr(promises, "in_fresh_process", lambda config, timeout_s: transcript(make_env(config)))
     return real
 
 
@@ -43,7 +43,7 @@ def config(name: str) -> EnvConfig:
 
 
 def checked(name: str, deadline_s: float = 20.0) -> dict[str, Finding]:
-    found = {f.what: f for f in env_check.check(config(name), deadline_s)}
+    found = {f.what: f for f in check(config(name), deadline_s)}
     assert list(found) == ALL
     return found
 
@@ -97,7 +97,7 @@ def test_a_broken_promise_is_found_by_its_own_check(name: str, what: str, text: 
 
 def test_another_process_is_another_process(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bad(checked("OrderOfASet")) == []
-    monkeypatch.setattr(env_check, "_in_fresh_process", quick)
+    monkeypatch.setattr(promises, "in_fresh_process", quick)
     found = checked("OrderOfASet")
     assert bad(found) == [REPEATS]
     assert "in another process" in found[REPEATS].text
@@ -132,7 +132,7 @@ def test_slow_is_a_warning() -> None:
 )
 def test_an_environment_that_cannot_be_made_is_an_error(name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=rf"broken/{name}-v0 cannot be made: .*{text}"):
-        next(env_check.check(config(name), 0.5))
+        next(check(config(name), 0.5))
 
 
 def test_a_check_leaves_the_main_thread_free() -> None:
@@ -148,6 +148,6 @@ def test_a_check_leaves_the_main_thread_free() -> None:
     import gymnasium
 
     gymnasium.register(id="broken/Watched-v0", entry_point=Watched)  # type: ignore[arg-type]
-    assert bad({f.what: f for f in env_check.check(EnvConfig(id="broken/Watched-v0"))}) == []
+    assert bad({f.what: f for f in check(EnvConfig(id="broken/Watched-v0"))}) == []
     del gymnasium.registry["broken/Watched-v0"]
     assert threading.main_thread() not in threads

@@ -1,7 +1,7 @@
-"""What an environment has to keep: the checks behind `parl envs check`.
+"""The promises of an environment, one function each.
 
-In: an environment's config. Out: one `Finding` after another. A check runs when those of all earlier stages passed, so
-that one mistake is not reported ten times; each has a deadline, since an environment may hang.
+In: an environment, or a way to make more of them. Each function raises `Broken` with what was seen and what to change,
+`Slow` for a warning, or whatever the environment raises; a text that it returns says what was measured.
 """
 
 from __future__ import annotations
@@ -12,150 +12,46 @@ import math
 import os
 import subprocess
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import jsonschema
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
+from parl.checks.calls import SUBTASK, Lines, good_call, odd_calls, play, reset, shown, step, transcript
 from parl.config.schema import ClockConfig, EnvConfig, Limits, RoleConfig, Roles, Sampling, Swarm
 from parl.env import AgentEnv, Message, Said, assistant
-from parl.env_play import SUBTASK, Lines, good_call, odd_calls, play, reset, shown, step, transcript
-from parl.errors import ConfigError
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import CharRenderer, ScriptedEngine, call_text
 from parl.rollout.swarm import ASSIGN, CREATE, SwarmRunner
 from parl.types import ToolCall
 
-DEADLINE_S = 30.0
-"""Of one check."""
 MOST_RESET_MS, MOST_STEP_MS, LEAST_FORKS_PER_S = 100.0, 50.0, 500.0
 """Beyond these an environment is called slow: the other agents of its process wait meanwhile."""
 TIMED_S = 0.3
 """How long each speed is measured."""
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Of one check. `--`: it did not run, for what an earlier one found."""
-
-    what: str
-    status: Literal["ok", "BAD", "slow", "--"]
-    text: str = ""
-    """What is wrong and what to change; of a good one, what was measured."""
-
-
-class _Broken(Exception):
+class Broken(Exception):
     """A promise that is not kept: what was seen, and what to change."""
 
 
-class _Hang(Exception):
-    """A call that does not return; says where it stands."""
-
-
-class _Slow(Exception):
+class Slow(Exception):
     """Worth a warning."""
 
 
-def made(config: EnvConfig, deadline_s: float = DEADLINE_S) -> AgentEnv:
-    """The environment. Raises ConfigError, also when its constructor raises or hangs."""
-    try:
-        return _within(deadline_s, lambda: make_env(config), "")
-    except ConfigError:
-        raise
-    except _Hang as hang:
-        raise ConfigError(f"{config.id} cannot be made: {hang}") from None
-    except Exception as error:
-        raise ConfigError(f"{config.id} cannot be made: {_raised(error, '')}") from error
-
-
-def check(config: EnvConfig, deadline_s: float = DEADLINE_S) -> Iterator[Finding]:
-    """Check an environment. Raises ConfigError when it cannot be made."""
-    package = type(made(config, deadline_s)).__module__.partition(".")[0]
-
-    def make() -> AgentEnv:
-        return make_env(config)
-
-    checks: list[tuple[int, str, Callable[[], str | None]]] = [
-        (0, "an episode starts and ends", lambda: _runs(make())),
-        (1, "calls are answered with text", lambda: _answers(make())),
-        (2, "the same seed gives the same episode", lambda: _repeats(make, config, deadline_s)),
-        (3, "tools have valid and described schemas", lambda: _tools(make())),
-        (3, "splits share no task", lambda: _splits(make())),
-        (3, "score is in 0..1", lambda: _scores(make())),
-        (3, "forks are isolated", lambda: _forks(make)),
-        (4, "Gymnasium's check_env", lambda: _gymnasium(make())),
-        (4, "a swarm plays an episode", lambda: _swarm(make())),
-        (4, "speed", lambda: _speed(make())),
-    ]
-    passed = 9  # the last stage that may run
-    for stage, what, function in checks:
-        if stage > passed:
-            yield Finding(what, "--", "not checked; correct the above first")
-            continue
-        finding, hangs = _run(what, function, deadline_s, package)
-        yield finding
-        if hangs:
-            passed = -1
-        elif finding.status == "BAD":
-            passed = min(passed, stage)
-
-
-def _run(what: str, function: Callable[[], str | None], deadline_s: float, package: str) -> tuple[Finding, bool]:
-    """The finding, and whether a call hangs."""
-    try:
-        return Finding(what, "ok", _within(deadline_s, function, package) or ""), False
-    except _Hang as hang:
-        return Finding(what, "BAD", str(hang)), True
-    except _Broken as broken:
-        return Finding(what, "BAD", str(broken)), False
-    except _Slow as slow:
-        return Finding(what, "slow", str(slow)), False
-    except Exception as error:  # whatever the plugin raises is the finding
-        return Finding(what, "BAD", _raised(error, package)), False
-
-
-def _within(deadline_s: float, function: Callable[[], T], package: str) -> T:
-    """Call in a thread of its own, which is left alone when it does not return in time."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(function())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(deadline_s)
-    if thread.is_alive():
-        frames = list(traceback.walk_stack(sys._current_frames().get(thread.ident or 0)))
-        raise _Hang(
-            f"no end within {deadline_s:g} s; it stands in {_place(frames, package)}. Every call has to return: give "
-            "whatever waits (a process, a network) a timeout, and answer with a text when it has passed."
-        )
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
-def _raised(error: Exception, package: str) -> str:
+def raised(error: Exception, package: str) -> str:
     frames = list(traceback.walk_tb(error.__traceback__))[::-1]
-    return f"{type(error).__name__}: {error}\nraised in {_place(frames, package)}; correct that code."
+    return f"{type(error).__name__}: {error}\nraised in {place(frames, package)}; correct that code."
 
 
-def _place(frames: Iterable[tuple[FrameType, int]], package: str) -> str:
+def place(frames: Iterable[tuple[FrameType, int]], package: str) -> str:
     """The innermost frame in the environment's own package, else the innermost of all. `frames`: innermost first."""
     frames = list(frames)
     own = [f for f in frames if f[0].f_globals.get("__name__", "").partition(".")[0] == package]
@@ -163,23 +59,20 @@ def _place(frames: Iterable[tuple[FrameType, int]], package: str) -> str:
     return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{line})"
 
 
-# --- the checks ------------------------------------------------------------------------------------------------------
-
-
-def _runs(env: AgentEnv) -> None:
+def runs(env: AgentEnv) -> None:
     (task,) = env.generate_tasks("train", 1, 0)
     messages, _ = env.reset(options={"task": task})
     if [(m["role"], m["content"]) for m in messages] != [("user", task.prompt)]:
-        raise _Broken(f"reset() gave {messages!r}; give one user message, the task's prompt")
+        raise Broken(f"reset() gave {messages!r}; give one user message, the task's prompt")
     _, _, terminated, _, info = env.step(assistant("42"))
     if not terminated or "outcome" not in info or "facts" not in info:
-        raise _Broken(
+        raise Broken(
             "a message without tool calls is the final answer, but step() did not end the episode with info['outcome'] "
             "and info['facts']; leave step() to AgentEnv and give score() and facts()"
         )
 
 
-def _answers(env: AgentEnv) -> None:
+def answers(env: AgentEnv) -> None:
     prompt = reset(env)
     rng = np.random.default_rng(0)
     sensible = [good_call(spec, rng, prompt.split() or ["word"]) for spec in env.tool_specs() for _ in range(3)]
@@ -189,14 +82,14 @@ def _answers(env: AgentEnv) -> None:
             step(env, action)
         except Exception as error:
             package = type(env).__module__.partition(".")[0]
-            raise _Broken(
-                f"{shown(action)}: {_raised(error, package)}\nAn exception costs the whole episode: "
+            raise Broken(
+                f"{shown(action)}: {raised(error, package)}\nAn exception costs the whole episode: "
                 "answer what an agent did wrong with a text (return 'error: ...')."
             ) from error
     step(env, assistant(calls=sensible))
 
 
-def _tools(env: AgentEnv) -> None:
+def tools(env: AgentEnv) -> None:
     wrong = []
     for spec in env.tool_specs():
         try:
@@ -217,10 +110,10 @@ def _tools(env: AgentEnv) -> None:
                     f"{name}: Annotated[TYPE, pydantic.Field(description='...')]"
                 )
     if wrong:
-        raise _Broken("\n".join(wrong))
+        raise Broken("\n".join(wrong))
 
 
-def _repeats(make: Callable[[], AgentEnv], config: EnvConfig, deadline_s: float) -> None:
+def repeats(make: Callable[[], AgentEnv], config: EnvConfig, deadline_s: float) -> None:
     env = make()
     first = transcript(env)
     _compare(
@@ -237,7 +130,7 @@ def _repeats(make: Callable[[], AgentEnv], config: EnvConfig, deadline_s: float)
     )
     _compare(
         first,
-        _in_fresh_process(config, deadline_s / 2),
+        in_fresh_process(config, deadline_s / 2),
         "in another process",
         "The order of a set of texts and hash() differ from process to process: sort, and use parl.env.seed_for.",
     )
@@ -246,23 +139,22 @@ def _repeats(make: Callable[[], AgentEnv], config: EnvConfig, deadline_s: float)
 def _compare(first: Lines, second: Lines, where: str, advice: str) -> None:
     for (what, one), (_, other) in zip(first, second, strict=True):
         if one != other:
-            raise _Broken(f"{what} gave {_short(one)}\n{where} {_short(other)}\n{advice}")
+            raise Broken(f"{what} gave {_short(one)}\n{where} {_short(other)}\n{advice}")
 
 
-def _in_fresh_process(config: EnvConfig, timeout_s: float) -> Lines:
-    code = "import sys; from parl import env_check; env_check.print_transcript(sys.stdin.read())"
+def in_fresh_process(config: EnvConfig, timeout_s: float) -> Lines:
+    code = "import sys; from parl.checks import promises; promises.print_transcript(sys.stdin.read())"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "random"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=config.model_dump_json(),
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    command = [sys.executable, "-c", code]
+    given = config.model_dump_json()
+    try:
+        done = subprocess.run(
+            command, input=given, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Broken(f"in another process it does not end within {timeout_s:g} s") from None
     if done.returncode:
-        raise _Broken(f"in another process it fails:\n{done.stderr.strip()[-1000:]}")
+        raise Broken(f"in another process it fails:\n{done.stderr.strip()[-1000:]}")
     return [(what, came) for what, came in json.loads(done.stdout.splitlines()[-1])]
 
 
@@ -271,33 +163,33 @@ def print_transcript(config: str) -> None:
     print("\n" + json.dumps(transcript(make_env(EnvConfig.model_validate_json(config)))))
 
 
-def _splits(env: AgentEnv) -> None:
+def splits(env: AgentEnv) -> None:
     seen: dict[str, str] = {}
     for split in ("train", "validation", "test"):
         for task in env.generate_tasks(split, 20, 0):
             if (other := seen.setdefault(repr((task.prompt, task.data)), split)) != split:
-                raise _Broken(
+                raise Broken(
                     f"a task of {split} is in {other} too: {_short(task.prompt)}\nLet generate_tasks() give each "
                     "split things of its own, such as every third name."
                 )
 
 
-def _scores(env: AgentEnv) -> None:
+def scores(env: AgentEnv) -> None:
     keys: set[str] | None = None
     for answer in ("", "?", "42", reset(env), "x " * 5000):
         reset(env)
         outcome = dict(env.step(assistant(answer))[4]["outcome"])
         given = f"score({_short(answer)}) gave {outcome}"
         if not all(isinstance(v, int | float | np.number) and math.isfinite(v) for v in outcome.values()):
-            raise _Broken(f"{given}; give finite numbers only")
+            raise Broken(f"{given}; give finite numbers only")
         if not 0 <= outcome["score"] <= 1:
-            raise _Broken(f"{given}; the key 'score' has to be in 0..1")
+            raise Broken(f"{given}; the key 'score' has to be in 0..1")
         if keys is not None and set(outcome) != keys:
-            raise _Broken(f"{given}, other answers gave {sorted(keys)}; give always the same keys")
+            raise Broken(f"{given}, other answers gave {sorted(keys)}; give always the same keys")
         keys = set(outcome)
 
 
-def _forks(make: Callable[[], AgentEnv]) -> None:
+def forks(make: Callable[[], AgentEnv]) -> None:
     """Each world has to read what it reads when nobody else acts."""
 
     def world() -> tuple[AgentEnv, AgentEnv, AgentEnv]:
@@ -329,7 +221,7 @@ def _forked(parent: AgentEnv, subtask: str) -> AgentEnv:
     child: object = parent.fork(subtask)
     if not isinstance(child, AgentEnv) or child is parent:
         what = "the parent itself" if child is parent else f"a {type(child).__name__}"
-        raise _Broken(f"fork() gave {what}; return a new environment, such as super().fork(subtask)")
+        raise Broken(f"fork() gave {what}; return a new environment, such as super().fork(subtask)")
     return child
 
 
@@ -340,29 +232,29 @@ def _read(env: AgentEnv, actions: Sequence[Message]) -> list[str]:
 def _same(what: str, actions: Sequence[Message], alone: Sequence[str], together: Sequence[str]) -> None:
     for action, one, other in zip(actions, alone, together, strict=True):
         if one != other:
-            raise _Broken(
+            raise Broken(
                 f"{what}: {shown(action)} gave {_short(other)}, and {_short(one)} when nobody else acts\n"
                 "In fork(), give the child a copy of its own of whatever tools change (the default copy is shallow)."
             )
 
 
-def _gymnasium(env: AgentEnv) -> None:
+def gymnasium(env: AgentEnv) -> None:
     try:
         check_env(env, skip_render_check=True)
     except Exception as error:
-        raise _Broken(
+        raise Broken(
             f"{type(error).__name__}: {error}\n"
             "Call super().__init__() in __init__(), and leave reset(), step() and the spaces to AgentEnv."
         ) from error
 
 
-def _swarm(env: AgentEnv) -> str:
+def swarm(env: AgentEnv) -> str:
     """An episode through the real runtime: the orchestrator calls tools and launches two subagents, which do, too."""
     (task,) = env.generate_tasks("train", 1, 0)
     try:
         json.dumps([task.id, task.prompt, dict(task.data)])
     except (TypeError, ValueError) as error:
-        raise _Broken(f"a task's data are no JSON, in which episodes are stored: {error}") from None
+        raise Broken(f"a task's data are no JSON, in which episodes are stored: {error}") from None
     renderer = CharRenderer()
     handle = PolicyHandle("scripted", renderer, ScriptedEngine(_Script(env), renderer), False)
     wide = RoleConfig(limits=Limits(context_tokens=10**9), sampling=Sampling(max_tokens=10**9))
@@ -371,7 +263,7 @@ def _swarm(env: AgentEnv) -> str:
     )
     episode = asyncio.run(runner.run(env, task, episode_id="check", group="check", step=0, seed="check"))
     if episode.status != "completed":
-        raise _Broken(f"the runtime counts the episode as {episode.status}: {episode.orchestrator.stop_reason}")
+        raise Broken(f"the runtime counts the episode as {episode.status}: {episode.orchestrator.stop_reason}")
     assert len(episode.subagents) == _Script.WIDTH
     return f"{len(episode.subagents)} subagents, {episode.critical_steps} critical steps"
 
@@ -396,7 +288,7 @@ class _Script:
         return [Said(call_text(c)) for c in calls] or [Said("42")]
 
 
-def _speed(env: AgentEnv) -> str:
+def speed(env: AgentEnv) -> str:
     prompt = reset(env)
     reset_ms = 1000 * _seconds(lambda: reset(env))
     actions = [action for action, _ in play(env, prompt)]
@@ -413,7 +305,7 @@ def _speed(env: AgentEnv) -> str:
         * (forks < LEAST_FORKS_PER_S),
     ]
     if any(slow):
-        raise _Slow("\n".join([text, *filter(None, slow)]))
+        raise Slow("\n".join([text, *filter(None, slow)]))
     return text
 
 
