@@ -22,6 +22,10 @@ Text = Annotated[str, Field(description="A text.")]
 class Good(AgentEnv):
     """Keeps all promises: say the task's word; `note` keeps notes and says how many there are."""
 
+    def __init__(self, *, most: int = 99) -> None:
+        super().__init__()
+        self.most = most
+
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
         return [Task(f"{split}-{i}", "", f"say {split} {seed} {i}", {"word": f"{split}{i}"}) for i in range(num)]
 
@@ -40,6 +44,8 @@ class Good(AgentEnv):
     @tool
     def note(self, text: Text) -> str:
         """Keep a note."""
+        if len(self.notes) == self.most:
+            return "error: no more"
         self.notes.append(text)
         return f"{len(self.notes)} notes, {self.np_random.integers(10**6)}"
 
@@ -232,7 +238,7 @@ class SubtaskScoreRaises(Good):
 
 class NoSuperInit(Good):
     def __init__(self) -> None:
-        pass
+        self.most = 99
 
 
 class FactsAreNoJSON(Good):

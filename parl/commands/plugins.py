@@ -82,7 +82,9 @@ def envs_check(
 
 @envs_app.command("new")
 def envs_new(name: PackageName, folder: PackageDir = None) -> None:
-    """Write a package with an environment of your own: complete, small, to be changed.
+    """Write a package with an environment of your own.
+
+    It is complete and small: to be installed, tried and changed.
 
     \b
     Example:
@@ -120,16 +122,21 @@ def rewards_show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     term = scoring.get(name)
     knobs = {k: p for k, p in plugins.knobs(term.function).items() if k in term.knobs}
     typer.echo(f"{name}\n\n{textwrap.indent(term.doc or '(no docstring)', '    ')}\n")
-    typer.echo(f"knobs: {plugins.describe(knobs)}")
+    typer.echo("knobs:" + ("" if knobs else " (none)"))
+    for knob, parameter in knobs.items():
+        allowed = _bounds(term.knobs[knob].json_schema())
+        typer.echo(f"    {plugins.describe({knob: parameter})}" + (f"  ({allowed})" if allowed else ""))
     typer.echo(f"roles: {', '.join(term.roles)}")
-    typer.echo(f"outcome: {'yes, what Toggle gates on' if term.outcome else 'no'}")
+    typer.echo(f"kind: {'outcome, what Toggle gates on' if term.outcome else 'shaping'}")
     example = "".join(f", {k}: {plain(p.default) if p.default is not p.empty else '...'}" for k, p in knobs.items())
     typer.echo(f"\nIn a config:\n    reward:\n      terms:\n        {name}: {{weight: 1.0{example}}}")
 
 
 @rewards_app.command("new")
 def rewards_new(name: PackageName, folder: PackageDir = None) -> None:
-    """Write a package with a reward term of your own: complete, small, to be changed.
+    """Write a package with a reward term of your own.
+
+    It is complete and small: to be installed, tried and changed.
 
     \b
     Example:
@@ -139,6 +146,12 @@ def rewards_new(name: PackageName, folder: PackageDir = None) -> None:
 
     made = scaffold.new("rewards", name, folder)
     _echo_scaffold(made, f"parl rewards show {made.plugin}")
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    """What a knob's type allows, where its hint does not show it. Example: "above 0, at most 1"."""
+    words = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+    return ", ".join(f"{word} {schema[key]:g}" for key, word in words.items() if key in schema)
 
 
 def _echo_scaffold(made: Any, *commands: str) -> None:
