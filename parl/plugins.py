@@ -2,8 +2,7 @@
 
 In: the entry-point groups `parl.envs` and `parl.rewards`; each entry names a module that registers with Gymnasium
 or with `parl.scoring` when it is imported. Out: those registries filled, in this process. Gymnasium's registry is
-per process, so `load()` runs first in the driver and in every worker. Also here: making an environment from its
-config, and the checks behind `parl envs check`.
+per process, so `load()` runs first in the driver and in every worker. Also here: making an environment from its config.
 """
 
 from __future__ import annotations
@@ -14,20 +13,17 @@ import inspect
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.utils.env_checker import check_env
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from parl.config.schema import EnvConfig
-from parl.env import AgentEnv, assistant
+from parl.env import AgentEnv
 from parl.errors import ConfigError, did_you_mean
-from parl.types import ToolCall
 
 GROUPS = ("parl.envs", "parl.rewards")
 
@@ -198,88 +194,3 @@ def describe(parameters: Mapping[str, inspect.Parameter]) -> str:
 
 def _type_name(annotation: Any) -> str:
     return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-
-
-# --- parl envs check -------------------------------------------------------------------------------------------------
-
-
-def check(make: Callable[[], AgentEnv]) -> list[tuple[str, str | None]]:
-    """What an environment has to keep: (what was checked, what is wrong or None), in order."""
-    checks: list[tuple[str, Callable[[], str | None]]] = [
-        ("Gymnasium's check_env", lambda: check_env(make(), skip_render_check=True)),
-        ("tools have descriptions", lambda: _tools(make())),
-        ("reset(seed) is repeatable", lambda: _reset(make(), make())),
-        ("splits share no task", lambda: _splits(make())),
-        ("score is in 0..1", lambda: _score(make())),
-        ("a fork leaves its parent alone", lambda: _fork(make(), make())),
-    ]
-    return [(what, _run(function)) for what, function in checks]
-
-
-def _run(function: Callable[[], str | None]) -> str | None:
-    try:
-        return function()
-    except Exception as error:  # whatever the plugin raises is the finding
-        return f"{type(error).__name__}: {error}"
-
-
-def _tools(env: AgentEnv) -> str | None:
-    bare = [spec.name for spec in env.tool_specs() if not spec.description]
-    return f"no docstring, so the model sees no description: {', '.join(bare)}" if bare else None
-
-
-def _reset(one: AgentEnv, two: AgentEnv) -> str | None:
-    if one.reset(seed=7)[0] != two.reset(seed=7)[0]:
-        return "two environments reset with the same seed start differently; draw from self.np_random only"
-    first, again = (env.generate_tasks("train", 3, 7) for env in (one, two))
-    return None if first == again else "generate_tasks('train', 3, 7) gives other tasks in another environment"
-
-
-def _splits(env: AgentEnv) -> str | None:
-    seen: dict[str, str] = {}
-    for split in ("train", "validation", "test"):
-        for task in env.generate_tasks(split, 20, 7):
-            if (other := seen.setdefault(repr((task.prompt, task.data)), split)) != split:
-                return f"a task of {split} is in {other} too: {task.prompt[:80]!r}"
-    return None
-
-
-def _score(env: AgentEnv) -> str | None:
-    env.reset(seed=7)
-    for answer in ("", "?", "42"):
-        outcome = env.score(answer)
-        if "score" not in outcome or not 0 <= outcome["score"] <= 1:
-            return f"score({answer!r}) gave {dict(outcome)}; it needs the key 'score' in 0..1"
-    return None
-
-
-def _fork(parent: AgentEnv, control: AgentEnv) -> str | None:
-    """What a subagent does must not change what its parent sees afterwards. The control never forks."""
-    (first,), _ = parent.reset(seed=7)
-    control.reset(seed=7)
-    child: object = parent.fork("a subtask")
-    if not isinstance(child, AgentEnv) or child is parent:
-        return f"fork() gave {'the parent itself' if child is parent else type(child).__name__}, not a new AgentEnv"
-    actions = [assistant(calls=[call]) for call in _calls(parent, first["content"].split())]
-    for action in [*actions, assistant("42")]:
-        child.step(action)
-    for action in actions:
-        if parent.step(action) != control.step(action):
-            return f"after its child acted, the parent's answer to {action['tool_calls'][0]} changed"
-    return None
-
-
-def _calls(env: AgentEnv, words: Sequence[str], num: int = 20) -> Iterator[ToolCall]:
-    """Random calls that the tools' schemas allow, their strings taken from the task's prompt."""
-    rng = np.random.default_rng(7)
-    values: dict[str, Callable[[], Any]] = {
-        "string": lambda: str(rng.choice(words)).strip(".,:;?!'\"()"),
-        "integer": lambda: int(rng.integers(5)),
-        "number": lambda: float(rng.random()),
-        "boolean": lambda: bool(rng.integers(2)),
-        "array": list,
-        "object": dict,
-    }
-    for spec in env.tool_specs() and [env.tool_specs()[i % len(env.tool_specs())] for i in range(num)]:
-        properties = spec.parameters.get("properties", {})
-        yield ToolCall(spec.name, {n: values[p["type"]]() for n, p in properties.items() if p.get("type") in values})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,9 @@ from parl.errors import ConfigError
 
 envs_app = new_app("The environments that are installed.")
 rewards_app = new_app("The reward terms that are installed.")
+
+PackageName = Annotated[str, typer.Argument(metavar="NAME", help="Of the package, such as phone-book.")]
+PackageDir = Annotated[Path | None, typer.Option("--dir", help="Where to write it; default: a folder NAME, here.")]
 
 
 @envs_app.command("list")
@@ -51,27 +56,45 @@ def envs_check(
 ) -> None:
     """Check what an environment has to keep.
 
-    Gymnasium's API, tools, seeds, splits, score, forks. Exit code 0 or 2.
+    Tools, seeds, splits, score, forks, Gymnasium's API, an episode of a swarm, speed. Exit code 0 or 2.
 
     \b
     Examples:
         parl envs check parl/WideSearch-v0
         parl envs check mine/Env-v0 num_pages=3
     """
-    from parl import plugins
+    from parl.checks import runner
     from parl.config.schema import EnvConfig
 
     config = EnvConfig(id=env_id, kwargs=dict(map(_assignment, kwargs or ())))
-    _echo_tools(plugins.make_env(config).tool_specs())
-    results = plugins.check(lambda: plugins.make_env(config))
+    _echo_tools(runner.made(config).tool_specs())
     typer.echo()
-    for what, wrong in results:
-        typer.echo(f"{'ok ' if wrong is None else 'BAD'}  {what}")
-        if wrong is not None:
-            typer.echo(textwrap.indent(wrong, "         "))
-    bad = sum(wrong is not None for _, wrong in results)
+    bad = 0
+    for finding in runner.check(config):
+        bad += finding.status == "BAD"
+        short = finding.status in ("ok", "--")
+        typer.echo(f"{finding.status:<4} {finding.what}" + (f" ({finding.text})" if short and finding.text else ""))
+        if not short:
+            typer.echo(textwrap.indent(finding.text, "         "))
     if bad:
-        raise ConfigError(f"{env_id} does not keep {bad} of {len(results)} promises; correct it and check again.")
+        raise ConfigError(f"{env_id} does not keep {bad} of its promises; correct it and check again.")
+
+
+@envs_app.command("new")
+def envs_new(name: PackageName, folder: PackageDir = None) -> None:
+    """Write a package with an environment of your own.
+
+    It is complete and small: to be installed, tried and changed.
+
+    \b
+    Example:
+        parl envs new phone-book
+    """
+    from parl import scaffold
+
+    made = scaffold.new("envs", name, folder)
+    smoke = shlex.quote(str(made.folder / "smoke.yaml"))
+    _echo_scaffold(made, f"parl envs check {made.plugin}", f"parl train {smoke}")
 
 
 @rewards_app.command("list")
@@ -99,11 +122,42 @@ def rewards_show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     term = scoring.get(name)
     knobs = {k: p for k, p in plugins.knobs(term.function).items() if k in term.knobs}
     typer.echo(f"{name}\n\n{textwrap.indent(term.doc or '(no docstring)', '    ')}\n")
-    typer.echo(f"knobs: {plugins.describe(knobs)}")
+    typer.echo("knobs:" + ("" if knobs else " (none)"))
+    for knob, parameter in knobs.items():
+        allowed = _bounds(term.knobs[knob].json_schema())
+        typer.echo(f"    {plugins.describe({knob: parameter})}" + (f"  ({allowed})" if allowed else ""))
     typer.echo(f"roles: {', '.join(term.roles)}")
-    typer.echo(f"outcome: {'yes, what Toggle gates on' if term.outcome else 'no'}")
+    typer.echo(f"kind: {'outcome, what Toggle gates on' if term.outcome else 'shaping'}")
     example = "".join(f", {k}: {plain(p.default) if p.default is not p.empty else '...'}" for k, p in knobs.items())
     typer.echo(f"\nIn a config:\n    reward:\n      terms:\n        {name}: {{weight: 1.0{example}}}")
+
+
+@rewards_app.command("new")
+def rewards_new(name: PackageName, folder: PackageDir = None) -> None:
+    """Write a package with a reward term of your own.
+
+    It is complete and small: to be installed, tried and changed.
+
+    \b
+    Example:
+        parl rewards new short-answers
+    """
+    from parl import scaffold
+
+    made = scaffold.new("rewards", name, folder)
+    _echo_scaffold(made, f"parl rewards show {made.plugin}")
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    """What a knob's type allows, where its hint does not show it. Example: "above 0, at most 1"."""
+    words = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+    return ", ".join(f"{word} {schema[key]:g}" for key, word in words.items() if key in schema)
+
+
+def _echo_scaffold(made: Any, *commands: str) -> None:
+    typer.echo(f"wrote {made.folder} with {made.plugin}; next:")
+    for command in (f"pip install -e {shlex.quote(str(made.folder))}", *commands):
+        typer.echo(f"    {command}")
 
 
 def _echo_tools(specs: Any) -> None:

@@ -96,8 +96,7 @@ class ChatML:
     def _parse(self, token_ids: tuple[int, ...]) -> tuple[str, tuple[ToolCall, ...]]:
         ids = list(token_ids[:-1] if token_ids and token_ids[-1] == self._end else token_ids)
         text = self._backend.decode(ids, skip_special_tokens=False)
-        calls = tuple(_parse_call(m.group(1), m.group(0)) for m in _CALL.finditer(text))
-        return text.strip(), calls
+        return text.strip(), parse_calls(text)
 
 
 def _without_markup(backend: Any) -> Any:
@@ -109,6 +108,11 @@ def _without_markup(backend: Any) -> Any:
     if isinstance(model["vocab"], dict):  # a word-level vocabulary holds them as words, too
         model["vocab"] = {text: i for text, i in model["vocab"].items() if text not in markup}
     return type(backend).from_str(json.dumps(raw))
+
+
+def parse_calls(text: str) -> tuple[ToolCall, ...]:
+    """The `<tool_call>`s in an assistant's text, in order; one that cannot be read has an `error`."""
+    return tuple(_parse_call(m.group(1), m.group(0)) for m in _CALL.finditer(text))
 
 
 def _parse_call(body: str, whole: str) -> ToolCall:

@@ -1,15 +1,20 @@
 """An engine without a model: a function of the conversation writes each turn. For tests, teaching, demonstrations.
 
 In: a `Script`, called with the agent's messages and a random generator. Out: the same `Generation` as any engine, so
-the runtime cannot tell the difference.
+the runtime cannot tell the difference. `CharRenderer` goes with it where there is no tokenizer either.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import numpy as np
 
-from parl.env import Script
+from parl.env import Script, ToolSpec
 from parl.policy.base import Generation, Renderer, Request
+from parl.policy.chatml import parse_calls
+from parl.types import ToolCall
 
 
 class ScriptedEngine:
@@ -33,3 +38,28 @@ class ScriptedEngine:
 
     def release(self, session: str) -> None:
         """Nothing is kept."""
+
+
+class CharRenderer:
+    """A renderer without a tokenizer: a token is a character of what agents write. What they read is not encoded, since
+    a script reads messages."""
+
+    stop_ids = (0,)
+
+    def start(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
+        return [1] * 8
+
+    def observe(self, observations: Sequence[str]) -> list[int]:
+        return [1] * 4 * len(observations)
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
+        text = "".join(map(chr, token_ids[:-1]))
+        return text, parse_calls(text)
+
+
+def call_text(call: ToolCall) -> str:
+    """A call as an assistant writes it."""
+    return f"<tool_call>{json.dumps({'name': call.name, 'arguments': dict(call.arguments)})}</tool_call>"

@@ -18,10 +18,11 @@ from parl.env import AgentEnv, Message, Said
 from parl.learner.policies import PolicySet
 from parl.plugins import make_env
 from parl.policy.base import Generation, PolicyHandle, Renderer, Request
-from parl.policy.scripted import ScriptedEngine
+from parl.policy.scripted import ScriptedEngine, call_text
 from parl.rollout.pool import Job
 from parl.rollout.swarm import SwarmRunner
 from parl.system import pin_threads
+from parl.types import ToolCall
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
@@ -67,28 +68,7 @@ class SwarmScript:
 
 
 def _call(tool: str, /, **arguments: str) -> str:
-    return f"<tool_call>{json.dumps({'name': tool, 'arguments': arguments})}</tool_call>"
-
-
-class WordRenderer:
-    """A renderer without a model: a token is a character. It costs next to nothing, so the runtime is what is timed."""
-
-    stop_ids = (0,)
-
-    def start(self, system: str, tools: Sequence[Any], user: str) -> list[int]:
-        return [1] * 8
-
-    def observe(self, observations: Sequence[str]) -> list[int]:
-        return [1] * 4 * len(observations)
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(c) for c in text]
-
-    def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[Any, ...]]:
-        from parl.policy.chatml import _CALL, _parse_call
-
-        text = "".join(map(chr, token_ids[:-1]))
-        return text, tuple(_parse_call(m.group(1), m.group(0)) for m in _CALL.finditer(text))
+    return call_text(ToolCall(tool, arguments))
 
 
 @dataclass

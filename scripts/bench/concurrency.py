@@ -12,10 +12,10 @@ import argparse
 import asyncio
 import time
 
-from common import Gate, SwarmScript, WordRenderer, finish, jobs_of, runner_of, set_up, table
+from common import Gate, SwarmScript, finish, jobs_of, runner_of, set_up, table
 
 from parl.plugins import make_env
-from parl.policy.scripted import ScriptedEngine
+from parl.policy.scripted import CharRenderer, ScriptedEngine
 from parl.rollout.pool import LocalPool
 from parl.system import rss_mb
 
@@ -27,8 +27,8 @@ def main() -> None:
     args = parser.parse_args()
     num = -(-args.agents // args.width)
     config, env, _ = set_up([f"rollout.max_concurrent_episodes={num}", "rollout.episode_deadline_s=3600"])
-    gate = Gate(ScriptedEngine(SwarmScript(args.width), WordRenderer()), num * args.width)
-    runner = runner_of(config, gate, WordRenderer())
+    gate = Gate(ScriptedEngine(SwarmScript(args.width), CharRenderer()), num * args.width)
+    runner = runner_of(config, gate, CharRenderer())
     pool = LocalPool(lambda: make_env(config.env), config.rollout)
     jobs = jobs_of(env, num)
     before, began = rss_mb(), time.perf_counter()

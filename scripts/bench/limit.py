@@ -71,10 +71,13 @@ def _thawed(value: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", type=int, default=64, help="live agents of the rollout")
+    parser.add_argument(
+        "--episodes", type=int, default=48, help="recorded episodes; the learner learns from all of them"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     config, env, policies = set_up()
-    episodes = record(config, env, policies.renderers["main"], 48)
+    episodes = record(config, env, policies.renderers["main"], args.episodes)
     engine = TorchEngine(policies.models["main"], [], EngineConfig())
     crowd = agents(episodes, args.agents)
     rollout = share(lambda: asyncio.run(play_all(engine, crowd)), args.repeats)

@@ -11,10 +11,10 @@ import asyncio
 import time
 from typing import Any
 
-from common import SwarmScript, WordRenderer, finish, jobs_of, runner_of, set_up, table
+from common import SwarmScript, finish, jobs_of, runner_of, set_up, table
 
 from parl.plugins import make_env
-from parl.policy.scripted import ScriptedEngine
+from parl.policy.scripted import CharRenderer, ScriptedEngine
 from parl.rollout.pool import LocalPool
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     rows, worst = [], 0.0
     for width in args.widths:
         script = SwarmScript(width)
-        runner = runner_of(config, ScriptedEngine(script, WordRenderer()), WordRenderer())
+        runner = runner_of(config, ScriptedEngine(script, CharRenderer()), CharRenderer())
         pool = LocalPool(lambda: make_env(config.env), config.rollout)
         jobs = jobs_of(env, max(8, args.episodes // width))
         asyncio.run(pool.gather(runner, jobs[:4]))  # warm-up

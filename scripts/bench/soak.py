@@ -12,10 +12,10 @@ import gc
 import itertools
 
 import numpy as np
-from common import SwarmScript, WordRenderer, finish, jobs_of, runner_of, set_up, table
+from common import SwarmScript, finish, jobs_of, runner_of, set_up, table
 
 from parl.plugins import make_env
-from parl.policy.scripted import ScriptedEngine
+from parl.policy.scripted import CharRenderer, ScriptedEngine
 from parl.rollout.pool import LocalPool
 from parl.system import rss_now_mb
 
@@ -24,16 +24,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=20_000)
     parser.add_argument("--width", type=int, default=8)
+    parser.add_argument(
+        "--batch", type=int, default=500, help="episodes at once; memory is read after every other batch"
+    )
     args = parser.parse_args()
     config, env, _ = set_up()
-    runner = runner_of(config, ScriptedEngine(SwarmScript(args.width), WordRenderer()), WordRenderer())
+    runner = runner_of(config, ScriptedEngine(SwarmScript(args.width), CharRenderer()), CharRenderer())
     pool = LocalPool(lambda: make_env(config.env), config.rollout)
-    jobs = jobs_of(env, 500)
+    jobs = jobs_of(env, args.batch)
     seen: list[tuple[int, float]] = []
     for k in itertools.count(1):
         assert all(e.status == "completed" for e in asyncio.run(pool.gather(runner, jobs)))
         gc.collect()
-        if k * len(jobs) % 1000 == 0:
+        if k % 2 == 0:
             seen.append((k * len(jobs), rss_now_mb()))
         if k * len(jobs) >= args.episodes:
             break

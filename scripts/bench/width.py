@@ -26,10 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=48, help="swarms at once; the quickstart's step has 48")
     parser.add_argument("--widths", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--recorded", type=int, default=60, help="episodes whose subagents are replayed")
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     config, env, policies = set_up()
-    pool = [t for e in record(config, env, policies.renderers["main"], 60) for t in e.subagents]
+    pool = [t for e in record(config, env, policies.renderers["main"], args.recorded) for t in e.subagents]
     pool *= 1 + args.episodes * max(args.widths) // len(pool)
     base = record(config, env, policies.renderers["main"], 1)[0]
     engine = TorchEngine(policies.models["main"], [], EngineConfig())

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parl.checks.runner import check
 from parl.config.schema import EnvConfig
 from parl.env import assistant
 from parl.errors import ConfigError
-from parl.plugins import check, make_env
+from parl.plugins import make_env
 from parl.types import Task, ToolCall
 from parl_envs.search.table import parse_rows, rows_to_markdown
 from parl_envs.search.wide_search import WideSearch
@@ -43,12 +43,11 @@ def started(what: Task = TWO, **kwargs: Any) -> WideSearch:
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
-def test_it_keeps_every_promise_of_an_environment() -> None:
-    def make() -> Any:
-        return make_env(EnvConfig(id="parl/WideSearch-v0"))
-
-    assert [wrong for _, wrong in check(make) if wrong] == []
-    check_env(make(), skip_render_check=True)
+@pytest.mark.parametrize("kwargs", [{}, {"pages": "prose", "answer_format": "markdown"}])
+def test_it_keeps_every_promise_of_an_environment(kwargs: dict[str, Any]) -> None:
+    found = list(check(EnvConfig(id="parl/WideSearch-v0", kwargs=kwargs)))
+    assert [f for f in found if f.status not in ("ok", "slow")] == []
+    assert len(found) == 10
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -44,6 +44,7 @@ def cheap(words: list[str], target: Path) -> list[str]:
     parl train, parl sft    `parl train ... --dry-run`: checks and sets up everything
     parl train --resume     `parl config check` of the config that it names
     parl eval               the same on one task
+    parl envs new           its --help: the fixture has written what the page shows
     scripts/plot_result.py  the same with another output
     scripts/seeds.py        its --help: it would train five times; that of chaos.py and the benchmarks, too (the former
                             has a test of its own)
@@ -60,6 +61,8 @@ def cheap(words: list[str], target: Path) -> list[str]:
         rest = ["config", "check", rest[1]]
     elif rest[0] in ("train", "sft"):
         rest = ["train", *(word for word in rest[1:] if word != "--dry-run"), "--dry-run"]
+    elif rest[:2] == ["envs", "new"]:
+        rest = ["envs", "new", "--help"]
     elif rest[0] == "eval":
         rest += ["--tasks", "1"]  # the last one counts
     return ["-m", "parl.cli", *rest]
@@ -77,6 +80,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+    for words in (shlex.split(command) for _, command in commands()):
+        if words[:3] == ["parl", "envs", "new"]:
+            run(folder, ["-m", "parl.cli", *words[1:]])
     plugins = [str(path.parent) for path in folder.glob("*/pyproject.toml")]
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder / "site")]
     run(folder, ["-m", "pip", "install", *options, *plugins])

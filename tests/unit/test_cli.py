@@ -179,7 +179,9 @@ def test_wrong_usage_is_exit_code_2(run: Run, args: list[str], message: str) -> 
     assert message in err
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "ablate", "sft", "config check", "envs check", "rewards show"])
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "ablate", "sft", "config check", "envs check", "envs new", "rewards show"]
+)
 def test_help_holds_an_example(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")
     assert code == 0
@@ -230,21 +232,37 @@ def test_envs_list_and_show(run: Run, path: Path) -> None:
     assert "tool price\n    Tell the price of an article.\n" in shown
 
 
-def test_envs_check_prints_schemas_and_results(run: Run, path: Path) -> None:
-    code, out, _ = run("envs", "check", "test/Shop-v0", "num=3")
+def test_envs_check_prints_schemas_and_results(run: Run) -> None:
+    code, out, _ = run("envs", "check", "tests.broken_envs:broken/Good-v0", "most=3")
     assert code == 0
-    assert '"article": {"type": "string"}' in out
+    assert '"text": {"description": "A text.", "type": "string"}' in out
+    assert "\nok   forks are isolated\n" in out
     assert "BAD" not in out
 
 
-def test_envs_check_exits_with_2_when_a_promise_is_broken(
-    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ShopEnv, "score", lambda self, answer: {"score": 2.0})
-    code, out, err = run("envs", "check", "test/Shop-v0")
+def test_envs_check_exits_with_2_when_a_promise_is_broken(run: Run) -> None:
+    code, out, err = run("envs", "check", "tests.broken_envs:broken/ScoreOfTwo-v0")
     assert code == 2
-    assert "BAD  score is in 0..1\n" in out
-    assert "test/Shop-v0 does not keep 1 of 6 promises" in err
+    assert "\nBAD  score is in 0..1\n         score('42') gave" in out
+    assert "\n--   speed (not checked; correct the above first)\n" in out
+    assert "broken/ScoreOfTwo-v0 does not keep 1 of its promises" in err
+
+
+def test_envs_new_writes_a_package_and_says_what_is_next(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "my dice"
+    code, out, _ = run("envs", "new", "dice", "--dir", folder)
+    assert code == 0
+    assert [line.strip() for line in out.splitlines()[1:]] == [
+        f"pip install -e '{folder}'",
+        "parl envs check dice/Dice-v0",
+        f"parl train '{folder}/smoke.yaml'",
+    ]
+    assert (folder / "smoke.yaml").is_file()
+    assert run("envs", "new", "dice", "--dir", folder)[0] == 2
+    assert run("rewards", "new", "kind-words", "--dir", tmp_path / "words")[1].splitlines()[1:] == [
+        f"    pip install -e {tmp_path / 'words'}",
+        "    parl rewards show kind_words",
+    ]
 
 
 def test_rewards_list_and_show(run: Run) -> None:
@@ -252,9 +270,12 @@ def test_rewards_list_and_show(run: Run) -> None:
     assert listed == sorted(listed)
     assert "outcome" in listed
     shown = run("rewards", "show", "outcome")[1]
-    assert "roles: orchestrator, subagent" in shown
-    assert "knobs: metric: str = 'score'" in shown
+    assert "knobs:\n    metric: str = 'score'\nroles: orchestrator, subagent\nkind: outcome" in shown
     assert 'outcome: {weight: 1.0, metric: "score"}' in shown
+    shown = run("rewards", "show", "parallel")[1]
+    assert "    cap: PositiveInt = 8  (above 0)\n" in shown
+    assert "kind: shaping" in shown
+    assert "knobs: (none)" in run("rewards", "show", "finish")[1]
 
 
 @pytest.mark.parametrize("ok, code, mark", [(True, 0, "ok "), (None, 0, "-  "), (False, 1, "FIX")])

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import gymnasium
-import numpy as np
 import pytest
 
 from parl import plugins, scoring
@@ -46,33 +45,12 @@ class EchoEnv(AgentEnv):
         return str(len(self.notes))
 
 
-class BadEnv(EchoEnv):
-    """Breaks every promise but Gymnasium's."""
-
-    def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
-        if not hasattr(self, "base"):
-            self.base = int(np.random.default_rng().integers(10**12))
-        return [Task(str(i), "test/Bad-v0", f"Say {i + self.base}", {}) for i in range(num)]
-
-    def score(self, answer: str) -> Mapping[str, float]:
-        return {"score": float(len(answer))}
-
-    def start(self, task: Task) -> None:
-        self.shared: list[str] = []
-
-    @tool
-    def keep(self, text: str) -> str:
-        self.shared.append(text)
-        return str(len(self.shared))
-
-
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    """Two AgentEnvs, registered for one test."""
+    """An AgentEnv, registered for one test."""
     gymnasium.register(id="test/Echo-v0", entry_point=EchoEnv, max_episode_steps=3)  # type: ignore[arg-type]
-    gymnasium.register(id="test/Bad-v0", entry_point=BadEnv)  # type: ignore[arg-type]
     yield
-    del gymnasium.registry["test/Echo-v0"], gymnasium.registry["test/Bad-v0"]
+    del gymnasium.registry["test/Echo-v0"]
 
 
 @pytest.fixture
@@ -153,7 +131,7 @@ def test_a_registration_that_points_nowhere_is_named(site: Path) -> None:
 
 def test_env_ids_lists_agent_envs_only() -> None:
     ids = plugins.env_ids()
-    assert {"test/Echo-v0", "test/Bad-v0"} <= set(ids)
+    assert {"test/Echo-v0", "parl/WideSearch-v0"} <= set(ids)
     assert ids == sorted(ids)
     assert "CartPole-v1" not in ids
 
@@ -193,27 +171,3 @@ def test_make_env_does_not_change_the_registration() -> None:
 def test_a_wrong_environment_is_a_clear_error(env_id: str, kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plugins.make_env(EnvConfig(id=env_id, kwargs=kwargs))
-
-
-# --- check ---------------------------------------------------------------------------------------------------
-
-
-def test_check_finds_nothing_wrong_with_a_good_environment() -> None:
-    results = plugins.check(lambda: plugins.make_env(EnvConfig(id="test/Echo-v0")))
-    assert {what: wrong for what, wrong in results if wrong} == {}
-    assert len(results) == 6
-
-
-@pytest.mark.parametrize(
-    "what, wrong",
-    [
-        ("tools have descriptions", "keep"),
-        ("reset(seed) is repeatable", "draw from self.np_random only"),
-        ("splits share no task", "is in train too"),
-        ("score is in 0..1", "score('42') gave {'score': 2.0}"),
-        ("a fork leaves its parent alone", "after its child acted, the parent's answer"),
-    ],
-)
-def test_check_finds_a_broken_promise(what: str, wrong: str) -> None:
-    results = dict(plugins.check(lambda: plugins.make_env(EnvConfig(id="test/Bad-v0"))))
-    assert wrong in str(results[what])

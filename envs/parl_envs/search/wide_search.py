@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from parl.env import AgentEnv, Demonstration, Said, tool
 from parl.errors import ConfigError, did_you_mean
@@ -72,13 +73,17 @@ class WideSearch(AgentEnv):
     # --- tools -------------------------------------------------------------------------------------------------------
 
     @tool
-    def search(self, query: str, top_k: int = 0) -> str:
+    def search(
+        self,
+        query: Annotated[str, Field(description="Words of a title or a page.")],
+        top_k: Annotated[int, Field(description="Most results; 0 for the usual number.")] = 0,
+    ) -> str:
         """Search the corpus. Returns one line `title : id` for each result, best first."""
         found = self.world.index.search(query, top_k if 0 < top_k <= 20 else self.top_k)
         return "\n".join(f"{d.title} : {d.id}" for d in found) or NOT_FOUND
 
     @tool
-    def open(self, doc: str) -> str:
+    def open(self, doc: Annotated[str, Field(description="An id that search returned.")]) -> str:
         """Open the document with this id. Returns its page."""
         page = self.world.index.get(doc)
         return page.text if page is not None else NOT_FOUND

@@ -7,9 +7,11 @@ lookups are independent of each other, so an orchestrator can share the names ou
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from parl.env import AgentEnv, tool
 from parl.errors import ConfigError
@@ -17,6 +19,8 @@ from parl.types import Task
 
 SPLITS = ("train", "validation", "test")
 NAMES = [f"{kind}{i}" for kind in ("amber", "basil", "cedar", "delta", "ember", "fable") for i in range(5)]
+MOST = 99
+RUNTIME = ["ok", "error:", "no", "name", "duplicate", "task", "budget", "exhausted", "stopped", "(turns)"]
 
 
 class CalcEnv(AgentEnv):
@@ -44,8 +48,8 @@ class CalcEnv(AgentEnv):
         tasks = []
         for i in range(num):
             chosen = [str(name) for name in rng.choice(names, self.num, replace=False)]
-            numbers = {name: int(rng.integers(1, 100)) for name in chosen}
-            prompt = f"What is the sum of the numbers behind {', '.join(chosen)}?"
+            numbers = {name: int(rng.integers(1, MOST + 1)) for name in chosen}
+            prompt = f"sum : {' '.join(chosen)}"
             tasks.append(Task(f"{split}-{seed}-{i}", "calc/Calc-v0", prompt, {"numbers": numbers}))
         return tasks
 
@@ -58,7 +62,7 @@ class CalcEnv(AgentEnv):
     # --- tools ---------------------------------------------------------------------------------------------------
 
     @tool
-    def lookup(self, name: str) -> str:
+    def lookup(self, name: Annotated[str, Field(description="One of the names in the task.")]) -> str:
         """Tell the number behind a name."""
         # Whatever the model writes arrives here as a `str`; a wrong argument was answered before the call.
         self.num_lookups += 1
@@ -100,6 +104,12 @@ class CalcEnv(AgentEnv):
         if not self.wanted:
             return None
         return float(_last_number(message) == sum(self.numbers[name] for name in self.wanted))
+
+    # --- a policy from nothing -----------------------------------------------------------------------------------
+
+    def vocabulary(self) -> Sequence[str]:
+        """Every word that an episode may hold, for `model: tiny`. Leave it out if your policy is a pretrained model."""
+        return ["sum", ":", *RUNTIME, *NAMES, *map(str, range(self.num * MOST + 1))]
 
 
 def _last_number(text: str) -> int | None:
