@@ -11,7 +11,8 @@ import yaml
 
 from parl.config import Config, parse
 from parl.errors import CheckpointError
-from parl.run_folder import SCHEMA_VERSION, RunFolder, episode_record, read_episodes, read_resolved, write_atomic
+from parl.records import episode_record
+from parl.run_folder import SCHEMA_VERSION, RunFolder, read_episodes, read_resolved, write_atomic
 from parl.types import RewardBreakdown, Sample, ScoredEpisode
 from tests.helpers import assign, call, create, run, script
 
