@@ -114,6 +114,14 @@ def read_resolved(path: Path) -> dict[str, Any]:
     return dict(raw)
 
 
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl, in order; [] before the first step. A half-written last line is left out."""
+    file = path / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
 def read_episodes(path: Path) -> list[dict[str, Any]]:
     """The episodes of one stored step."""
     import zstandard
