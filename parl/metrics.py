@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from parl.rollout.swarm import normal
 from parl.types import ORCHESTRATOR_ID, Episode, ScoredEpisode
 
 
@@ -65,6 +66,7 @@ def swarm_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "swarm/num_subagents": fmean(len(e.subagents) for e in episodes),
         "swarm/num_assigned": fmean(e.num_assigned for e in episodes),
         "swarm/num_refused": fmean(e.num_refused for e in episodes),
+        "swarm/num_duplicates": fmean(_num_duplicates(e) for e in episodes),
         "swarm/spawn_rate": len(assigned) / len(episodes),
         "swarm/width": fmean(_width(e) for e in episodes),
         "swarm/work_over_span": fmean(e.clock.serial_s / max(e.clock.critical_path_s, 1e-9) for e in episodes),
@@ -85,3 +87,8 @@ def _width(episode: Episode) -> int:
     """Most subagents that one turn launched."""
     launched = Counter(t.spawned_at for t in episode.subagents)
     return max(launched.values(), default=0)
+
+
+def _num_duplicates(episode: Episode) -> int:
+    """Subagents that got the prompt of an earlier one (where `swarm.refuse_duplicates` does not prevent it)."""
+    return len(episode.subagents) - len({normal(t.prompt) for t in episode.subagents})

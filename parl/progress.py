@@ -61,6 +61,13 @@ class Progress:
             about = f", about {_minutes(left)} left" if self._done >= self.SURE_AFTER else ""
             _line(f"{self._label} {self._done}/{self._total}{about}. {self._note}".rstrip())
 
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)  # type: ignore[attr-defined]
+        else:
+            _line(text)
+
 
 def _line(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +16,8 @@ import yaml
 
 from parl.config.schema import Config
 from parl.errors import CheckpointError
-from parl.types import AgentTrace, Episode, Sample, ScoredEpisode
+from parl.records import episode_record
+from parl.types import Sample, ScoredEpisode
 
 SCHEMA_VERSION = 1
 
@@ -114,6 +114,14 @@ def read_resolved(path: Path) -> dict[str, Any]:
     return dict(raw)
 
 
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl, in order; [] before the first step. A half-written last line is left out."""
+    file = path / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
 def read_episodes(path: Path) -> list[dict[str, Any]]:
     """The episodes of one stored step."""
     import zstandard
@@ -140,71 +148,3 @@ def _lock(path: Path) -> IO[str]:
         file.close()
         raise CheckpointError(f"{path} is in use by another process. Wait for it, or choose another run_dir.") from None
     return file
-
-
-def episode_record(scored: ScoredEpisode, advantages: Mapping[tuple[str, str], float]) -> dict[str, Any]:
-    """An episode as it stands on disk (the public format)."""
-    episode = scored.episode
-    return {
-        "id": episode.id,
-        "task": {
-            "id": episode.task.id,
-            "env": episode.task.env,
-            "prompt": episode.task.prompt,
-            "data": dict(episode.task.data),
-        },
-        "group": episode.group,
-        "step": episode.step,
-        "status": episode.status,
-        "failure": episode.failure,
-        "answer": episode.answer,
-        "outcome": dict(episode.outcome),
-        "facts": dict(episode.facts),
-        "critical_steps": episode.critical_steps,
-        "total_steps": episode.total_steps,
-        "num_assigned": episode.num_assigned,
-        "num_refused": episode.num_refused,
-        "clock": {"critical_path_s": episode.clock.critical_path_s, "serial_s": episode.clock.serial_s},
-        "rewards": {
-            agent: {"terms": dict(r.terms), "weights": dict(r.weights), "factors": dict(r.factors), "total": r.total}
-            for agent, r in scored.rewards.items()
-        },
-        "traces": [_trace_record(t, episode, advantages) for t in episode.traces],
-    }
-
-
-def _trace_record(trace: AgentTrace, episode: Episode, advantages: Mapping[tuple[str, str], float]) -> dict[str, Any]:
-    spans = {s.turn: s for s in episode.clock.spans if s.agent == trace.id}
-    advantage = advantages.get((episode.id, trace.id), 0.0)
-    turns = [
-        {
-            "text": t.text,
-            "tool_calls": [asdict(c) | {"arguments": dict(c.arguments)} for c in t.tool_calls],
-            "observations": list(t.observations),
-            "policy_versions": list(t.policy_versions),
-            "start": t.start,
-            "end": t.end,
-            "t_start": spans[i].start_s,
-            "t_end": spans[i].end_s,
-        }
-        for i, t in enumerate(trace.turns)
-    ]
-    return {
-        "id": trace.id,
-        "role": trace.role,
-        "parent": trace.parent,
-        "spawned_at": trace.spawned_at,
-        "name": trace.name,
-        "prompt": trace.prompt,
-        "status": trace.status,
-        "stop_reason": trace.stop_reason,
-        "policy": trace.policy,
-        "result": trace.result,
-        "accepted": trace.accepted,
-        "score": trace.score,
-        "turns": turns,
-        "token_ids": list(trace.token_ids),
-        "mask": list(trace.mask),
-        "logprobs": list(trace.logprobs),
-        "advantages": [advantage * m for m in trace.mask],
-    }

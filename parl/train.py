@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from parl import credit
+from parl import alarms, credit
 from parl.config import Config, parse
 from parl.env import seed_for
 from parl.errors import CheckpointError, ConfigError, Interrupted
@@ -32,7 +32,7 @@ from parl.report.control import Control
 from parl.report.summary import print_summary
 from parl.rollout.feed import AsyncFeed, Feed, Problems, SyncFeed
 from parl.rollout.swarm import SwarmRunner
-from parl.run_folder import RunFolder, read_resolved
+from parl.run_folder import RunFolder, read_metrics, read_resolved
 from parl.scoring import Scorer
 from parl.system import pin_threads, rss_mb
 from parl.tracking import Tracker
@@ -106,7 +106,7 @@ class Run:
         self.open(folder)
         self._restore_or_warm_up()
         folder.truncate_metrics(self.state.step)
-        num_steps = self.config.train.num_steps
+        num_steps, watch = self.config.train.num_steps, alarms.Watch(read_metrics(folder.path))
         with self._ctrl_c(), Tracker(self.config, folder.path) as tracker, Progress("training", num_steps) as bar:
             bar.advance(to=self.state.step)
             for step in range(self.state.step, num_steps):
@@ -116,6 +116,8 @@ class Run:
                 tracker.log(metrics)
                 folder.log(metrics)  # before the checkpoint: a run that is killed between them repeats the step
                 bar.advance(_note(metrics))
+                for alarm in watch.add(metrics):
+                    bar.say(str(alarm))
                 stop = self.interrupted
                 if due or stop:
                     self._save()
@@ -350,7 +352,7 @@ class Run:
             "heldout": {"cold_start": cold, "trained": trained},
         }
         self.folder.write_json("summary.json", summary)
-        print_summary(summary, self.folder.path)
+        print_summary(summary, self.folder.path, alarms.check(read_metrics(self.folder.path)))
 
 
 def _note(metrics: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from parl.commands.common import ConfigPath, Overrides, new_app
+from parl.commands.rescore import rescore
 from parl.config import load
 from parl.errors import ConfigError
 
@@ -104,6 +105,9 @@ def ablate(
     from parl.ablate import ablate as run
 
     run(config, vary=varied, configs=[Path(c) for c in compared], seeds=seeds)
+
+
+runs_app.command()(rescore)
 
 
 @runs_app.command()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from parl.alarms import Alarm
 
 COLUMNS = (
     ("score", "score", "{:.3f}"),
@@ -27,8 +29,8 @@ ROWS = (
 )
 
 
-def print_summary(summary: Mapping[str, Any], run: Path) -> None:
-    """Print the table, the comparison in words, and where the files are."""
+def print_summary(summary: Mapping[str, Any], run: Path, alarms: Sequence[Alarm] = ()) -> None:
+    """Print the table, the comparison in words, the alarms that hold at the end, and where the files are."""
     from rich.console import Console
     from rich.table import Table
 
@@ -44,6 +46,8 @@ def print_summary(summary: Mapping[str, Any], run: Path) -> None:
     console.print(table)
     for sentence in verdict(summary):
         console.print(sentence)
+    for alarm in alarms:
+        console.print(str(alarm), markup=False, highlight=False)
     console.print(f"{summary['wall_s'] / 60:.1f} minutes. Metrics, episodes and checkpoints are in {run}.")
 
 

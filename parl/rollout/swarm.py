@@ -259,7 +259,7 @@ class _LiveEpisode:
                 else:
                     launches.append((i, call.arguments["agent"], call.arguments["prompt"]))
                     self.num_launched += 1
-                    self.prompts.add(_normal(call.arguments["prompt"]))
+                    self.prompts.add(normal(call.arguments["prompt"]))
             elif limit is not None and len(to_env) >= limit:
                 answers[i] = f"error: at most {limit} environment call(s) per turn"
             else:
@@ -298,7 +298,7 @@ class _LiveEpisode:
             return f"error: no subagent '{agent}'; create it first"
         if self.num_launched >= swarm.max_subagents:
             return f"error: at most {swarm.max_subagents} subagents per episode"
-        if swarm.refuse_duplicates and _normal(prompt) in self.prompts:
+        if swarm.refuse_duplicates and normal(prompt) in self.prompts:
             return "error: duplicate task"
         if self._turns_left() <= 0:
             return BUDGET_EXHAUSTED
@@ -386,5 +386,6 @@ def _report(trace: AgentTrace) -> str:
     return BUDGET_EXHAUSTED if trace.stop_reason == "critical_step_budget" else f"error: stopped ({trace.stop_reason})"
 
 
-def _normal(prompt: str) -> str:
+def normal(prompt: str) -> str:
+    """Two prompts are duplicates if these are equal."""
     return " ".join(prompt.casefold().split())

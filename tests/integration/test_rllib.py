@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
+from parl.records import episode_record
 from parl.rollout.rllib import to_multi_agent_episode
-from parl.run_folder import episode_record
 from parl.types import RewardBreakdown, ScoredEpisode
 from tests.helpers import assign, call, create, run, script
 

@@ -19,6 +19,7 @@ from parl.config import load
 from parl.env import AgentEnv, tool
 from parl.errors import CheckpointError, ConfigError
 from parl.types import Task
+from tests.helpers import ROOT
 
 Run = Callable[..., tuple[int, str, str]]
 Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
@@ -171,6 +172,11 @@ def test_a_bug_keeps_its_traceback(path: Path, monkeypatch: pytest.MonkeyPatch) 
         (["envs", "show", "CartPole-v1"], "CartPole-v1 is not an AgentEnv"),
         (["envs", "check", "test/Nope-v0", "num"], "write name=value"),
         (["rewards", "show", "nope"], "no such reward term"),
+        (["rescore", "no-run", str(ROOT / "configs/smoke.yaml")], "no-run is no run folder"),
+        (
+            ["rescore", "no-run", str(ROOT / "configs/smoke.yaml"), "-o", "no-folder/x.json"],
+            "there is no folder no-folder",
+        ),
     ],
 )
 def test_wrong_usage_is_exit_code_2(run: Run, args: list[str], message: str) -> None:
@@ -180,7 +186,8 @@ def test_wrong_usage_is_exit_code_2(run: Run, args: list[str], message: str) -> 
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "eval", "ablate", "sft", "config check", "envs check", "envs new", "rewards show"]
+    "command",
+    ["train", "eval", "ablate", "rescore", "sft", "config check", "envs check", "envs new", "rewards show"],
 )
 def test_help_holds_an_example(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")

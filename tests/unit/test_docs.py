@@ -19,7 +19,7 @@ RECORDED = {
     "": "step",
     "reward": "total outcome parallel finish subagent",
     "outcome": "score item_f1 item_f1_nonkey row_f1 item_recall success subtask",
-    "swarm": "critical_steps total_steps num_subagents num_assigned num_refused spawn_rate width "
+    "swarm": "critical_steps total_steps num_subagents num_assigned num_refused num_duplicates spawn_rate width "
     "work_over_span truncated finish_rate",
     "tokens": "orchestrator subagent episode",
     "failures": "total environment timeout",

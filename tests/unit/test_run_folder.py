@@ -11,7 +11,8 @@ import yaml
 
 from parl.config import Config, parse
 from parl.errors import CheckpointError
-from parl.run_folder import SCHEMA_VERSION, RunFolder, episode_record, read_episodes, read_resolved, write_atomic
+from parl.records import episode_record
+from parl.run_folder import SCHEMA_VERSION, RunFolder, read_episodes, read_metrics, read_resolved, write_atomic
 from parl.types import RewardBreakdown, Sample, ScoredEpisode
 from tests.helpers import assign, call, create, run, script
 
@@ -68,11 +69,13 @@ def test_another_schema_version_is_refused_with_the_way_out(tmp_path: Path, vers
 def test_metrics_are_cut_where_the_run_goes_on(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "r", config())
     folder.truncate_metrics(0)
+    assert read_metrics(folder.path) == []
     for step in range(4):
         folder.log({"step": step, "reward/total": step / 3})
     file = folder.path / "metrics.jsonl"
     with file.open("a") as half:
         half.write('{"step": 4, "rew')  # killed while writing
+    assert [row["step"] for row in read_metrics(folder.path)] == [0, 1, 2, 3]
     folder.truncate_metrics(3)
     assert [json.loads(line) for line in file.read_text().splitlines()] == [
         {"step": step, "reward/total": step / 3} for step in range(3)

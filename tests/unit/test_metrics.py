@@ -1,0 +1,17 @@
+"""Metrics of a step that other tests do not see."""
+
+from __future__ import annotations
+
+import pytest
+
+from parl.config.schema import Swarm
+from parl.metrics import swarm_metrics
+from tests.helpers import assign, create, run, script, turns
+
+
+@pytest.mark.parametrize("refuse, refused, duplicates", [(True, 2, 0), (False, 0, 2)])
+def test_repeated_prompts(refuse: bool, refused: int, duplicates: int) -> None:
+    first = turns(create("a"), assign("a", "red"), assign("a", " Red"), assign("a", "green"))
+    play = script([first, assign("a", "green"), "blue"], other=["DONE"])
+    metrics = swarm_metrics([run(play, Swarm(refuse_duplicates=refuse))])
+    assert (metrics["swarm/num_refused"], metrics["swarm/num_duplicates"]) == (refused, duplicates)
