@@ -142,6 +142,18 @@ def _lock(path: Path) -> IO[str]:
     return file
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the run's lock."""
+    if not (path / ".lock").is_file():
+        return False
+    with (path / ".lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def episode_record(scored: ScoredEpisode, advantages: Mapping[tuple[str, str], float]) -> dict[str, Any]:
     """An episode as it stands on disk (the public format)."""
     episode = scored.episode

@@ -23,7 +23,7 @@ import numpy as np
 from plot_result import SINGLE, SWARM, plain
 
 from parl.evaluate import Asked, plan_run, run_plan
-from parl.report.curves import Band, at_width, cost_to_reach, points, quality_within, times_less, width_rows
+from parl.report.budgets import Band, at_width, cost_to_reach, points, quality_within, times_less, width_rows
 from parl.report.evaluation import interval
 from parl.run_folder import write_atomic
 from parl.statistics import Rows, estimate, measured, shared_tasks, table

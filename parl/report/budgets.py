@@ -1,4 +1,4 @@
-"""Curves of evaluations: quality against a deadline, the time to reach a quality, and what a limit on width costs.
+"""Quality under budgets: within a deadline, the time that a quality takes, and what a limit on width costs.
 
 In: rows of runs (`evaluate.heldout_rows`) or the traces of their episodes. Out: points with 95 % bootstrap bands. Pure
 functions without a model: what a curve shows can be computed again from the files of a run.

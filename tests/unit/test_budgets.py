@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from parl.config.schema import ClockConfig, Swarm
-from parl.report.curves import (
+from parl.report.budgets import (
     Points,
     at_width,
     cost_to_reach,
