@@ -1,7 +1,7 @@
 """`parl ablate`: variants of a config trained over the same seeds, and what the differences allow to say.
 
 In: a base config and either values of its keys or further configs. Out: a folder `ablate-NAME` beside the base's run
-folder, with a run for each variant and seed, the log of each, and ablation.json and ablation.md.
+folder, with a run for each variant and seed, the log of each, and ablation.json, ablation.md and ablation.html.
 
 Each run is a `parl train` process of its own; as many run at once as there are cores for their threads. A run that has
 a summary is not run again and one that was begun is resumed, so a stopped ablation goes on with the same command.
@@ -10,11 +10,8 @@ Variants whose cold start would come out the same share it, seed by seed: one tr
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -33,22 +30,14 @@ from parl.errors import CheckpointError, ConfigError
 from parl.preflight import check_names
 from parl.progress import Progress
 from parl.report.ablation import Measured, analyse, print_ablation, write_ablation
-from parl.run_folder import write_atomic
+from parl.report.ablation_page import write_page
+from parl.run_folder import is_locked, write_atomic
+from parl.variants import Variant, vary_configs, vary_values
 
 POLL_S = 0.5
 PROGRESS_EVERY_S = 30.0
 STOP_S = 180.0
 """How long a stopped run may take to write its checkpoint."""
-RESERVED = {"seed": "use --seeds N", "run_dir": "each run has its own", "control": "ablations run without a control"}
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One of the configs that are compared."""
-
-    label: str
-    folder: str
-    config: Config
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +61,11 @@ class Job:
     @property
     def done(self) -> bool:
         return (self.path / "summary.json").is_file()
+
+    @property
+    def in_use(self) -> bool:
+        """Another process writes the run: one that outlived the ablation that started it, or another's."""
+        return is_locked(self.path)
 
     @property
     def has_cold_start(self) -> bool:
@@ -109,6 +103,7 @@ def ablate(path: Path, *, vary: Sequence[str], configs: Sequence[Path], seeds: i
     result = analyse([_measured(v, [j for j in jobs if j.variant is v]) for v in variants], list(numbers))
     result |= {"base": str(path), "failed": [{"run": str(j.path), "log": str(j.log)} for j in failed]}
     write_ablation(result, folder)
+    write_page(result, {v.label: [j.path for j in jobs if j.variant is v and j.done] for v in variants}, folder)
     print_ablation(result, folder)
     if failed:
         _say(f"{len(failed)} of {len(jobs)} runs failed and are not in the tables. The same command tries them again.")
@@ -117,73 +112,7 @@ def ablate(path: Path, *, vary: Sequence[str], configs: Sequence[Path], seeds: i
         raise SystemExit(1)
 
 
-# --- what to compare ---------------------------------------------------------------------------------------------
-
-
-def vary_values(path: Path, vary: Sequence[str]) -> list[Variant]:
-    """A variant for each combination of the values; the first values make variant 0. Raises ConfigError."""
-    axes: dict[str, list[str]] = {}
-    for item in vary:
-        key, values = _axis(item)
-        if key in axes:
-            raise ConfigError(f"--vary {key} is given twice; write all its values at once: --vary {key}=v1,v2.")
-        axes[key] = values
-    short = _short(list(axes))
-    variants = []
-    for chosen in itertools.product(*axes.values()):
-        settings = [f"{key}={value}" for key, value in zip(axes, chosen, strict=True)]
-        label = ", ".join(f"{short[key]}={value}" for key, value in zip(axes, chosen, strict=True))
-        variants.append(Variant(label, _folder_name(",".join(settings)), load(path, settings)))
-    if len(variants) < 2:
-        raise ConfigError(f"--vary {vary[0]} makes one variant: nothing to compare. Give two values or more: v1,v2.")
-    return variants
-
-
-def vary_configs(path: Path, configs: Sequence[Path]) -> list[Variant]:
-    """The base config as variant 0, then the others, by their file names. Raises ConfigError."""
-    files = [path, *configs]
-    names = [file.stem for file in files]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            f"Two configs are named {', '.join(twice)}; variants go by their file names, so name each file differently "
-            "(the base config is variant 0 already)."
-        )
-    return [Variant(name, _folder_name(name), load(file)) for name, file in zip(names, files, strict=True)]
-
-
-def _axis(item: str) -> tuple[str, list[str]]:
-    """`key.path=v1,v2` -> the key and its values as JSON, which is YAML as well."""
-    key, sep, text = item.partition("=")
-    if not sep or not all(key.split(".")) or not text.strip():
-        raise ConfigError(f"'{item}' says nothing to vary; write key.path=v1,v2, such as loss.tau=0.01,0.1.")
-    if key in RESERVED:
-        raise ConfigError(f"'{key}' cannot be varied: {RESERVED[key]}.")
-    try:
-        values = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:
-        raise ConfigError(f"The values in '{item}' are not YAML; write key.path=v1,v2 (a mapping: {{a: 1}}).") from None
-    shown = [json.dumps(value, default=str) for value in values]
-    if len(set(shown)) < len(shown):
-        raise ConfigError(f"'{item}' holds a value twice; write each once.")
-    return key, shown
-
-
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """Keys without the part of their path that tells nobody anything."""
-    for num in itertools.count(1):
-        tails = [".".join(key.split(".")[-num:]) for key in keys]
-        if len(set(tails)) == len(keys):
-            return dict(zip(keys, tails, strict=True))
-    raise AssertionError
-
-
-def _folder_name(text: str) -> str:
-    """The text where it can be a folder's name, else what is left of it and a hash."""
-    clean = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text).strip("-.") or "variant"
-    if clean == text and len(clean) <= 100:
-        return clean
-    return f"{clean[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+# --- the variants ------------------------------------------------------------------------------------------------
 
 
 def _check(variants: Sequence[Variant]) -> None:
@@ -245,6 +174,8 @@ def run_all(jobs: Sequence[Job], num_workers: int) -> list[Job]:
     """Run what is not done yet. Returns the runs that failed; the others do not stop for them."""
     waiting = [job for job in jobs if not job.done]
     _say(f"{len(jobs)} runs, {len(jobs) - len(waiting)} done before; {num_workers} at once.")
+    for job in (job for job in waiting if job.in_use):
+        _say(f"{job.name} is still running from an earlier start; waiting for it, log {job.log}")
     running: dict[Job, subprocess.Popen[bytes]] = {}
     failed: list[Job] = []
     before = sum(job.steps() for job in waiting)
@@ -255,6 +186,9 @@ def run_all(jobs: Sequence[Job], num_workers: int) -> list[Job]:
         while todo or running:
             for job in [j for j, process in running.items() if process.poll() is not None]:
                 _ended(job, running.pop(job).returncode, failed)
+            for job in [j for j in todo if j.done]:
+                _say(f"done elsewhere: {job.name}")
+                todo.remove(job)
             while len(running) < num_workers and (ready := _next(todo, jobs, running)) is not None:
                 job, source = ready
                 todo.remove(job)
@@ -263,13 +197,16 @@ def run_all(jobs: Sequence[Job], num_workers: int) -> list[Job]:
             if running and steps > 0 and time.monotonic() - told >= PROGRESS_EVERY_S:
                 told = time.monotonic()
                 bar.advance("; ".join(map(_where, running)), to=steps)
-            time.sleep(POLL_S if running else 0)
+            if todo or running:
+                time.sleep(POLL_S)
     return failed
 
 
 def _next(todo: Sequence[Job], jobs: Sequence[Job], running: Mapping[Job, Any]) -> tuple[Job, Job | None] | None:
-    """The first run that can start, and the one whose cold start it takes. None: all wait for a cold start."""
+    """The first run that can start, and the one whose cold start it takes. None: all wait for others."""
     for job in todo:
+        if job.in_use:
+            continue
         begun = (job.path / "config.resolved.yaml").is_file()
         if begun or job.cold_start_key is None:
             return job, None
@@ -277,7 +214,7 @@ def _next(todo: Sequence[Job], jobs: Sequence[Job], running: Mapping[Job, Any]) 
         for peer in peers:
             if peer.has_cold_start and (peer.cold_start_evaluated or peer not in running):
                 return job, peer
-        if not any(peer in running for peer in peers):
+        if not any(peer in running or peer.in_use for peer in peers):
             return job, None
     return None
 
@@ -289,7 +226,9 @@ def command(job: Job, source: Job | None) -> list[str]:
     if own.is_file():
         return [*start, str(own), "--resume", str(job.path)]
     config = job.path.parent / "config.yaml"
-    overrides = [f"run_dir={json.dumps(str(job.path))}", f"seed={job.seed}"]
+    group = job.variant.config.tracking.wandb.group or job.path.parents[1].name
+    settings = {"run_dir": str(job.path), "seed": job.seed, "name": job.name, "tracking.wandb.group": group}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     if source is not None:
         overrides.append(f"cold_start.from_run={json.dumps(str(source.path))}")
     return [*start, str(config), *overrides]

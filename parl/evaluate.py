@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from parl.progress import Progress
 from parl.rollout.pool import Job, LocalPool, Pool
 from parl.rollout.swarm import SwarmRunner
 from parl.run_folder import read_resolved, write_atomic
+from parl.statistics import Rows, compare, statistics
 from parl.system import pin_threads
 from parl.types import Episode, Task
 
@@ -109,11 +111,12 @@ def _truncated_by(episodes: Sequence[Episode]) -> Counter[str]:
     return Counter(e.orchestrator.stop_reason for e in episodes if e.status == "truncated")
 
 
-def heldout_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
-    """One row per episode: what a comparison task by task, or by the width of the task, needs."""
+def heldout_rows(episodes: Sequence[Episode], trials: int = 1) -> list[dict[str, Any]]:
+    """One row per episode (`trials` of each task): what statistics, and a comparison by task or by width, need."""
     return [
         {
             "task": e.task.id,
+            "trial": index % trials,
             "status": e.status,
             "num_parts": e.facts.get("num_parts"),
             **e.outcome,
@@ -123,7 +126,7 @@ def heldout_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
             "tokens": e.tokens(),
             "num_assigned": e.num_assigned,
         }
-        for e in episodes
+        for index, e in enumerate(episodes)
     ]
 
 
@@ -162,8 +165,50 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     return digest.hexdigest()[:16]
 
 
+# --- `parl eval` -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `parl eval` was asked for. None = what the run's config says; of checkpoints, the newest."""
+
+    checkpoint: str | None = None
+    mode: Mode | None = None
+    num_tasks: int | None = None
+    trials: int = 1
+    split: Split | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One evaluation, checked and ready to run. Without a run folder: a config's untrained policies."""
+
+    config: Config
+    env: AgentEnv
+    tasks: Sequence[Task]
+    split: Split
+    mode: Mode
+    trials: int
+    run: Path | None = None
+    checkpoint: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """CHECKPOINT-SPLIT-MODE: what the files of the result are called."""
+        assert self.checkpoint is not None
+        return f"{self.checkpoint.name}-{self.split}-{self.mode}"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What came of a plan: what is printed, and the rows behind it by decoding."""
+
+    result: dict[str, Any]
+    rows: Mapping[str, Rows]
+
+
 def evaluate_command(
-    target: Path,
+    targets: Sequence[Path],
     *,
     checkpoint: str | None,
     mode: Literal["swarm", "single"] | None,
@@ -172,62 +217,159 @@ def evaluate_command(
     split: Literal["train", "validation", "test"] | None,
     as_json: bool,
 ) -> None:
-    """`parl eval`: evaluate a stored checkpoint of a run, or a config's untrained policies; print the numbers."""
-    if target.is_dir():
-        result = evaluate_run(target, checkpoint, mode, tasks, trials, split)
+    """`parl eval`: evaluate stored checkpoints of runs, or a config's untrained policies; print the numbers.
+
+    Several runs are seeds of one experiment.
+    A swarm is compared with the single agent in RUN-single, where there is one.
+    """
+    asked = Asked(checkpoint, mode, tasks, trials, split)
+    if len(targets) == 1 and not targets[0].is_dir():
+        done = evaluate(_planned(load(targets[0]), asked))
+        result = done.result | {"config": str(targets[0])}
     else:
-        result = _evaluate(load(target), None, mode, tasks, trials, split) | {"config": str(target)}
+        plans = [plan_run(run, asked) for run in targets]
+        check_seeds(plans)
+        controls = plan_controls(plans, asked)
+        runs = [evaluate_run(plan) for plan in plans]
+        result = pooled(runs)
+        if controls:
+            result["against"] = against(runs, [evaluate_run(plan) for plan in controls])
     if as_json:
         print(json.dumps(result))
     else:
-        from parl.report.summary import print_evaluation
+        from parl.report.evaluation import print_evaluation
 
         print_evaluation(result)
 
 
-def evaluate_run(
-    run: Path, checkpoint: str | None, mode: Mode | None, num_tasks: int | None, trials: int, split: Split | None
-) -> dict[str, Any]:
-    """Evaluate a checkpoint of a run; the result is also written to its eval/ folder. Raises CheckpointError."""
+def plan_run(run: Path, asked: Asked) -> Plan:
+    """The evaluation of a checkpoint of a run. Raises CheckpointError: none there, damaged, or no place to write."""
     from parl.learner import checkpoint as checkpoints
 
     config = parse(read_resolved(run), source=str(run))
-    folder = checkpoints.find(run, checkpoint)
+    folder = checkpoints.find(run, asked.checkpoint)
     checkpoints.verify(folder)
     if not os.access(run, os.W_OK):
         raise CheckpointError(
             f"The result belongs in {run}/eval, which cannot be written. Copy the run, evaluate the copy."
         )
-    (run / "eval").mkdir(exist_ok=True)
-    result = {"run": str(run), "checkpoint": folder.name, **_evaluate(config, folder, mode, num_tasks, trials, split)}
-    name = f"{folder.name}-{result['split']}-{result['mode']}.json"
-    write_atomic(run / "eval" / name, json.dumps(result, indent=1))
-    return result
+    return replace(_planned(config, asked), run=run, checkpoint=folder)
 
 
-def _evaluate(
-    config: Config,
-    folder: Path | None,
-    mode: Mode | None,
-    num_tasks: int | None,
-    trials: int,
-    split: Split | None,
-) -> dict[str, Any]:
+def _planned(config: Config, asked: Asked) -> Plan:
+    env = make_env(config.env)
+    split = asked.split or config.eval.split
+    tasks = load_tasks(config, env, split)[: asked.num_tasks]
+    return Plan(config, env, tasks, split, asked.mode or config.swarm.mode, asked.trials)
+
+
+def plan_controls(plans: Sequence[Plan], asked: Asked) -> list[Plan]:
+    """The single agents that swarms are compared with: RUN-single of each run. Empty, with the reason, without all."""
+    if any(plan.mode != "swarm" or plan.config.swarm.mode != "swarm" for plan in plans):
+        return []
+    folders = [run.with_name(f"{run.name}-single") for run in (plan.run.resolve() for plan in plans if plan.run)]
+    if not any(folder.is_dir() for folder in folders):
+        return []
+    try:
+        for folder in folders:
+            if not (folder / "summary.json").is_file():
+                raise CheckpointError(f"{folder} has not finished.")
+        controls = [plan_run(folder, replace(asked, mode="single")) for folder in folders]
+        check_same_tasks([plans[0], *controls])
+    except (CheckpointError, ConfigError) as error:
+        print(f"Not compared with a single agent: {error}", file=sys.stderr)
+        return []
+    return controls
+
+
+def check_seeds(plans: Sequence[Plan]) -> None:
+    """Several runs must be what a bootstrap over seeds takes them for. Raises ConfigError."""
+    check_same_tasks(plans)
+    twice = [path for path, count in Counter(plan.run.resolve() for plan in plans if plan.run).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is given twice; give each seed's run once.")
+    if len({plan.mode for plan in plans}) > 1:
+        raise ConfigError("These runs are swarms and single agents; evaluate them apart, or say --mode.")
+
+
+def check_same_tasks(plans: Sequence[Plan]) -> None:
+    """Only results on the same tasks, under a common decoding, can be put together. Raises ConfigError."""
+    first = plans[0]
+    for plan in plans[1:]:
+        if fingerprint(plan.tasks) != fingerprint(first.tasks):
+            raise ConfigError(
+                f"{plan.run} and {first.run} have different tasks in their {first.split} split, so their results do "
+                "not belong together. Evaluate them one by one."
+            )
+        if not set(plan.config.eval.decoding) & set(first.config.eval.decoding):
+            raise ConfigError(f"{plan.run} and {first.run} have no decoding in common (eval.decoding).")
+
+
+def evaluate_run(plan: Plan) -> Evaluated:
+    """Evaluate a run's checkpoint; the result and its rows are also written to the run's eval/ folder."""
+    assert plan.run is not None
+    assert plan.checkpoint is not None
+    done = evaluate(plan)
+    result = {"run": str(plan.run), "checkpoint": plan.checkpoint.name, **done.result}
+    folder = plan.run / "eval"
+    folder.mkdir(exist_ok=True)
+    for decoding, rows in done.rows.items():
+        write_atomic(folder / f"{plan.name}-{decoding}.tasks.json", json.dumps(rows, indent=1))
+    write_atomic(folder / f"{plan.name}.json", json.dumps(result, indent=1))
+    return Evaluated(result, done.rows)
+
+
+def evaluate(plan: Plan) -> Evaluated:
+    """All decodings of the config, one after the other."""
+    result: dict[str, Any] = {"split": plan.split, "mode": plan.mode, "trials": plan.trials}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for decoding, episodes in run_plan(plan, plan.config.eval.decoding):
+        result[decoding] = heldout_metrics(episodes)
+        rows[decoding] = heldout_rows(episodes, plan.trials)
+    result["statistics"] = {decoding: statistics([found], plan.trials) for decoding, found in rows.items()}
+    return Evaluated(result, rows)
+
+
+def run_plan(plan: Plan, decodings: Sequence[Decoding]) -> Iterator[tuple[Decoding, list[Episode]]]:
+    """The episodes of a plan, `trials` of each task in the order of the tasks, by decoding."""
     from parl.learner.policies import PolicySet
 
-    pin_threads(config.threads)
-    env = make_env(config.env)
-    policies = PolicySet(config, env, folder)
+    pin_threads(plan.config.threads)
+    policies = PolicySet(plan.config, plan.env, plan.checkpoint)
     policies.start_engines()
-    chosen_split = split or config.eval.split
-    chosen: Mode = mode or config.swarm.mode
-    tasks = load_tasks(config, env, chosen_split)[:num_tasks]
-    result: dict[str, Any] = {"split": chosen_split, "mode": chosen, "trials": trials}
-    with closing(make_pool(config)) as pool:
-        evaluator = Evaluator(config, pool)
-        for decoding in config.eval.decoding:
-            with Progress(f"evaluating {chosen}, {decoding}", len(tasks) * trials) as progress:
-                result[decoding] = heldout_metrics(
-                    evaluator.episodes(policies.handles(), tasks, decoding, chosen, decoding, trials, progress)
+    with closing(make_pool(plan.config)) as pool:
+        evaluator = Evaluator(plan.config, pool)
+        for decoding in decodings:
+            label = f"evaluating {plan.run.name if plan.run else plan.config.name}, {plan.mode}, {decoding}"
+            with Progress(label, len(plan.tasks) * plan.trials) as bar:
+                yield (
+                    decoding,
+                    evaluator.episodes(policies.handles(), plan.tasks, decoding, plan.mode, decoding, plan.trials, bar),
                 )
+
+
+def pooled(runs: Sequence[Evaluated]) -> dict[str, Any]:
+    """The result of one run as it is; of several, the mean over them of each metric, and statistics over all."""
+    first = runs[0].result
+    if len(runs) == 1:
+        return dict(first)
+    result: dict[str, Any] = {key: first[key] for key in ("split", "mode", "trials")}
+    result |= {"runs": [{k: v for k, v in run.result.items() if k != "statistics"} for run in runs], "statistics": {}}
+    for decoding in _common_decodings(runs):
+        metrics = [run.result[decoding] for run in runs]
+        result[decoding] = {k: fmean(m[k] for m in metrics) for k in metrics[0] if all(k in m for m in metrics)}
+        result["statistics"][decoding] = statistics([run.rows[decoding] for run in runs], first["trials"])
     return result
+
+
+def against(runs: Sequence[Evaluated], controls: Sequence[Evaluated]) -> dict[str, Any]:
+    """The comparison of swarms with single agents: who they are, and the paired differences by decoding."""
+    differences = {
+        decoding: compare([run.rows[decoding] for run in runs], [run.rows[decoding] for run in controls])
+        for decoding in _common_decodings([*runs, *controls])
+    }
+    return {"runs": [run.result["run"] for run in controls], "mode": "single", **differences}
+
+
+def _common_decodings(runs: Sequence[Evaluated]) -> list[str]:
+    return [decoding for decoding in runs[0].rows if all(decoding in run.rows for run in runs)]

@@ -148,3 +148,15 @@ def _lock(path: Path) -> IO[str]:
         file.close()
         raise CheckpointError(f"{path} is in use by another process. Wait for it, or choose another run_dir.") from None
     return file
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the run's lock."""
+    if not (path / ".lock").is_file():
+        return False
+    with (path / ".lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -25,6 +25,7 @@ class Tracker:
             self._run = wandb.init(
                 project=settings.project,
                 name=self._config.name,
+                group=settings.group,
                 dir=str(self._folder),
                 mode=settings.mode,
                 config=self._config.model_dump(mode="json"),

@@ -40,7 +40,10 @@ def train(
 
 @runs_app.command("eval")
 def evaluate(
-    target: Annotated[Path, typer.Argument(metavar="CONFIG_OR_RUN", help="A YAML file or a run folder.")],
+    targets: Annotated[
+        list[Path],
+        typer.Argument(metavar="CONFIG_OR_RUN", help="A YAML file, or the run folders of a config's seeds."),
+    ],
     checkpoint: Annotated[str | None, typer.Option(metavar="STEP|best|cold-start", help="Default: the last.")] = None,
     mode: Annotated[Literal["swarm", "single"] | None, typer.Option(help="Default: the config's.")] = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="Number of tasks. Default: the config's.")] = None,
@@ -48,16 +51,21 @@ def evaluate(
     split: Annotated[Literal["train", "validation", "test"] | None, typer.Option(help="Default: the config's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Evaluate a run or a config on held-out tasks.
+    """Evaluate a run or a config on held-out tasks, with 95 % intervals.
+
+    A swarm is compared, task by task, with the single agent in RUN-single.
 
     \b
     Examples:
         parl eval runs/quickstart --split test --tasks 200
+        parl eval runs/seeds/seed_0 runs/seeds/seed_1 --trials 4
         parl eval runs/quickstart --checkpoint cold-start --mode single --json
     """
     from parl.evaluate import evaluate_command
 
-    evaluate_command(target, checkpoint=checkpoint, mode=mode, tasks=tasks, trials=trials, split=split, as_json=as_json)
+    evaluate_command(
+        targets, checkpoint=checkpoint, mode=mode, tasks=tasks, trials=trials, split=split, as_json=as_json
+    )
 
 
 @runs_app.command()

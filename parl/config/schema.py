@@ -298,6 +298,8 @@ class Rollout(Node):
 class Wandb(Node):
     mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = "parl"
+    group: str | None = None
+    """Runs that belong together. null = none; `parl ablate` takes the name of its folder."""
 
 
 class Tracking(Node):

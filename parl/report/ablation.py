@@ -98,7 +98,15 @@ def analyse(variants: Sequence[Measured], seeds: Sequence[int]) -> dict[str, Any
                 results.setdefault(metric, {})[decoding] = rows
     out: dict[str, Any] = {
         "seeds": list(seeds),
-        "variants": [{"label": v.label, "folder": v.folder, "seeds_done": sorted(v.runs)} for v in variants],
+        "variants": [
+            {
+                "label": v.label,
+                "folder": v.folder,
+                "seeds_done": sorted(v.runs),
+                "same_tasks": not (v.tasks and first.tasks) or v.tasks == first.tasks,
+            }
+            for v in variants
+        ],
         "interval": "paired t over seeds, 95 %",
         "results": results,
     }
@@ -137,8 +145,9 @@ def _notes(variants: Sequence[Measured], seeds: Sequence[int]) -> list[str]:
 def verdicts(result: Mapping[str, Any]) -> list[str]:
     """A line for each variant and decoding."""
     lines = []
-    labels = [variant["label"] for variant in result["variants"]]
-    for index, label in enumerate(labels[1:], start=1):
+    first, *others = result["variants"]
+    for index, variant in enumerate(others, start=1):
+        tasks = "" if variant["same_tasks"] else ", on other tasks"
         for decoding in DECODINGS:
             found = {
                 metric: rows[decoding][index]["difference"]
@@ -146,7 +155,8 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
                 if decoding in rows and rows[decoding][index]["difference"] is not None
             }
             if found:
-                lines.append(f"{label} against {labels[0]} ({decoding}, {_seeds(found)}): {_sentence(found)}")
+                who = f"{variant['label']} against {first['label']}"
+                lines.append(f"{who} ({decoding}, {_seeds(found)}{tasks}): {_sentence(found)}")
     return lines
 
 
@@ -266,4 +276,7 @@ def print_ablation(result: Mapping[str, Any], folder: Path) -> None:
     for line in (*result["verdicts"], *result["notes"]):
         console.print(line)
     console.print(FOOTER)
-    console.print(f"The same is in {folder}/ablation.md and, with the value of each seed, ablation.json.")
+    console.print(
+        f"The same is in {folder}/ablation.md, with the value of each seed in ablation.json, and with learning curves "
+        "in ablation.html."
+    )

@@ -74,19 +74,3 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         f"{swarm['virtual_latency_s']:.1f} s against {single['virtual_latency_s']:.1f} s on the virtual clock, and "
         f"{swarm['tokens_per_episode'] / single['tokens_per_episode']:.2f} times the tokens.",
     ]
-
-
-def print_evaluation(result: Mapping[str, Any]) -> None:
-    """The numbers of one evaluation, a column for each decoding."""
-    from rich.console import Console
-    from rich.table import Table
-
-    decodings = [d for d in ("greedy", "sampled") if d in result]
-    where = result.get("run") or result.get("config")
-    table = Table(title=f"{where} {result.get('checkpoint', '')}: {result['split']}, {result['mode']}")
-    table.add_column("metric")
-    for decoding in decodings:
-        table.add_column(decoding, justify="right")
-    for key in result[decodings[0]]:
-        table.add_row(key, *(f"{result[d][key]:.4g}" for d in decodings))
-    Console().print(table)

@@ -7,6 +7,7 @@ Everything happens in one folder that looks like a checkout with a finished quic
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -45,7 +46,7 @@ def cheap(words: list[str], target: Path) -> list[str]:
     parl train --resume     `parl config check` of the config that it names
     parl eval               the same on one task
     parl envs new           its --help: the fixture has written what the page shows
-    scripts/plot_result.py  the same with another output
+    scripts/plot_result.py, scripts/figures.py  the same with another output
     scripts/seeds.py        its --help: it would train five times; that of chaos.py and the benchmarks, too (the former
                             has a test of its own)
     """
@@ -56,7 +57,8 @@ def cheap(words: list[str], target: Path) -> list[str]:
         script = Path(rest[0])
         if script.parent.name == "bench" or script.name in ("seeds.py", "chaos.py", "scale.py"):
             return [*rest, "--help"]
-        return [*rest, *(["-o", str(target / "plot.png")] if script.name == "plot_result.py" else [])]
+        output = {"plot_result.py": target / "plot.png", "figures.py": target / "figures"}.get(script.name)
+        return [*rest, *(["-o", str(output)] if output else [])]
     if rest[0] == "train" and "--resume" in rest:
         rest = ["config", "check", rest[1]]
     elif rest[0] in ("train", "sft"):
@@ -87,6 +89,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder / "site")]
     run(folder, ["-m", "pip", "install", *options, *plugins])
     run(folder, ["-m", "parl.cli", "train", "configs/smoke.yaml", "run_dir=runs/quickstart"])
+    for seed, control in itertools.product(range(5), ("", "-single")):
+        shutil.copytree(folder / f"runs/quickstart{control}", folder / f"runs/seeds/seed_{seed}{control}")
     policy = max((folder / "runs/quickstart/checkpoints").glob("step_*")) / "policies" / "main"
     (folder / "models").mkdir()
     (folder / "models" / "smollm2").symlink_to(policy)  # a transformers folder like any other

@@ -174,6 +174,36 @@ def test_a_stored_policy_can_be_evaluated(run: Path) -> None:
     result = json.loads(done.stdout)
     assert set(result["greedy"]) >= HELDOUT
     assert (result["split"], result["mode"], result["greedy"]["num_tasks"]) == ("test", "swarm", 2)
+    rows = json.loads((run / "eval" / f"{result['checkpoint']}-test-swarm-greedy.tasks.json").read_text())
+    assert [(row["trial"], row["num_parts"] > 0) for row in rows] == [(0, True), (0, True)]
+    stored = json.loads((run / "eval" / f"{result['checkpoint']}-test-swarm.json").read_text())
+    assert stored == {key: value for key, value in result.items() if key != "against"}
+
+
+def test_trials_have_statistics_and_a_swarm_its_single_agent(run: Path) -> None:
+    done = parl("eval", run, "--tasks", 3, "--trials", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    rows = json.loads((run / "eval" / "step_000003-test-swarm-sampled.tasks.json").read_text())
+    assert [row["trial"] for row in rows] == [0, 1] * 3
+    assert [row["task"] for row in rows[::2]] == [row["task"] for row in rows[1::2]]
+    found = result["statistics"]["sampled"]
+    assert set(found["item_f1"]) == {"avg", "max"}
+    assert set(found["success"]) == {"avg", "pass"}
+    assert found["critical_steps"]["avg"]["mean"] == pytest.approx(result["sampled"]["critical_steps"])
+    single = json.loads((run.with_name("run-single") / "eval" / "step_000003-test-single.json").read_text())
+    steps = result["against"]["sampled"]["critical_steps"]
+    assert steps["other"] == pytest.approx(single["sampled"]["critical_steps"])
+    assert steps["difference"]["mean"] == pytest.approx(steps["own"] - steps["other"])
+
+
+def test_an_evaluation_is_printed(run: Path) -> None:
+    done = parl("eval", run, "--tasks", 2, "--trials", 2)
+    assert done.returncode == 0, done.stderr
+    assert "Means with 95 % intervals" in done.stdout
+    assert "success Pass@2" in done.stdout
+    assert "single agent" in done.stdout
+    assert "Intervals are over tasks" in done.stdout
 
 
 def test_a_damaged_checkpoint_is_refused_with_the_way_out(run: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from parl.ablate import ablate
 from parl.config import load
 from parl.errors import CheckpointError, ConfigError
-from parl.evaluate import evaluate_run
+from parl.evaluate import Asked, plan_run
 from parl.train import train
 from tests.helpers import ROOT
 
@@ -85,7 +85,7 @@ def test_a_run_that_cannot_be_written_is_not_evaluated(tmp_path: Path, monkeypat
     monkeypatch.setattr("parl.learner.checkpoint.verify", lambda folder: None)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(CheckpointError, match=r"cannot be written\. Copy the run"):
-        evaluate_run(tmp_path, None, None, None, 1, None)
+        plan_run(tmp_path, Asked())
     assert not (tmp_path / "eval").exists()
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from plotly.offline import get_plotlyjs
 
 from parl import ablate
-from parl.ablate import Job, Variant, cold_start_key, command, run_all, vary_configs, vary_values
+from parl.ablate import Job, cold_start_key, command, run_all
 from parl.config import load
 from parl.errors import ConfigError
 from parl.report.ablation import Measured, analyse, difference, markdown, print_ablation, t95, words, write_ablation
+from parl.report.ablation_page import learning_curves, write_page
+from parl.variants import Variant, vary_configs, vary_values
 
 BASE = """
 name: r
@@ -140,12 +144,62 @@ def test_notes_tell_what_is_missing_or_not_comparable() -> None:
         "b: measured on other tasks than a, so not comparable as is.",
     ]
     assert result["results"]["score"]["greedy"][1]["difference"]["num"] == 1
+    assert result["verdicts"][0].startswith("b against a (greedy, 1 paired seed, on other tasks): ")
 
 
 def test_nothing_measured_is_still_a_page() -> None:
     result = analyse([Measured("a", "a", {}), Measured("b", "b", {})], [0]) | {"base": "x", "failed": []}
     assert (result["results"], result["verdicts"]) == ({}, [])
     assert "no result for seed 0" in markdown(result)
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+
+def history(run: Path, *lines: dict[str, float]) -> Path:
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_learning_curves_are_means_and_extremes_over_seeds(tmp_path: Path) -> None:
+    short = history(tmp_path / "0", {"step": 0, "outcome/score": 0.1}, {"step": 1, "outcome/score": 0.3, "x": 1.0})
+    long = history(tmp_path / "1", *({"step": k, "outcome/score": 0.5} for k in range(3)))
+    (chart,) = learning_curves({"a": [short, long], "b": [long], "none": []})
+    a, b, none = chart["lines"]
+    assert chart["metric"] == "outcome/score"
+    assert (a["steps"], a["low"], a["high"]) == ([1, 2], [0.1, 0.3], [0.5, 0.5])
+    assert a["mean"] == pytest.approx([0.3, 0.4])
+    assert (b["steps"], b["num_seeds"], none["steps"], none["num_seeds"]) == ([1, 2, 3], 1, [], 0)
+    assert learning_curves({"none": []}) == []
+
+
+def test_the_page_is_one_file_without_network(tmp_path: Path) -> None:
+    result = analyse([measured("a", score=[0.1, 0.2]), measured("<b>", score=[0.4, 0.6])], [0, 1])
+    result |= {"base": "<script>x</script>.yaml", "failed": [{"run": "b/seed_2", "log": "b/seed_2.log"}]}
+    run = history(tmp_path / "0", {"step": 0, "outcome/score": 0.1})
+    write_page(result, {"a": [run], "</script><b>": [run]}, tmp_path)
+    text = (tmp_path / "ablation.html").read_text()
+    library = get_plotlyjs()
+    assert library in text
+    own = text.replace(library, "")
+    assert "+0.350 (-0.285..+0.985)" in own
+    assert "b/seed_2.log" in own
+    assert "<script>x" not in own
+    assert "<b>" not in own
+    assert own.count("</script>") == 2
+    assert not re.search(r"(src|href)=|https?://|@import", own)
+    assert "default-src &#39;none&#39;" in own or "default-src 'none'" in own
+    assert "prefers-color-scheme: dark" in own
+    assert 'name="viewport"' in own
+
+
+def test_a_page_without_a_finished_run_has_no_charts(tmp_path: Path) -> None:
+    result = analyse([Measured("a", "a", {}), Measured("b", "b", {})], [0]) | {"base": "x", "failed": []}
+    write_page(result, {"a": [], "b": []}, tmp_path)
+    text = (tmp_path / "ablation.html").read_text()
+    assert "No run has finished." in text
+    assert "<script>" not in text
 
 
 # --- variants ------------------------------------------------------------------------------------------------
@@ -180,6 +234,7 @@ def test_labels_are_as_long_as_they_have_to_be(base: Path) -> None:
         (["loss.tau=0.1,0.10"], "a value twice"),
         (["loss.tau=0,1", "loss.tau=2,3"], "given twice"),
         (["seed=0,1"], "use --seeds N"),
+        (["name=a,b"], "named after its variant"),
         (["loss.tau={,1"], "not YAML"),
         (["loss.tua=0,1"], "Did you mean 'tau'"),
     ],
@@ -278,6 +333,58 @@ def test_finished_runs_are_not_run_again(jobs: list[Job], capsys: pytest.Capture
     assert "5 runs, 5 done before" in capsys.readouterr().err
 
 
+RUN_OF_ANOTHER = """
+import fcntl, pathlib, sys, time
+run = pathlib.Path(sys.argv[1])
+run.mkdir(parents=True)
+(run / "config.resolved.yaml").write_text("")
+lock = (run / ".lock").open("a+")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.readline()
+if sys.argv[2] == "ends":
+    (run / "summary.json").write_text("{}")
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "dies"])
+def test_a_run_that_outlived_its_ablation_is_waited_for(
+    jobs: list[Job], how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after `kill -9` of the ablation: its runs go on alone, and hold their folders."""
+    left = jobs[0]
+    started = []
+
+    def fake(job: Job, source: Job | None) -> list[str]:
+        started.append(job)
+        return [sys.executable, "-c", f"open({str(job.path / 'summary.json')!r}, 'w').write('{{}}')"]
+
+    monkeypatch.setattr(ablate, "command", fake)
+    arguments = [sys.executable, "-c", RUN_OF_ANOTHER, str(left.path), how]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        assert left.in_use
+        looked: list[float] = []
+
+        def wait(seconds: float) -> None:
+            looked.append(seconds)
+            if len(looked) == 5:
+                assert started == []  # the run's log, its cold start, nothing is touched
+                assert other.stdin is not None
+                other.stdin.write("\n")
+                other.stdin.flush()
+                other.wait()
+
+        monkeypatch.setattr(ablate.time, "sleep", wait)
+        assert run_all([left], 2) == []
+    err = capsys.readouterr().err
+    assert "tau=1 seed 0 is still running from an earlier start" in err
+    assert ("done elsewhere: tau=1 seed 0" in err) == (how == "ends")
+    assert started == ([] if how == "ends" else [left])
+
+
 def test_a_stopped_ablation_stops_its_runs(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     interrupted: list[bool] = []
@@ -308,11 +415,14 @@ def test_command_of_a_new_and_of_a_begun_run(base: Path, tmp_path: Path) -> None
         str(config),
         f'run_dir="{other.path}"',
         "seed=3",
+        'name="tau=2 seed 3"',
+        f'tracking.wandb.group="{tmp_path.name}"',
         f'cold_start.from_run="{one.path}"',
     ]
     ablate._write_config(config.parent, other.variant)
     loaded = load(config, command(other, one)[5:])
     assert (loaded.seed, loaded.run_dir, loaded.control) == (3, other.path, None)
+    assert (loaded.name, loaded.tracking.wandb.group) == ("tau=2 seed 3", tmp_path.name)
     assert loaded.cold_start is not None
     assert loaded.cold_start.from_run == one.path
     other.path.mkdir()

@@ -100,10 +100,10 @@ def test_train_hands_on_config_resume_and_dry_run(run: Run, path: Path, calls: C
 def test_eval_hands_on_its_options(run: Run, path: Path, calls: Calls) -> None:
     options = "--checkpoint best --mode single --tasks 5 --trials 4 --split test --json"
     assert run("eval", path, *options.split())[0] == 0
-    assert run("eval", "runs/r")[0] == 0
+    assert run("eval", "runs/r", "runs/s")[0] == 0
     given = {"checkpoint": "best", "mode": "single", "tasks": 5, "trials": 4, "split": "test", "as_json": True}
     absent = {"checkpoint": None, "mode": None, "tasks": None, "trials": 1, "split": None, "as_json": False}
-    assert calls == [((path,), given), ((Path("runs/r"),), absent)]
+    assert calls == [(([path],), given), (([Path("runs/r"), Path("runs/s")],), absent)]
 
 
 def test_sft_hands_on_the_config(run: Run, path: Path, calls: Calls) -> None:
