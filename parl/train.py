@@ -148,7 +148,9 @@ class Run:
         now = time.monotonic()
         flat = [s for group in scored for s in group]
         if step % config.train.store_episodes_every == 0:
-            self.folder.write_episodes(step, flat, samples)
+            by_id = {s.episode.id: s for s in flat}
+            stored = [by_id.get(e.id) or ScoredEpisode(e, {}) for e in episodes]  # a failed one has no rewards
+            self.folder.write_episodes(step, stored, samples)
         self.state = replace(self.state, step=step + 1, budgets=budgets, pending=self.feed.pending)
         tokens = sum(e.tokens() for e in episodes)
         lost = self.pool.lost - lost_before
