@@ -121,15 +121,25 @@ def read_resolved(path: Path) -> dict[str, Any]:
 
 def read_episodes(path: Path) -> list[dict[str, Any]]:
     """The episodes of one stored step."""
+    return [json.loads(line) for line in _lines(path)]
+
+
+def read_episode(path: Path, episode_id: str) -> dict[str, Any] | None:
+    """One episode of a stored step, without parsing the others; None if it is not there."""
+    start = json.dumps({"id": episode_id})[:-1] + ","  # a record begins with its id
+    return next((json.loads(line) for line in _lines(path) if line.startswith(start)), None)
+
+
+def _lines(path: Path) -> list[str]:
     import zstandard
 
     with path.open("rb") as file:
         data = zstandard.ZstdDecompressor().stream_reader(file).read()
-    return [json.loads(line) for line in data.decode().splitlines()]
+    return data.decode().splitlines()
 
 
 def index_path(episodes: Path) -> Path:
-    """The index of a stored step: episodes/step_NNNNNN.index.json. Its `bytes` is the size of the file it belongs to."""
+    """The index of a stored step, episodes/step_NNNNNN.index.json. Its `bytes` is the size of the step's own file."""
     return episodes.with_name(episodes.name.replace(".jsonl.zst", ".index.json"))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from parl.run_folder import index_path, index_row, read_episodes, read_resolved
+from parl.run_folder import index_path, index_row, read_episode, read_episodes, read_resolved
 
 State = Literal["running", "finished", "stopped"]
 Row = Mapping[str, Any]
@@ -103,9 +103,7 @@ class RunReader:
     def episode(self, step: int, episode_id: str) -> dict[str, Any] | None:
         """One episode whole, as it stands on disk; None if there is none."""
         file = self._file(step)
-        if not file.is_file():
-            return None
-        return next((e for e in read_episodes(file) if e["id"] == episode_id), None)
+        return read_episode(file, episode_id) if file.is_file() else None
 
     def _file(self, step: int) -> Path:
         return self.path / "episodes" / f"step_{step:06d}.jsonl.zst"

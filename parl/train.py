@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -29,6 +30,7 @@ from parl.metrics import staleness, step_metrics
 from parl.preflight import check_names, check_run, check_words
 from parl.progress import Progress
 from parl.report.control import Control
+from parl.report.pages import write_report
 from parl.report.summary import print_summary
 from parl.rollout.feed import AsyncFeed, Feed, Problems, SyncFeed
 from parl.rollout.swarm import SwarmRunner
@@ -121,6 +123,8 @@ class Run:
                     self._save()
                 if stop:
                     raise Interrupted(step, str(folder.path))
+            with _only_a_note("the episodes are not in wandb"):
+                tracker.show_episodes()
         self._finish(started, control)
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -352,7 +356,19 @@ class Run:
             "heldout": {"cold_start": cold, "trained": trained},
         }
         self.folder.write_json("summary.json", summary)
-        print_summary(summary, self.folder.path)
+        report = None
+        with _only_a_note(f"there is no report; try again with: parl report {self.folder.path}"):
+            report = write_report(self.folder.path)
+        print_summary(summary, self.folder.path, report)
+
+
+@contextmanager
+def _only_a_note(what: str) -> Iterator[None]:
+    """Pages only show the run: what goes wrong with them does not end it."""
+    try:
+        yield
+    except Exception as error:
+        print(f"note: {what} ({error!r})", file=sys.stderr, flush=True)
 
 
 def _note(metrics: Mapping[str, float]) -> str:

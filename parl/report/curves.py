@@ -88,6 +88,8 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
         Chart(
             "Clipped tokens", "Share that the loss leaves out.", {"policy/*/clipped_fraction": ""}, not_all_zero=True
         ),
+    ),
+    "How the run is doing": (
         Chart(
             "Log-prob mismatch",
             "Between sampler and learner, same weights. It should be rounding; if it grows, suspect the engine.",
@@ -99,8 +101,6 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
             unit="nats",
             log=True,
         ),
-    ),
-    "How the run is doing": (
         Chart(
             "Time of a step",
             "Rollouts, learning, and handing over the weights.",
@@ -113,8 +113,10 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
             unit="seconds",
         ),
         Chart(
-            "Throughput", "Of rollouts and of the learner.", {"rollout/tokens_per_s": "rollouts",
-            "learner/tokens_per_s": "learner"}, unit="tokens per second",
+            "Throughput",
+            "Of rollouts and of the learner.",
+            {"rollout/tokens_per_s": "rollouts", "learner/tokens_per_s": "learner"},
+            unit="tokens per second",
         ),
         Chart(
             "Failures",
@@ -129,7 +131,6 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
             unit="weight versions",
             not_all_zero=True,
         ),
-        Chart("Memory", "Largest of the process so far.", {"system/rss_mb": "process"}, unit="MB"),
     ),
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parl.report.text import visible
-from parl.report.timeline import critical_path, longest_launched, stretches, timeline, turn_label
+from parl.report.timeline import critical_path, longest_launched, queued_s, stretches, timeline, turn_label
 from parl.run_folder import index_row
 
 Record = Mapping[str, Any]
@@ -35,6 +35,7 @@ def episode_view(record: Record, decode: Decode) -> dict[str, Any]:
         "row": index_row(record),
         "timeline": timeline(record),
         "stretches": stretches(record),
+        "queued_s": queued_s(record),
         "longest": longest_launched(record),
         "agents": agents,
         "tokens": [_tokens(t, decode) for t in record["traces"]],

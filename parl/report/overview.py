@@ -109,7 +109,7 @@ def roles(config: Node) -> list[dict[str, str]]:
     for name in names:
         role = config["roles"][name]
         policy = config["policies"][role["policy"]]
-        limits = f"{role['limits']['turns']} turns, {role['limits']['context_tokens']} tokens of context"
+        limits = f"{role['limits']['turns']} turns, window {role['limits']['context_tokens']}"
         found.append(
             {
                 "role": name,

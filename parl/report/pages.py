@@ -42,19 +42,20 @@ class Column:
     title: str
     says: str = ""
     form: str = ""
+    """How a number is shown; empty for a text."""
 
 
 COLUMNS = (
     Column("id", "episode", "step-task-attempt"),
-    Column("step", "step"),
+    Column("step", "step", "", "{}"),
     Column("status", "status"),
     Column("reward", "reward", "the orchestrator's, shaped", "{:.3f}"),
     Column("score", "outcome", "unshaped", "{:.3f}"),
-    Column("width", "width", "most subagents that one turn launched"),
-    Column("num_subagents", "subagents"),
-    Column("critical_steps", "critical steps", "turns that could not have run at the same time"),
+    Column("width", "width", "most subagents that one turn launched", "{}"),
+    Column("num_subagents", "subagents", "", "{}"),
+    Column("critical_steps", "critical steps", "turns that could not have run at the same time", "{}"),
     Column("latency_s", "latency", "virtual seconds", "{:.2f}"),
-    Column("tokens", "tokens", "written by all agents"),
+    Column("tokens", "tokens", "written by all agents", "{}"),
     Column("task", "task"),
 )
 
@@ -150,6 +151,18 @@ def report_html(reader: RunReader, num_episodes: int = NUM_EPISODES) -> str:
         "query": NO_QUERY,
     }
     return environment().get_template("report.html").render(context)
+
+
+def panel_html(reader: RunReader) -> str | None:
+    """The timeline of one episode alone: the widest of the last stored step. None while there is none."""
+    rows = [row for row in reader.rows() if row["reward"] is not None]
+    if not rows:
+        return None
+    row = max((r for r in rows if r["step"] == rows[-1]["step"]), key=lambda r: r["width"])
+    record = reader.episode(row["step"], row["id"])
+    assert record is not None, f"{row['id']} is in the index only"
+    view = episode_view(record, lambda policy, ids: [])
+    return environment().get_template("panel.html").render(view=view, style=Markup(asset("style.css")))
 
 
 def choose(rows: Sequence[Row], num: int) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -37,6 +38,7 @@ class Lane:
 
     agent: str
     name: str
+    prompt: str
     role: str
     status: str
     stop_reason: str
@@ -100,6 +102,14 @@ def stretches(record: Record) -> list[Stretch]:
     return found
 
 
+def queued_s(record: Record) -> float:
+    """Seconds of the latency in which no turn of the critical path ran: it waited for a free slot of the clock."""
+    traces = {t["id"]: t for t in record["traces"]}
+    turns = [traces[agent]["turns"][turn] for agent, turn in critical_path(record)]
+    worked: float = sum(t["t_end"] - t["t_start"] for t in turns)
+    return max(0.0, float(record["clock"]["critical_path_s"]) - worked)
+
+
 def longest_launched(record: Record) -> list[tuple[int, str, int]]:
     """What critical steps count: (orchestrator turn, id of its longest subagent by turns, its number of turns)."""
     root, *children = record["traces"]
@@ -125,7 +135,7 @@ def timeline(record: Record) -> Timeline:
         bars = tuple(_bar(trace, k, scale, (trace["id"], k) in critical) for k in range(len(trace["turns"])))
         lanes.append(_lane(trace, bars, root, scale))
     turns = root["turns"]
-    gaps = [(a["t_end"] * scale, b["t_start"] * scale) for a, b in zip(turns, turns[1:], strict=False)]
+    gaps = [(a["t_end"] * scale, b["t_start"] * scale) for a, b in pairwise(turns)]
     ticks = tuple((s * scale, f"{s:g}") for s in _ticks(total))
     return Timeline(tuple(lanes), ticks, tuple(g for g in gaps if g[1] - g[0] > 0.01), total)
 
@@ -150,6 +160,7 @@ def _lane(trace: Trace, bars: tuple[Bar, ...], root: Trace, scale: float) -> Lan
     return Lane(
         trace["id"],
         trace["name"],
+        trace["prompt"],
         trace["role"],
         trace["status"],
         trace["stop_reason"],
@@ -166,9 +177,7 @@ def _bar(trace: Trace, k: int, scale: float, critical: bool) -> Bar:
     malformed = any(call["error"] for call in turn["tool_calls"])
     label = turn_label(turn)
     cut = k + 1 == len(trace["turns"]) and trace["status"] == "truncated" and label == "answer"
-    return Bar(
-        k, start * scale, (end - start) * scale, "cut off" if cut else label, start, end, critical, malformed
-    )
+    return Bar(k, start * scale, (end - start) * scale, "cut off" if cut else label, start, end, critical, malformed)
 
 
 def _last_to_end(children: Sequence[Trace], turn: int) -> Trace | None:

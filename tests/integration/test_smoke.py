@@ -243,7 +243,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
     assert two[f"checkpoints/step_000004/{weights}"] == one[f"checkpoints/step_000004/{weights}"]
     assert one[f"checkpoints/step_000004/{weights}"] != one[f"checkpoints/cold_start/{weights}"]
     same = [name for name in one if name.startswith(("episodes/", "eval/")) or name == "tasks.json"]
-    assert len(same) == 2 * 4 + 3 + 3 + 1  # steps and their indices, evaluations, the rows behind the held-out ones, tasks.json
+    assert len(same) == 2 * 4 + 3 + 3 + 1  # steps, indices, evaluations, the rows behind the held-out ones, tasks
     assert {name: two[name] for name in same} == {name: one[name] for name in same}
     ends = [json.loads((run / "summary.json").read_text())["heldout"] for run in (whole, killed)]
     assert ends[0] == ends[1]

@@ -24,8 +24,7 @@
   }
 
   // --- curves --------------------------------------------------------------------------------------------------------
-  const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
-  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
+  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // the chart library reads some markup
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   function mean(values, window) {
@@ -46,28 +45,35 @@
     all(".plot").forEach((place, i) => {
       const chart = charts[i];
       const traces = [];
+      const legend = document.createElement("ul");
+      legend.className = "legend";
       chart.series.forEach((series, k) => {
-        const base = { x: series.x, type: "scatter", name: plain(series.name), legendgroup: String(k) };
-        const paint = color("--s" + (k % 6));
+        const base = { x: series.x, type: "scatter", name: plain(series.name) };
+        const control = series.name.endsWith("(control)");
+        const paint = color(control ? "--soft" : "--s" + (k % 6));
         const sparse = series.metric.startsWith("eval/") || series.x.length < 3;
         const few = sparse ? "lines+markers" : "lines";
-        const stroke = { color: paint, width: 2, dash: DASHES[k % DASHES.length] };
+        const stroke = { color: paint, width: 2, dash: control ? "dash" : k > 3 ? "dot" : "solid" };
+        const entry = legend.appendChild(document.createElement("li"));
+        entry.appendChild(document.createElement("i")).style.borderTop = `3px ${control ? "dashed" : k > 3 ? "dotted" : "solid"} ${paint}`;
+        entry.append(series.name);
         if (window_ > 1 && !sparse) {
-          traces.push({ ...base, y: series.y, mode: "lines", line: { color: paint, width: 1 }, opacity: 0.25, showlegend: false, hoverinfo: "skip" });
+          traces.push({ ...base, y: series.y, mode: "lines", line: { color: paint, width: 1 }, opacity: 0.25, hoverinfo: "skip" });
         }
         const y = sparse ? series.y : mean(series.y, window_);
-        traces.push({ ...base, y, mode: few, line: stroke, marker: { color: paint, size: 6, symbol: k }, showlegend: true });
+        traces.push({ ...base, y, mode: few, line: stroke, marker: { color: paint, size: 6, symbol: k } });
       });
       const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, tickfont: { color: soft, size: 11 }, automargin: true };
       const layout = {
         margin: { l: 8, r: 8, t: 8, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
         font: { color: text, size: 12, family: "system-ui, sans-serif" }, hovermode: "x unified",
         hoverlabel: { bgcolor: color("--panel"), bordercolor: line, font: { color: text } },
-        legend: { orientation: "h", x: 0, y: -0.16, yanchor: "top", font: { size: 12, color: text } },
+        showlegend: false,
         xaxis: { ...axis, title: { text: "step", font: { size: 11, color: soft }, standoff: 2 }, rangemode: "tozero" },
-        yaxis: { ...axis, type: chart.log ? "log" : "linear", rangemode: "tozero", exponentformat: "power", nticks: 6 },
+        yaxis: { ...axis, type: chart.log ? "log" : "linear", rangemode: "tozero", exponentformat: "power", nticks: 5 },
       };
       Plotly.react(place, traces, layout, { displayModeBar: false, responsive: true });
+      place.nextElementSibling.replaceWith(legend);
     });
   }
 
