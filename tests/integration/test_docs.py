@@ -44,6 +44,7 @@ def cheap(words: list[str], target: Path) -> list[str]:
     parl train, parl sft    `parl train ... --dry-run`: checks and sets up everything
     parl train --resume     `parl config check` of the config that it names
     parl eval               the same on one task
+    parl view               its --help: it would serve until it is stopped (test_pages.py does)
     scripts/plot_result.py  the same with another output
     scripts/seeds.py        its --help: it would train five times; that of chaos.py and the benchmarks, too (the former
                             has a test of its own)
@@ -60,6 +61,8 @@ def cheap(words: list[str], target: Path) -> list[str]:
         rest = ["config", "check", rest[1]]
     elif rest[0] in ("train", "sft"):
         rest = ["train", *(word for word in rest[1:] if word != "--dry-run"), "--dry-run"]
+    elif rest[0] == "view":
+        rest = ["view", "--help"]
     elif rest[0] == "eval":
         rest += ["--tasks", "1"]  # the last one counts
     return ["-m", "parl.cli", *rest]
