@@ -27,6 +27,7 @@ train: $(STAMP) ## run the quickstart end to end; its run is in runs/quickstart
 		$(BIN)/python scripts/plot_result.py runs/quickstart -o runs/quickstart/result.png; fi
 
 test: $(STAMP) ## run the whole test suite
+	@scripts/install_chromium.sh
 	$(BIN)/python -m pytest -q $(ARGS)
 
 check: $(STAMP) ## lint, types, layers and unit tests, in under a minute

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +19,7 @@ import yaml
 from parl.config.schema import Config
 from parl.errors import CheckpointError
 from parl.records import episode_record
-from parl.types import Sample, ScoredEpisode
+from parl.types import ORCHESTRATOR_ID, Sample, ScoredEpisode
 
 SCHEMA_VERSION = 1
 
@@ -83,13 +85,17 @@ class RunFolder:
         write_atomic(self.path / name, json.dumps(value, indent=1))
 
     def write_episodes(self, step: int, scored: Sequence[ScoredEpisode], samples: Iterable[Sample]) -> None:
-        """episodes/step_NNNNNN.jsonl.zst: one episode a line (see docs/read-the-metrics.md)."""
+        """episodes/step_NNNNNN.jsonl.zst: one episode a line (see docs/read-the-metrics.md); beside it, its index."""
         import zstandard
 
         advantages = {(s.episode, s.agent): s.advantage for s in samples}
-        lines = "".join(json.dumps(episode_record(s, advantages)) + "\n" for s in scored)
+        records = [episode_record(s, advantages) for s in scored]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
         data = zstandard.ZstdCompressor(level=3).compress(lines.encode())
-        write_atomic(self.path / "episodes" / f"step_{step:06d}.jsonl.zst", data)
+        file = self.path / "episodes" / f"step_{step:06d}.jsonl.zst"
+        write_atomic(file, data)
+        index = {"bytes": len(data), "episodes": [index_row(record) for record in records]}
+        write_atomic(index_path(file), json.dumps(index))
 
 
 def read_resolved(path: Path) -> dict[str, Any]:
@@ -115,20 +121,71 @@ def read_resolved(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl, in order; [] before the first step. A half-written last line is left out."""
+    """The rows of a run's metrics.jsonl, in order; [] before the first step.
+
+    A last line that is being written is left out; so is a value that is no number.
+    """
     file = path / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+    rows = [row for row in map(_row, lines) if isinstance(row.get("step"), int | float)]
+    return [{k: v for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)} for row in rows]
+
+
+def _row(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def read_episodes(path: Path) -> list[dict[str, Any]]:
     """The episodes of one stored step."""
+    return [json.loads(line) for line in _lines(path)]
+
+
+def read_episode(path: Path, episode_id: str) -> dict[str, Any] | None:
+    """One episode of a stored step, without parsing the others; None if it is not there."""
+    start = json.dumps({"id": episode_id})[:-1] + ","  # a record begins with its id
+    return next((json.loads(line) for line in _lines(path) if line.startswith(start)), None)
+
+
+def _lines(path: Path) -> list[str]:
     import zstandard
 
     with path.open("rb") as file:
         data = zstandard.ZstdDecompressor().stream_reader(file).read()
-    return [json.loads(line) for line in data.decode().splitlines()]
+    return data.decode().splitlines()
+
+
+def index_path(episodes: Path) -> Path:
+    """The index of a stored step, episodes/step_NNNNNN.index.json. Its `bytes` is the size of the step's own file."""
+    return episodes.with_name(episodes.name.replace(".jsonl.zst", ".index.json"))
+
+
+def index_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a list of episodes shows of one, so that it can be found without reading all of them.
+
+    `reward` is the orchestrator's total, `width` the most subagents that one turn launched, `latency_s` in virtual
+    seconds, `tokens` those that all agents wrote. A failed episode has neither reward nor score: null.
+    """
+    traces = record["traces"]
+    launched = Counter(t["spawned_at"] for t in traces[1:])
+    return {
+        "id": record["id"],
+        "step": record["step"],
+        "task": record["task"]["id"],
+        "group": record["group"],
+        "status": record["status"],
+        "failure": record["failure"],
+        "reward": record["rewards"].get(ORCHESTRATOR_ID, {}).get("total"),
+        "score": record["outcome"].get("score"),
+        "width": max(launched.values(), default=0),
+        "num_subagents": len(traces) - 1,
+        "critical_steps": record["critical_steps"],
+        "latency_s": record["clock"]["critical_path_s"],
+        "tokens": sum(turn["end"] - turn["start"] for t in traces for turn in t["turns"]),
+    }
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 from parl.config.schema import Config
 
+MOST_ROWS = 10_000
+"""What wandb takes in one table."""
+
 
 class Tracker:
     """Use as a context manager around the training loop."""
@@ -37,6 +40,22 @@ class Tracker:
         if self._run is not None:
             values = {k: v for k, v in metrics.items() if k != "step"}
             self._run.log(values, step=int(metrics["step"]))
+
+    def show_episodes(self) -> None:
+        """The stored episodes as a table (the newest MOST_ROWS), and the timeline of one of the last step."""
+        if self._run is None:
+            return
+        import wandb
+
+        from parl.report.pages import COLUMNS, panel_html
+        from parl.run_reader import RunReader
+
+        reader = RunReader(self._folder)
+        keys = [column.key for column in COLUMNS]
+        rows = [[row[key] for key in keys] for row in reader.rows()[-MOST_ROWS:]]
+        panel = panel_html(reader)
+        if panel is not None:
+            self._run.log({"episodes": wandb.Table(keys, rows), "timeline": wandb.Html(panel, inject=False)})
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -29,6 +30,7 @@ from parl.metrics import staleness, step_metrics
 from parl.preflight import check_names, check_run, check_words
 from parl.progress import Progress
 from parl.report.control import Control
+from parl.report.pages import write_report
 from parl.report.summary import print_summary
 from parl.rollout.feed import AsyncFeed, Feed, Problems, SyncFeed
 from parl.rollout.swarm import SwarmRunner
@@ -123,6 +125,8 @@ class Run:
                     self._save()
                 if stop:
                     raise Interrupted(step, str(folder.path))
+            with _only_a_note("the episodes are not in wandb"):
+                tracker.show_episodes()
         self._finish(started, control)
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -150,7 +154,9 @@ class Run:
         now = time.monotonic()
         flat = [s for group in scored for s in group]
         if step % config.train.store_episodes_every == 0:
-            self.folder.write_episodes(step, flat, samples)
+            by_id = {s.episode.id: s for s in flat}
+            stored = [by_id.get(e.id) or ScoredEpisode(e, {}) for e in episodes]  # a failed one has no rewards
+            self.folder.write_episodes(step, stored, samples)
         self.state = replace(self.state, step=step + 1, budgets=budgets, pending=self.feed.pending)
         tokens = sum(e.tokens() for e in episodes)
         lost = self.pool.lost - lost_before
@@ -352,7 +358,19 @@ class Run:
             "heldout": {"cold_start": cold, "trained": trained},
         }
         self.folder.write_json("summary.json", summary)
-        print_summary(summary, self.folder.path, alarms.check(read_metrics(self.folder.path)))
+        report = None
+        with _only_a_note(f"there is no report; try again with: parl report {self.folder.path}"):
+            report = write_report(self.folder.path)
+        print_summary(summary, self.folder.path, report, alarms.check(read_metrics(self.folder.path)))
+
+
+@contextmanager
+def _only_a_note(what: str) -> Iterator[None]:
+    """Pages only show the run: what goes wrong with them does not end it."""
+    try:
+        yield
+    except Exception as error:
+        print(f"note: {what} ({error!r})", file=sys.stderr, flush=True)
 
 
 def _note(metrics: Mapping[str, float]) -> str:

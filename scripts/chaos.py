@@ -139,7 +139,7 @@ class Chaos:
 
 
 def account(run: Path, steps: int) -> dict[str, Any]:
-    """Whether every problem was trained once, and every episode is stored or counted as failed."""
+    """Whether every problem was trained once, and every episode is stored, the failed ones as failed."""
     from parl.run_folder import read_episodes
 
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -151,8 +151,9 @@ def account(run: Path, steps: int) -> dict[str, Any]:
     for row in rows:
         episodes = read_episodes(run / "episodes" / f"step_{row['step']:06d}.jsonl.zst")
         seen.update({e["group"] for e in episodes})
-        stored += len(episodes)
-        missing += TASKS * GROUP - len(episodes) - int(row["failures/total"])
+        failed = sum(e["status"] == "failed" for e in episodes)
+        stored += len(episodes) - failed
+        missing += abs(TASKS * GROUP - len(episodes)) + abs(failed - int(row["failures/total"]))
     expected = {f"{s}-{k}" for s in range(steps) for k in range(TASKS)}
     whole = [row["step"] for row in rows] == list(range(steps))
     once = set(seen) <= expected and max(seen.values(), default=0) <= 1

@@ -43,9 +43,11 @@ def print_rescored(result: Rescored) -> None:
         console.print(
             f"{change.id}: reward {change.reward_old:.3f} -> {change.reward_new:.3f}, rank in its group "
             f"{change.rank_old} -> {change.rank_new}, advantage {change.advantage_old:+.3f} -> "
-            f"{change.advantage_new:+.3f} (in episodes/step_{change.step:06d}.jsonl.zst)",
+            f"{change.advantage_new:+.3f} (step {change.step})",
             highlight=False,
         )
+    if result.most_changed:
+        console.print(f"Look at them with: parl view {result.run}", highlight=False)
     if total.num_failed:
         console.print(f"{total.num_failed} episodes had failed: they have no reward, then and now.")
     for note in result.notes:

@@ -29,8 +29,11 @@ ROWS = (
 )
 
 
-def print_summary(summary: Mapping[str, Any], run: Path, alarms: Sequence[Alarm] = ()) -> None:
-    """Print the table, the comparison in words, the alarms that hold at the end, and where the files are."""
+def print_summary(summary: Mapping[str, Any], run: Path, report: Path | None, alarms: Sequence[Alarm]) -> None:
+    """Print the table, the comparison in words, the alarms that hold at the end, and where the files are.
+
+    `report` is None if it was not written.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -38,17 +41,30 @@ def print_summary(summary: Mapping[str, Any], run: Path, alarms: Sequence[Alarm]
     table = Table(title=f"Held-out tasks ({summary['split']}), seed {summary['seed']}")
     table.add_column("policy")
     table.add_column("decoding")
-    shown = [c for c in COLUMNS if any(c[0] in r for _, _, r in _results(summary))]
-    for _, title, _ in shown:
+    titles, rows = summary_table(summary)
+    for title in titles:
         table.add_column(title, justify="right")
-    for label, decoding, result in _results(summary):
-        table.add_row(label, decoding, *(form.format(result[key]) if key in result else "" for key, _, form in shown))
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     for sentence in verdict(summary):
         console.print(sentence)
     for alarm in alarms:
         console.print(str(alarm), markup=False, highlight=False)
     console.print(f"{summary['wall_s'] / 60:.1f} minutes. Metrics, episodes and checkpoints are in {run}.")
+    if report is not None:
+        console.print(f"The report, one file to open or to send: {report}. Look at all episodes with: parl view {run}")
+
+
+def summary_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Titles of the numbers that there are, and rows: policy, decoding, numbers as text."""
+    results = _results(summary)
+    shown = [c for c in COLUMNS if any(c[0] in result for _, _, result in results)]
+    rows = [
+        [label, decoding, *(form.format(result[key]) if key in result else "" for key, _, form in shown)]
+        for label, decoding, result in results
+    ]
+    return [title for _, title, _ in shown], rows
 
 
 def _results(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:

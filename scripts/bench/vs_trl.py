@@ -129,7 +129,8 @@ class Scorer:
 def same_scores(config: Config, run: Path) -> None:
     """Our stored episodes through TRL's reward function. Raises AssertionError when it would pay otherwise."""
     env = make_env(config.env)
-    records = [e for file in sorted((run / "episodes").iterdir())[:2] for e in read_episodes(file)]
+    files = sorted((run / "episodes").glob("*.zst"))[:2]
+    records = [e for file in files for e in read_episodes(file) if e["status"] != "failed"]
     scorer = Scorer(
         env, [Task(e["task"]["id"], e["task"]["env"], e["task"]["prompt"], e["task"]["data"]) for e in records]
     )

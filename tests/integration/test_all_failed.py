@@ -9,6 +9,7 @@ import pytest
 
 from parl.config import load
 from parl.rollout import feed
+from parl.run_folder import read_episodes
 from parl.train import train
 from parl.types import Task
 from parl_envs.search.wide_search import WideSearch
@@ -40,3 +41,8 @@ def test_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     train(config, None, False)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [r["failures/environment"] if r["failures/total"] else 0 for r in rows] == [4, 4, 0]
+    stored = [read_episodes(f) for f in sorted((tmp_path / "run" / "episodes").glob("*.zst"))]
+    assert [[e["status"] for e in step] for step in stored[:2]] == [["failed"] * 4] * 2
+    assert all(e["rewards"] == {} and "the disk is gone" in e["traces"][0]["stop_reason"] for e in stored[0])
+    assert len(stored[2]) == 4
+    assert (tmp_path / "run" / "report.html").is_file()

@@ -45,7 +45,7 @@ def metrics(run: Path) -> list[dict[str, float]]:
 
 def trained(run: Path) -> list[str]:
     """Problems by the step that trained them, from what is stored."""
-    files = sorted((run / "episodes").iterdir())
+    files = sorted((run / "episodes").glob("*.zst"))
     return [group for file in files for group in dict.fromkeys(e["group"] for e in read_episodes(file))]
 
 
@@ -58,7 +58,7 @@ def test_every_problem_is_trained_once_and_tokens_tell_their_age(tmp_path: Path)
     assert [r["step"] for r in rows] == list(range(STEPS))
     assert sorted(trained(tmp_path / "run")) == EVERY_PROBLEM
     assert max(r["rollout/staleness_max"] for r in rows) in (1, 2)
-    for step, file in enumerate(sorted((tmp_path / "run" / "episodes").iterdir())):
+    for step, file in enumerate(sorted((tmp_path / "run" / "episodes").glob("*.zst"))):
         turns = [t for e in read_episodes(file) for trace in e["traces"] for t in trace["turns"]]
         versions = {v for t in turns for v in t["policy_versions"]}
         assert versions <= set(range(max(0, step - 2), step + 1))

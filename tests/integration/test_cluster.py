@@ -51,7 +51,7 @@ def test_training_survives_the_loss_of_a_node(
     workers = "rollout={backend: ray, num_workers: 2, stall_s: 4, max_restarts: 20}"
     train(load(ROOT / "configs" / "smoke.yaml", [*shape, workers]), None, False)
     assert len(used) == 2
-    files = sorted((tmp_path / "run" / "episodes").iterdir())
+    files = sorted((tmp_path / "run" / "episodes").glob("*.zst"))
     assert [len(read_episodes(f)) for f in files] == [4, 4, 4, 4]
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert sum(r.get("rollout/workers_lost", 0) for r in rows) >= 1

@@ -94,9 +94,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_holds_what_it_should(run: Path, name: str) -> None:
     path = run.with_name(name)
     found = set(contents(path))
-    episodes = {f"episodes/step_{k:06d}.jsonl.zst" for k in range(3)}
+    episodes = {f"episodes/step_{k:06d}.{kind}" for k in range(3) for kind in ("jsonl.zst", "index.json")}
     evals = {"eval/cold_start.json", "eval/step_000002.json", "eval/step_000003.json"}
-    assert {"config.resolved.yaml", "metrics.jsonl", "summary.json"} | episodes | evals <= found
+    assert {"config.resolved.yaml", "metrics.jsonl", "summary.json", "report.html"} | episodes | evals <= found
     for checkpoint in ("cold_start", "step_000002", "step_000003"):
         folder = f"checkpoints/{checkpoint}"
         parts = ("learner.pt", "state.json", "manifest.json", "policies/main/model.safetensors")
@@ -273,7 +273,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
     assert two[f"checkpoints/step_000004/{weights}"] == one[f"checkpoints/step_000004/{weights}"]
     assert one[f"checkpoints/step_000004/{weights}"] != one[f"checkpoints/cold_start/{weights}"]
     same = [name for name in one if name.startswith(("episodes/", "eval/")) or name == "tasks.json"]
-    assert len(same) == 4 + 3 + 3 + 1  # steps, evaluations, the rows behind the held-out ones, tasks.json
+    assert len(same) == 2 * 4 + 3 + 3 + 1  # steps, indices, evaluations, the rows behind the held-out ones, tasks
     assert {name: two[name] for name in same} == {name: one[name] for name in same}
     ends = [json.loads((run / "summary.json").read_text())["heldout"] for run in (whole, killed)]
     assert ends[0] == ends[1]

@@ -181,5 +181,5 @@ def test_an_alarm_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     alarm = Alarm("entropy_collapse", 12, "It [is] low.", "Raise it.")
     assert str(alarm) == "ALARM entropy_collapse, since step 12: It [is] low. Raise it. (docs/alarms.md)"
     summary = {"seed": 0, "split": "test", "wall_s": 60.0, "heldout": {"cold_start": {}, "trained": {}}}
-    print_summary(summary, tmp_path, [alarm])
+    print_summary(summary, tmp_path, None, [alarm])
     assert str(alarm) in capsys.readouterr().out
