@@ -109,7 +109,6 @@ class Scorer:
 
     def __init__(self, env: AgentEnv, tasks: Sequence[Task]) -> None:
         self.env, self.tasks = env, {t.id: t for t in tasks}
-        self.tokens: list[float] = []
         self.rewards: list[float] = []
 
     def __call__(self, completions: Any, task_id: Sequence[str], completion_ids: Any = None, **_: Any) -> list[float]:
@@ -154,7 +153,10 @@ def run_trl(config: Config, checkpoint: Path, args: argparse.Namespace, folder: 
     tokenizer.padding_side = "left"
     renderer = ChatML(tokenizer)
 
+    written: list[int] = []
+
     def parse(_: Any, ids: Sequence[int], prefix: Any = None, tools: Any = None) -> dict[str, Any]:
+        written.append(len(ids))  # it is called once for each turn
         text, calls = renderer.parse(list(ids))
         good = [{"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}} for c in calls]
         return {"role": "assistant", "content": text.split("<tool_call>")[0].strip(), "tool_calls": good or None}
@@ -189,13 +191,17 @@ def run_trl(config: Config, checkpoint: Path, args: argparse.Namespace, folder: 
     class Clock(transformers.TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
             self.seconds: list[float] = []
+            self.tokens: list[float] = []
             self.began = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.began = time.perf_counter()
+            written.clear()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.seconds.append(time.perf_counter() - self.began)
+            self.tokens.append(sum(written) / (args.tasks * args.group))
+            print(f"TRL step {len(self.seconds)}: {self.seconds[-1]:.0f} s", file=sys.stderr, flush=True)
 
     role = config.roles.orchestrator
     rows = [
@@ -218,6 +224,8 @@ def run_trl(config: Config, checkpoint: Path, args: argparse.Namespace, folder: 
             max_steps=args.steps,
             max_completion_length=role.limits.context_tokens - 100,
             max_tool_calling_iterations=role.limits.turns,
+            # a turn's limit; max_completion_length is that of an episode
+            generation_kwargs={"max_new_tokens": role.sampling.max_tokens},
             temperature=1.0,
             learning_rate=optimizer.lr,
             beta=0.0,
@@ -234,10 +242,7 @@ def run_trl(config: Config, checkpoint: Path, args: argparse.Namespace, folder: 
         callbacks=[clock],
     )
     trainer.train()
-    lengths = [log["completions/mean_length"] for log in trainer.state.log_history if "completions/mean_length" in log]
-    return summary(
-        clock.seconds[SKIPPED:], args.tasks * args.group, lengths[SKIPPED:] or [0.0], scorer.rewards[SKIPPED:]
-    )
+    return summary(clock.seconds[SKIPPED:], args.tasks * args.group, clock.tokens[SKIPPED:], scorer.rewards[SKIPPED:])
 
 
 if __name__ == "__main__":
