@@ -6,14 +6,18 @@ What is derived (critical steps, a reward's total) is written for other readers,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from parl.types import AgentTrace, Clock, Episode, RewardBreakdown, ScoredEpisode, Span, Task, ToolCall, Turn
 
+Advantages = Mapping[tuple[str, str], Sequence[float]]
+"""(episode id, agent id) -> the advantage of each token of its trace. An agent that is not there has none."""
 
-def episode_record(scored: ScoredEpisode, advantages: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+
+def episode_record(scored: ScoredEpisode, advantages: Advantages) -> dict[str, Any]:
     """An episode as it stands on disk (the public format)."""
     episode = scored.episode
     return {
@@ -44,9 +48,8 @@ def episode_record(scored: ScoredEpisode, advantages: Mapping[tuple[str, str], f
     }
 
 
-def _trace_record(trace: AgentTrace, episode: Episode, advantages: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+def _trace_record(trace: AgentTrace, episode: Episode, advantages: Advantages) -> dict[str, Any]:
     spans = {s.turn: s for s in episode.clock.spans if s.agent == trace.id}
-    advantage = advantages.get((episode.id, trace.id), 0.0)
     turns = [
         {
             "text": t.text,
@@ -74,11 +77,12 @@ def _trace_record(trace: AgentTrace, episode: Episode, advantages: Mapping[tuple
         "result": trace.result,
         "accepted": trace.accepted,
         "score": trace.score,
+        "contribution": trace.contribution,
         "turns": turns,
         "token_ids": list(trace.token_ids),
         "mask": list(trace.mask),
         "logprobs": list(trace.logprobs),
-        "advantages": [advantage * m for m in trace.mask],
+        "advantages": list(advantages.get((episode.id, trace.id), [0.0] * len(trace.mask))),
     }
 
 
@@ -115,10 +119,13 @@ def rewards_of(record: Mapping[str, Any]) -> dict[str, RewardBreakdown]:
 
 
 def advantages_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """Agent id -> the advantage of each of its trained tokens; 0 for an agent that was not trained on."""
-    return {
-        t["id"]: next((a for a, m in zip(t["advantages"], t["mask"], strict=True) if m), 0.0) for t in record["traces"]
-    }
+    """Agent id -> the mean advantage of its trained tokens; 0 for an agent that was not trained on."""
+    return {t["id"]: _mean([a for a, m in zip(t["advantages"], t["mask"], strict=True) if m]) for t in record["traces"]}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of equal values exactly that value, which a sum would round."""
+    return values[0] if len(set(values)) == 1 else fmean(values or [0.0])
 
 
 def _trace_of(record: Mapping[str, Any]) -> AgentTrace:
@@ -151,4 +158,5 @@ def _trace_of(record: Mapping[str, Any]) -> AgentTrace:
         logprobs=tuple(record["logprobs"]),
         accepted=record["accepted"],
         score=record["score"],
+        contribution=record.get("contribution"),  # likewise
     )

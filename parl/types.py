@@ -81,6 +81,8 @@ class AgentTrace:
     """Subagents: the environment's `check_result` accepted a non-empty message."""
     score: float | None = None
     """Subagents: the environment's gold-informed `subtask_score`, where it has one."""
+    contribution: float | None = None
+    """Subagents: what the answer would lose without this one's message, where the environment can tell."""
 
     @property
     def num_generated(self) -> int:
@@ -203,5 +205,13 @@ class Sample:
     mask: tuple[int, ...]
     logprobs: tuple[float, ...]
     advantage: float
+    """Of all its tokens; their mean where they differ."""
     weight: float
     policy_versions: tuple[int, ...]
+    per_token: tuple[float, ...] = ()
+    """The advantage of each token (0 where the mask is), where the turns of an agent have different ones."""
+
+    @property
+    def advantages(self) -> tuple[float, ...]:
+        """Of each token; 0 where the mask is."""
+        return self.per_token or tuple(self.advantage * m for m in self.mask)

@@ -83,9 +83,10 @@ class SwarmRunner:
             await _reset(env, task)
             trace = await live.orchestrate(task.prompt)
             outcome, facts = await _finish(env, trace.result)
+            children = await _with_contributions(env, trace.result, live.children)
         except EpisodeFailure as failure:
             return failed_episode(episode_id, task, group, step, failure)
-        traces = (trace, *live.children)
+        traces = (trace, *children)
         return Episode(
             id=episode_id,
             task=task,
@@ -129,6 +130,21 @@ async def _finish(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Mapp
     except Exception as error:
         raise EpisodeFailure("environment", f"scoring: {error!r}") from error
     return outcome, facts
+
+
+async def _with_contributions(env: AgentEnv, answer: str, children: Sequence[AgentTrace]) -> Sequence[AgentTrace]:
+    """The subagents with what each of them is worth to the answer, where the environment can tell."""
+    if not children:
+        return children
+    try:
+        messages = [t.result if t.status == "completed" else "" for t in children]
+        worth = await _call(env, env.contributions, answer, messages)
+        if worth is None:
+            return children
+        numbers = [_finite(v, "contribution") for v in worth]
+        return [replace(t, contribution=v) for t, v in zip(children, numbers, strict=True)]
+    except Exception as error:
+        raise EpisodeFailure("environment", f"contributions: {error!r}") from error
 
 
 def _finite(value: object, what: str) -> float:

@@ -155,7 +155,7 @@ def test_steps_that_are_not_stored_are_said(tmp_path: Path) -> None:
     own = config(tmp_path / "run", reward=with_toggle())
     path = train(own, every=3)
     (note,) = rescore_run(path, own, "own").notes
-    assert "budgets cannot be followed: 2 of the steps" in note
+    assert "budgets of toggle cannot be followed: 2 of the steps" in note
     assert "step 1 first" in note
     assert rescore_run(path, config(path), "without toggle").notes == ()
     assert rescore_run(path, config(path, reward=with_toggle(start_step=3)), "later").notes == ()
