@@ -135,7 +135,8 @@ class Run:
         """Rollouts, rewards, credit, update, sync."""
         config, began = self.config, time.monotonic()
         lost_before = self.pool.lost.copy()
-        runner = SwarmRunner(self.policies.handles(step), config.roles, config.swarm, config.clock)
+        handles, counted = self.policies.handles(step), config.credit.type == "drop_one"
+        runner = SwarmRunner(handles, config.roles, config.swarm, config.clock, contributions=counted)
         groups = self.feed.next(step, runner)
         rolled = time.monotonic()
         episodes = [e for group in groups for e in group]

@@ -82,7 +82,7 @@ class AgentTrace:
     score: float | None = None
     """Subagents: the environment's gold-informed `subtask_score`, where it has one."""
     contribution: float | None = None
-    """Subagents: what the answer would lose without this one's message, where the environment can tell."""
+    """Subagents: what the answer would lose without this one's message, where that was asked of it."""
 
     @property
     def num_generated(self) -> int:

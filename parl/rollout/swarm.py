@@ -71,6 +71,8 @@ class SwarmRunner:
     decoding: Decoding = "train"
     """`train` samples as the roles say; `greedy` and `sampled` (T=1) are for evaluation."""
     forced_prefix: str = ""
+    contributions: bool = False
+    """Ask the environment what each subagent contributed (for `credit.type: drop_one`)."""
 
     def with_policies(self, policies: Mapping[str, PolicyHandle]) -> SwarmRunner:
         """The same runner over other engines (a worker's own, say)."""
@@ -83,10 +85,10 @@ class SwarmRunner:
             await _reset(env, task)
             trace = await live.orchestrate(task.prompt)
             outcome, facts = await _finish(env, trace.result)
-            children = await _with_contributions(env, trace.result, live.children)
+            children = await _with_contributions(env, trace.result, live.children) if self.contributions else None
         except EpisodeFailure as failure:
             return failed_episode(episode_id, task, group, step, failure)
-        traces = (trace, *children)
+        traces = (trace, *(children or live.children))
         return Episode(
             id=episode_id,
             task=task,
@@ -132,15 +134,12 @@ async def _finish(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Mapp
     return outcome, facts
 
 
-async def _with_contributions(env: AgentEnv, answer: str, children: Sequence[AgentTrace]) -> Sequence[AgentTrace]:
-    """The subagents with what each of them is worth to the answer, where the environment can tell."""
-    if not children:
-        return children
+async def _with_contributions(env: AgentEnv, answer: str, children: Sequence[AgentTrace]) -> list[AgentTrace] | None:
+    """The subagents with what each of them is worth to the answer; None where the environment cannot tell."""
     try:
-        messages = [t.result if t.status == "completed" else "" for t in children]
-        worth = await _call(env, env.contributions, answer, messages)
+        worth = await _call(env, env.contributions, answer, [read_message(t) for t in children])
         if worth is None:
-            return children
+            return None
         numbers = [_finite(v, "contribution") for v in worth]
         return [replace(t, contribution=v) for t, v in zip(children, numbers, strict=True)]
     except Exception as error:
@@ -394,6 +393,11 @@ async def _all(coroutines: Sequence[object]) -> list[AgentTrace]:
         for task in tasks:
             task.cancel()
         raise
+
+
+def read_message(trace: AgentTrace) -> str:
+    """What the orchestrator read of a subagent's own words."""
+    return trace.result if trace.status == "completed" else ""
 
 
 def _report(trace: AgentTrace) -> str:
