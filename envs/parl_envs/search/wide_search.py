@@ -201,8 +201,8 @@ class WideSearch(AgentEnv):
             own = parse_rows(message, self.task.data["columns"])
             found = {(n, c) for n, row in rows.items() for c, v in row.items() if v and own.get(n, {}).get(c) == v}
         else:
-            words, key = _words(message.replace("|", " ")), self.task.data["evaluation"]["unique_columns"][0]
-            found = {(n, c) for n, row in rows.items() for c, v in row.items() if v and _words(v) in words}
+            key = self.task.data["evaluation"]["unique_columns"][0]
+            found = {(n, c) for n, row in rows.items() for c, v in row.items() if v and _stands_in(v, message)}
         return {(n, c) for n, c in found if c != key or _words(rows[n][c]) not in asked}
 
     def _item_f1(self, rows: Mapping[int, Mapping[str, str]], columns: Sequence[str]) -> float:
@@ -235,6 +235,11 @@ class WideSearch(AgentEnv):
 def _words(text: str) -> str:
     """The words of a text between blanks, so that one text's words can be found in another's."""
     return f" {' '.join(WORD.findall(text))} "
+
+
+def _stands_in(cell: str, text: str) -> bool:
+    """Whether a text holds the cell, not as a part of a longer word or number."""
+    return re.search(rf"(?<!\w){re.escape(cell.casefold())}(?!\w|[.,]\d)", text.casefold()) is not None
 
 
 def _one_of(name: str, given: str, allowed: Sequence[str]) -> None:
