@@ -149,7 +149,7 @@ def test_nothing_in_nothing_out() -> None:
     assert token_mass([[]], BOTH, 0) == [{}]
 
 
-# --- the other rules: the numbers are worked out in docs/credit.md ---------------------------------------------------
+# --- the other rules: the example of docs/credit.md ------------------------------------------------------------------
 
 A = [scored("a", 0.9, [1.0, 0.0]), scored("b", 0.3, [0.5]), scored("c", 0.0)]
 """Orchestrators: mean .4, so .5, -.1, -.4. Subagents: mean of (.5, .5) = .5, so .5, -.5; 0."""
@@ -248,15 +248,16 @@ def worth(episode: ScoredEpisode, *values: float | None) -> ScoredEpisode:
 
 
 def test_drop_one_compares_what_the_answer_would_have_lost() -> None:
-    group = [worth(scored("a", 0.9, [1.0, 1.0]), 0.4, 0.0), worth(scored("b", 0.3, [0.5]), 0.1)]
+    group = [worth(A[0], 0.6, 0.0), worth(A[1], 0.1), A[2]]
     got = advantages(assign([group], Credit(type="drop_one"), BOTH, 0))
-    # baseline of the subagents: ((.4 + 0)/2 + .1)/2 = .15
+    # baseline of the subagents: ((.6 + 0)/2 + .1)/2 = .2
     assert got == {
-        ("a", "0"): pytest.approx(0.3),
-        ("a", "1"): pytest.approx(0.25),
-        ("a", "2"): pytest.approx(-0.15),  # right, but ignored
-        ("b", "0"): pytest.approx(-0.3),
-        ("b", "1"): pytest.approx(-0.05),
+        ("a", "0"): pytest.approx(0.5),
+        ("a", "1"): pytest.approx(0.4),
+        ("a", "2"): pytest.approx(-0.2),
+        ("b", "0"): pytest.approx(-0.1),
+        ("b", "1"): pytest.approx(-0.1),
+        ("c", "0"): pytest.approx(-0.4),
     }
 
 
