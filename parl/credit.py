@@ -9,6 +9,7 @@ A failed episode or trace is in no mean and gives no sample: an infrastructure f
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -17,6 +18,7 @@ from typing import TypeVar
 from parl.config.objective import Credit, Loss
 from parl.config.schema import RoleConfig, Roles
 from parl.errors import ConfigError
+from parl.scoring import finished
 from parl.types import AgentTrace, Sample, ScoredEpisode
 
 NO_ADVANTAGE = 1e-8
@@ -48,7 +50,8 @@ def assign(groups: Sequence[Group], config: Credit, roles: Roles, step: int) -> 
     for group in groups:
         advantages = _RULES[config.type](_alive(group), config)
         for scored, trace, weight in _trained(group, roles, step):
-            sample = _sample(scored, trace, advantages[scored.episode.id, trace.id], weight)
+            # 0: a sibling, under a rule that does not know them
+            sample = _sample(scored, trace, advantages.get((scored.episode.id, trace.id), 0.0), weight)
             if any(abs(a) >= NO_ADVANTAGE for a in (sample.per_token or (sample.advantage,))):
                 samples.append(sample)
     return samples
@@ -107,14 +110,17 @@ def _trained(group: Group, roles: Roles, step: int) -> Iterator[tuple[ScoredEpis
 
     An orchestrator's tokens weigh 1; those of each of an episode's n subagents 1/n, so that all subagents together
     weigh as much as one of average length and spawning more adds no gradient mass. (WideSeek-R1, 2602.04634, has the
-    same aim; it averages over an episode's agents, and over the tokens within each.)
+    same aim; it averages over an episode's agents, and over the tokens within each.) Siblings share the weight of
+    their assignment.
     """
     for scored in _alive(group):
         num_children = len(_children(scored))
-        for trace in scored.episode.traces:
+        num_attempts = Counter(_assignment(t) for t in (*_children(scored), *scored.episode.siblings))
+        for trace in (*scored.episode.traces, *scored.episode.siblings):
             role: RoleConfig = getattr(roles, trace.role)
             if role.trainable_at(step) and trace.status != "failed" and any(trace.mask):
-                yield scored, trace, 1.0 if trace.role == "orchestrator" else 1.0 / num_children
+                attempts = num_attempts[_assignment(trace)]
+                yield scored, trace, 1.0 if trace.role == "orchestrator" else 1.0 / (num_children * attempts)
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
@@ -216,6 +222,26 @@ def drop_one(group: Group, config: Credit) -> dict[Agent, float]:
     return _orchestrators(group, config) | _subagents(group, worth, config)
 
 
+def siblings(group: Group, config: Credit) -> dict[Agent, float]:
+    """Subagent with siblings: A = its own success - the mean of theirs; all other agents: as `group_mean`.
+
+    Siblings are k further samples of one assignment, so they differ in nothing but chance: the baseline of a state by
+    sampling from it again (VinePPO, 2410.01679; for subagents on one subtask the hierarchical GRPO of prime-rl). Their
+    messages are not read and have no part in the episode's reward, so success is what can be said of the message
+    alone: `subtask_score`, or whether it is finished and accepted where there is none.
+    """
+    out = group_mean(group, config)
+    for scored in group:
+        attempts: dict[str, list[tuple[Agent, float]]] = {}
+        for trace in (*_children(scored), *scored.episode.siblings):
+            success = trace.score if trace.score is not None else float(finished(trace))
+            attempts.setdefault(_assignment(trace), []).append(((scored.episode.id, trace.id), success))
+        for family in attempts.values():
+            if len(family) > 1:
+                out |= _centred([family], config, config.normalize_std)
+    return out
+
+
 _RULES: Mapping[str, Callable[[Group, Credit], Advantages]] = {
     "group_mean": group_mean,
     "trajectory": trajectory,
@@ -223,6 +249,7 @@ _RULES: Mapping[str, Callable[[Group, Credit], Advantages]] = {
     "hierarchical": hierarchical,
     "per_turn": per_turn,
     "drop_one": drop_one,
+    "siblings": siblings,
 }
 
 
@@ -262,6 +289,11 @@ def _alive(group: Group) -> list[ScoredEpisode]:
 
 def _children(scored: ScoredEpisode) -> list[AgentTrace]:
     return [t for t in scored.episode.subagents if t.status != "failed"]
+
+
+def _assignment(trace: AgentTrace) -> str:
+    """Subagent "3" and its siblings "3.1", "3.2", ... have one assignment."""
+    return trace.id.partition(".")[0]
 
 
 def _reward(scored: ScoredEpisode, trace: AgentTrace) -> float:

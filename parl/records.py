@@ -45,6 +45,7 @@ def episode_record(scored: ScoredEpisode, advantages: Advantages) -> dict[str, A
             for agent, r in scored.rewards.items()
         },
         "traces": [_trace_record(t, episode, advantages) for t in episode.traces],
+        "siblings": [_trace_record(t, episode, advantages) for t in episode.siblings],
     }
 
 
@@ -59,8 +60,8 @@ def _trace_record(trace: AgentTrace, episode: Episode, advantages: Advantages) -
             "env_calls": t.env_calls,
             "start": t.start,
             "end": t.end,
-            "t_start": spans[i].start_s,
-            "t_end": spans[i].end_s,
+            "t_start": spans[i].start_s if spans else None,  # siblings are not on the clock
+            "t_end": spans[i].end_s if spans else None,
         }
         for i, t in enumerate(trace.turns)
     ]
@@ -109,6 +110,7 @@ def episode_of(record: Mapping[str, Any]) -> Episode:
         num_assigned=record["num_assigned"],
         num_refused=record["num_refused"],
         clock=Clock(clock["critical_path_s"], clock["serial_s"], spans),
+        siblings=tuple(_trace_of(t) for t in record.get("siblings", ())),  # not in older records
         failure=record["failure"],
     )
 
@@ -120,7 +122,8 @@ def rewards_of(record: Mapping[str, Any]) -> dict[str, RewardBreakdown]:
 
 def advantages_of(record: Mapping[str, Any]) -> dict[str, float]:
     """Agent id -> the mean advantage of its trained tokens; 0 for an agent that was not trained on."""
-    return {t["id"]: _mean([a for a, m in zip(t["advantages"], t["mask"], strict=True) if m]) for t in record["traces"]}
+    traces = [*record["traces"], *record.get("siblings", ())]
+    return {t["id"]: _mean([a for a, m in zip(t["advantages"], t["mask"], strict=True) if m]) for t in traces}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -158,5 +161,5 @@ def _trace_of(record: Mapping[str, Any]) -> AgentTrace:
         logprobs=tuple(record["logprobs"]),
         accepted=record["accepted"],
         score=record["score"],
-        contribution=record.get("contribution"),  # likewise
+        contribution=record.get("contribution"),
     )

@@ -221,9 +221,8 @@ def _pair(old: Record, new: Record) -> _Pair:
 
 
 def _equal(old: Record, new: Record) -> bool:
-    return bool(old["rewards"] == new["rewards"]) and all(
-        a["advantages"] == b["advantages"] for a, b in zip(old["traces"], new["traces"], strict=True)
-    )
+    before, after = ([t["advantages"] for t in (*r["traces"], *r.get("siblings", ()))] for r in (old, new))
+    return bool(old["rewards"] == new["rewards"]) and before == after
 
 
 def _changes(step: int, pairs: Sequence[_Pair]) -> list[Change]:

@@ -135,8 +135,8 @@ class Run:
         """Rollouts, rewards, credit, update, sync."""
         config, began = self.config, time.monotonic()
         lost_before = self.pool.lost.copy()
-        handles, counted = self.policies.handles(step), config.credit.type == "drop_one"
-        runner = SwarmRunner(handles, config.roles, config.swarm, config.clock, contributions=counted)
+        handles = self.policies.handles(step)
+        runner = SwarmRunner(handles, config.roles, config.swarm, config.clock, credit=config.credit)
         groups = self.feed.next(step, runner)
         rolled = time.monotonic()
         episodes = [e for group in groups for e in group]
@@ -159,7 +159,7 @@ class Run:
             stored = [by_id.get(e.id) or ScoredEpisode(e, {}) for e in episodes]  # a failed one has no rewards
             self.folder.write_episodes(step, stored, samples)
         self.state = replace(self.state, step=step + 1, budgets=budgets, pending=self.feed.pending)
-        tokens = sum(e.tokens() for e in episodes)
+        tokens = sum(e.tokens() + e.num_sibling_tokens for e in episodes)
         lost = self.pool.lost - lost_before
         return {
             "step": step,

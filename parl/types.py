@@ -129,6 +129,11 @@ class Episode:
     clock: Clock
     failure: str | None = None
     """Kind of failure when status is `failed` (environment, tool, timeout, ...): masked, counted, never scored 0."""
+    siblings: tuple[AgentTrace, ...] = ()
+    """Further attempts at some assignments, that nobody read: trained on, and no part of the answer or its steps.
+
+    Example: ids "3.1" and "3.2" got what subagent "3" got (`credit.type: siblings`).
+    """
 
     @property
     def orchestrator(self) -> AgentTrace:
@@ -153,8 +158,12 @@ class Episode:
         return sum(len(t.turns) for t in self.traces)
 
     def tokens(self, role: Role | None = None) -> int:
-        """Generated tokens, of one role or of all."""
+        """Generated tokens, of one role or of all; without those of siblings, which the answer did not need."""
         return sum(t.num_generated for t in self.traces if role is None or t.role == role)
+
+    @property
+    def num_sibling_tokens(self) -> int:
+        return sum(t.num_generated for t in self.siblings)
 
 
 def critical_steps(traces: Sequence[AgentTrace]) -> int:

@@ -31,7 +31,7 @@ from parl.scoring import Scorer
 from parl.types import Episode
 
 TINY = 1e-9
-RULES: tuple[str, ...] = get_args(Credit.model_fields["type"].annotation)
+RULES = [r for r in get_args(Credit.model_fields["type"].annotation) if r != "siblings"]  # needs rollouts of its own
 Pairs = Sequence[tuple[float, float]]
 """(advantage, worth) of subagents."""
 

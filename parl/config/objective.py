@@ -106,7 +106,9 @@ class Reward(Node):
 class Credit(Node):
     """From rewards to advantages, per role (parl.md section 5)."""
 
-    type: Literal["group_mean", "trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one"] = "group_mean"
+    type: Literal["group_mean", "trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one", "siblings"] = (
+        "group_mean"
+    )
     """group_mean: reward minus the mean of the agent's group; for subagents an episode's children are averaged first.
     The other rules: docs/credit.md."""
     normalize_std: bool = False
@@ -121,6 +123,10 @@ class Credit(Node):
     """per_turn: what a turn that lies one turn further from the end gets of the reward."""
     turn_weight: NonNegFloat = 1.0
     """per_turn: weight of the comparison between turns in the same state."""
+    siblings: PositiveInt = 3
+    """siblings: further subagents on an assignment that is drawn; only the first one's message is read."""
+    sibling_share: Fraction = 0.25
+    """siblings: share of the assignments that are drawn."""
 
 
 class Loss(Node):

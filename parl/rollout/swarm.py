@@ -12,39 +12,19 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from parl.config.objective import Credit
 from parl.config.schema import ClockConfig, RoleConfig, Roles, Sampling, Swarm
-from parl.env import AgentEnv, ToolSpec, assistant
+from parl.env import AgentEnv, assistant, seed_for
 from parl.policy.base import PolicyHandle
 from parl.rollout.agent import AgentSpec, Answered, run_agent
 from parl.rollout.clock import schedule
+from parl.rollout.tools import ASSIGN, CREATE, SWARM_TOOLS
 from parl.types import ORCHESTRATOR_ID, AgentTrace, Clock, Episode, Task, ToolCall
 
-CREATE, ASSIGN = "create_subagent", "assign_task"
-SWARM_TOOLS = (
-    ToolSpec(
-        name=CREATE,
-        description="Create a reusable subagent configuration.",
-        parameters={
-            "type": "object",
-            "properties": {"name": {"type": "string"}, "system_prompt": {"type": "string"}},
-            "required": ["name", "system_prompt"],
-        },
-    ),
-    ToolSpec(
-        name=ASSIGN,
-        description="Launch a subagent on a task in a context of its own. Returns its last message. "
-        "Several assignments in one turn run concurrently.",
-        parameters={
-            "type": "object",
-            "properties": {"agent": {"type": "string"}, "prompt": {"type": "string"}},
-            "required": ["agent", "prompt"],
-        },
-    ),
-)
 MAX_OBSERVATION = 2_000_000
 """Characters of one observation: far above any context window, and not yet a danger to the machine."""
 BUDGET_EXHAUSTED = "budget exhausted"
@@ -71,8 +51,8 @@ class SwarmRunner:
     decoding: Decoding = "train"
     """`train` samples as the roles say; `greedy` and `sampled` (T=1) are for evaluation."""
     forced_prefix: str = ""
-    contributions: bool = False
-    """Ask the environment what each subagent contributed (for `credit.type: drop_one`)."""
+    credit: Credit = field(default_factory=Credit)
+    """Two rules need more of a rollout: what each subagent contributed, or siblings of subagents."""
 
     def with_policies(self, policies: Mapping[str, PolicyHandle]) -> SwarmRunner:
         """The same runner over other engines (a worker's own, say)."""
@@ -85,7 +65,8 @@ class SwarmRunner:
             await _reset(env, task)
             trace = await live.orchestrate(task.prompt)
             outcome, facts = await _finish(env, trace.result)
-            children = await _with_contributions(env, trace.result, live.children) if self.contributions else None
+            counted = self.credit.type == "drop_one"
+            children = await _with_contributions(env, trace.result, live.children) if counted else None
         except EpisodeFailure as failure:
             return failed_episode(episode_id, task, group, step, failure)
         traces = (trace, *(children or live.children))
@@ -102,6 +83,7 @@ class SwarmRunner:
             num_assigned=len(live.children),
             num_refused=live.num_refused,
             clock=schedule(traces, self.clock, self.swarm.max_concurrency),
+            siblings=tuple(live.siblings),
         )
 
     def role(self, name: Literal["orchestrator", "subagent"]) -> RoleConfig:
@@ -227,6 +209,7 @@ class _LiveEpisode:
         self.configs: dict[str, str] = {}
         self.prompts: set[str] = set()
         self.children: list[AgentTrace] = []
+        self.siblings: list[AgentTrace] = []
         self.num_launched = 0
         self.num_refused = 0
         self.critical = 0
@@ -331,11 +314,28 @@ class _LiveEpisode:
         coroutines = [
             self._child(f"{first + k}", agent, prompt, turn, left) for k, (_, agent, prompt) in enumerate(launches)
         ]
-        traces = await _all(coroutines)
+        finished = await _all([*coroutines, *self._siblings(first, launches, turn, left)])
+        traces = finished[: len(launches)]
+        self.siblings += finished[len(launches) :]
         self.children += traces
         self.critical += max(len(t.turns) for t in traces)
         self.tokens += sum(t.num_generated for t in traces)
         return [_report(t) for t in traces]
+
+    def _siblings(
+        self, first: int, launches: Sequence[tuple[int, str, str]], turn: int, turns_left: int
+    ) -> list[Coroutine[Any, Any, AgentTrace]]:
+        """Further attempts at the assignments that are drawn, each in a world and with a random stream of its own."""
+        credit = self.runner.credit
+        if credit.type != "siblings":
+            return []
+        assignments = [(first + k, agent, prompt) for k, (_, agent, prompt) in enumerate(launches)]
+        drawn = [a for a in assignments if seed_for(self.seed, a[0], "siblings") < credit.sibling_share * 2**63]
+        return [
+            self._child(f"{number}.{k}", agent, prompt, turn, turns_left)
+            for number, agent, prompt in drawn
+            for k in range(1, credit.siblings + 1)
+        ]
 
     async def _child(self, agent_id: str, name: str, prompt: str, turn: int, turns_left: int) -> AgentTrace:
         role = self.runner.role("subagent")

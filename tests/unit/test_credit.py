@@ -266,6 +266,35 @@ def test_drop_one_needs_the_environments_word() -> None:
         assign([[scored("a", 1.0, [1.0])]], Credit(type="drop_one"), BOTH, 0)
 
 
+def test_siblings_are_compared_with_each_other() -> None:
+    """a's first subagent (1) has the siblings 0 and .5, b's (.5) has none; a's second failed to be of use."""
+
+    def sibling(agent: str, score: float | None) -> AgentTrace:
+        return replace(trace(agent), role="subagent", score=score)
+
+    a, b = scored("a", 1.0, [1.0, 0.25]), scored("b", 0.0, [0.5])
+    kids = (a.episode.traces[0], replace(a.episode.traces[1], score=1.0), a.episode.traces[2])
+    a = replace(a, episode=replace(a.episode, traces=kids, siblings=(sibling("1.1", 0.0), sibling("1.2", 0.5))))
+    samples = assign([[a, b]], Credit(type="siblings"), BOTH, 0)
+    assert advantages(samples) == {
+        ("a", "0"): 0.5,
+        ("a", "1"): 0.5,  # 1 less the mean of 1, 0 and .5
+        ("a", "2"): pytest.approx(0.25 - 0.5625),  # as group_mean: ((1 + .25)/2 + .5)/2
+        ("a", "1.1"): -0.5,  # ("a", "1.2") is the mean itself
+        ("b", "0"): -0.5,
+        ("b", "1"): pytest.approx(0.5 - 0.5625),
+    }
+    weights = {(s.episode, s.agent): s.weight for s in samples if s.role == "subagent"}
+    assert weights == {("a", "1"): 1 / 6, ("a", "1.1"): 1 / 6, ("a", "2"): 1 / 2, ("b", "1"): 1.0}
+    assert token_mass([[a, b]], BOTH, 0) == [{"main": pytest.approx(3 + 3 + 2 + 2)}]  # as without siblings
+    # where nobody can tell, a message that is finished has succeeded
+    unknown = (sibling("2.1", None), replace(sibling("2.2", None), result=" "))
+    mute = replace(a, episode=replace(a.episode, siblings=unknown))
+    got = advantages(assign([[mute, b]], Credit(type="siblings"), BOTH, 0))
+    assert (got["a", "2"], got["a", "2.1"], got["a", "2.2"]) == pytest.approx((1 / 3, 1 / 3, -2 / 3))
+    assert ("a", "1.1") not in advantages(assign([[a, b]], Credit(), BOTH, 0))  # no other rule knows them
+
+
 # --- what the loss wants ---------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,20 @@ def test_an_episode_comes_back_as_it_was() -> None:
     assert episode_of(record).traces[2].accepted is False
     assert rewards_of(record) == REWARDS
     assert advantages_of(record) == {"0": -0.1, "1": 1 / 3, "2": 0.0}
+
+
+def test_siblings_and_contributions_come_back_and_older_records_have_none() -> None:
+    played = run(script([turns(create("a"), assign("a", "red")), "blue"], red=["RED"]))
+    child = replace(played.subagents[0], contribution=0.25)
+    episode = replace(played, traces=(played.orchestrator, child), siblings=(replace(child, id="1.1"),))
+    record = stored(ScoredEpisode(episode, {}))
+    assert episode_of(record) == episode
+    assert advantages_of(record) == {"0": -0.1, "1": 1 / 3, "1.1": 0.0}
+    assert {t["t_start"] for s in record["siblings"] for t in s["turns"]} == {None}  # type: ignore[attr-defined]
+    del record["siblings"]
+    for trace in record["traces"]:  # type: ignore[attr-defined]
+        del trace["contribution"]
+    assert episode_of(record) == played
 
 
 def test_and_its_record_too() -> None:

@@ -52,7 +52,7 @@ def episodes(step: int, task: str) -> list[Episode]:
         run(script([swarm + " " * step, "no"], red=["RED"], green=["GREEN"])),
     ]
     group = f"{step}-{task}"
-    played = [replace(e, traces=(e.traces[0], *_with_worth(e))) for e in played]
+    played = [replace(e, traces=(e.traces[0], *_with_worth(e)), siblings=_siblings(e)) for e in played]
     named = [
         replace(e, id=f"{group}-{k}", group=group, step=step, task=Task(task, e.task.env, e.task.prompt, e.task.data))
         for k, e in enumerate(played)
@@ -63,6 +63,11 @@ def episodes(step: int, task: str) -> list[Episode]:
 
 def _with_worth(episode: Episode) -> list[AgentTrace]:
     return [replace(t, contribution=0.5 / int(t.id)) for t in episode.subagents]
+
+
+def _siblings(episode: Episode) -> tuple[AgentTrace, ...]:
+    """The first subagent's attempt, once more and without success."""
+    return tuple(replace(t, id=f"{t.id}.1", score=0.0) for t in episode.subagents[:1])
 
 
 def train(config: Config, every: int = 1, failed: bool = True) -> Path:
@@ -103,10 +108,11 @@ def contents(path: Path) -> dict[str, tuple[int, bytes]]:
         {"credit": {"type": "hierarchical"}},
         {"credit": {"type": "per_turn", "normalize_std": True}},
         {"credit": {"type": "drop_one"}},
+        {"credit": {"type": "siblings"}},
     ],
     ids=[
         *("plain", "std", "frozen", "toggle", "rigid tree", "effort", "effort and toggle"),
-        *("trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one"),
+        *("trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one", "siblings"),
     ],
 )
 def test_under_its_own_config_a_run_is_as_it_was(tmp_path: Path, more: dict[str, Any], failed: bool) -> None:
