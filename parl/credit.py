@@ -214,9 +214,9 @@ def drop_one(group: Group, config: Credit) -> dict[Agent, float]:
             if trace.contribution is None:
                 raise ConfigError(
                     f"credit.type is drop_one, but episode {scored.episode.id} does not say what its subagent "
-                    f"{trace.id} contributed. {scored.episode.task.env or 'The environment'} has to implement "
-                    "contributions() (docs/credit.md), and it is asked only while a run trains with drop_one; else "
-                    "set credit.type: group_mean."
+                    f"{trace.id} contributed. That is asked only while a run trains with drop_one, of environments "
+                    "that implement contributions() (docs/credit.md). Train a run with it, or set credit.type: "
+                    "group_mean."
                 )
             worth[scored.episode.id, trace.id] = trace.contribution
     return _orchestrators(group, config) | _subagents(group, worth, config)

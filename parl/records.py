@@ -121,14 +121,14 @@ def rewards_of(record: Mapping[str, Any]) -> dict[str, RewardBreakdown]:
 
 
 def advantages_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """Agent id -> the mean advantage of its trained tokens; 0 for an agent that was not trained on."""
-    traces = [*record["traces"], *record.get("siblings", ())]
-    return {t["id"]: _mean([a for a, m in zip(t["advantages"], t["mask"], strict=True) if m]) for t in traces}
+    """Agent id -> the advantage of its trained tokens, see `advantage_of`."""
+    return {t["id"]: advantage_of(t) for t in (*record["traces"], *record.get("siblings", ()))}
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Of equal values exactly that value, which a sum would round."""
-    return values[0] if len(set(values)) == 1 else fmean(values or [0.0])
+def advantage_of(trace: Mapping[str, Any]) -> float:
+    """The mean advantage of a trace's trained tokens (exactly theirs, if they are equal); 0 of one without any."""
+    trained = [a for a, m in zip(trace["advantages"], trace["mask"], strict=True) if m]
+    return trained[0] if len(set(trained)) == 1 else fmean(trained or [0.0])
 
 
 def _trace_of(record: Mapping[str, Any]) -> AgentTrace:

@@ -307,6 +307,42 @@ def test_gspo_on_policy_is_the_plain_policy_gradient() -> None:
     torch.testing.assert_close(gradient(gspo, t, **GSPO), expected)
 
 
+# --- dapo, from rewards to the loss ----------------------------------------------------------------------------------
+
+
+def test_dapo_is_eq_8_over_the_groups_that_differ() -> None:
+    """Off-policy: sum over tokens of the clipped gain, over all tokens of the groups that are left (eqs. 8, 11 and 12).
+
+    Two groups of orchestrators with 3 tokens each; in the first all rewards are equal, so neither its advantages nor
+    its tokens count. In the second the advantages are .5 and -.5.
+    """
+    from parl.config.objective import Credit
+    from parl.config.schema import Roles
+    from parl.credit import learnable
+    from tests.unit.test_credit import scored
+
+    groups = [[scored("a", 0.3), scored("b", 0.3)], [scored("c", 1.0), scored("d", 0.0)]]
+    samples, mass = learnable(groups, Credit(), Loss(type="dapo"), Roles(), 0)
+    ratios = {"c": (1.5, 0.5, 1.1), "d": (1.5, 0.5, 1.1)}
+    value, gradients = 0.0, []
+    for sample in samples:
+        inside = torch.tensor(sample.mask).bool()
+        old = torch.tensor(sample.logprobs, dtype=torch.float64)
+        logp = old.clone()
+        logp[inside] += torch.tensor(ratios[sample.episode], dtype=torch.float64).log()
+        logp.requires_grad_()
+        advantages = torch.tensor(sample.advantages, dtype=torch.float64)
+        loss, _ = grpo(logp, old, advantages, inside, **GRPO, denominator=mass["main"])
+        loss.backward()
+        value += loss.item()
+        gradients += logp.grad[inside].tolist()
+    # c: min(1.5, 1.28) .5, .5 * .5, 1.1 * .5; d: 1.5 * -.5, max(.5, .8) * -.5, 1.1 * -.5
+    expected = (1.28 + 0.5 + 1.1 - 1.5 - 0.8 - 1.1) * 0.5 / 6
+    assert value == pytest.approx(-expected)
+    slopes = [0.0, 0.5, 1.1, -1.5, 0.0, -1.1]
+    assert gradients == pytest.approx([-0.5 * s / 6 for s in slopes])
+
+
 # --- as the learner runs them ----------------------------------------------------------------------------------------
 
 

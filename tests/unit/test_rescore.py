@@ -161,7 +161,9 @@ def test_episodes_that_do_not_say_what_subagents_contributed(tmp_path: Path) -> 
     text = zstandard.decompress(file.read_bytes()).decode().replace('"contribution": 0.5', '"contribution": null')
     file.write_bytes(zstandard.compress(text.encode()))
     assert rescore_run(path, own, "own").exact  # no other rule needs it
-    with pytest.raises(ConfigError, match=r"does not say what its subagent 1 contributed.*only while a run trains"):
+    with pytest.raises(
+        ConfigError, match=r"does not say what its subagent 1 contributed. That is asked only while a run trains"
+    ):
         rescore_run(path, config(path, credit={"type": "drop_one"}), "other")
 
 
