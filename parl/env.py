@@ -180,6 +180,17 @@ class AgentEnv(gymnasium.Env[list[Message], Message]):
         """Gold-informed success of a subagent in 0..1 (called on its fork), or None where it cannot be told."""
         return None
 
+    def contributions(self, answer: str, messages: Sequence[str]) -> Sequence[float] | None:
+        """What each subagent's message is worth: the answer's score minus its score without that message alone.
+
+        Called after `score`, on the orchestrator's own environment; for `credit.type: drop_one`. A message that left
+        no trace in the answer is worth 0. Default: None, it cannot be told.
+
+        Args:
+            messages: what the orchestrator read of each subagent, in the order of launch; "" of one that was stopped.
+        """
+        return None
+
     def facts(self) -> Mapping[str, Any]:
         """What rewards may want to know and the score does not say (a judge's verdict, say)."""
         return {}

@@ -73,8 +73,10 @@ def swarm_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "swarm/truncated": fmean(e.status == "truncated" for e in episodes),
         "tokens/orchestrator": fmean(e.tokens("orchestrator") for e in episodes),
         "tokens/subagent": fmean(e.tokens("subagent") for e in episodes),
-        "tokens/episode": fmean(e.tokens() for e in episodes),
+        "tokens/episode": fmean(e.tokens() + e.num_sibling_tokens for e in episodes),
     }
+    if any(e.siblings for e in episodes):
+        metrics["tokens/siblings"] = fmean(e.num_sibling_tokens for e in episodes)
     if assigned:
         metrics["swarm/finish_rate"] = fmean(e.num_finished / e.num_assigned for e in assigned)
     scores = [t.score for t in subagents if t.score is not None]

@@ -70,6 +70,11 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
             f"`parl envs check {config.env.id}` may tell more."
         )
     Scorer(config.reward).score([episode], 0, {})
+    if config.credit.type == "drop_one" and type(env).contributions is AgentEnv.contributions:
+        raise ConfigError(
+            f"credit.type is drop_one, but {config.env.id} cannot tell what a subagent contributed. Implement its "
+            "contributions() (docs/credit.md), or set credit.type: group_mean."
+        )
     cold = config.cold_start
     if cold is None:
         return

@@ -6,14 +6,18 @@ What is derived (critical steps, a reward's total) is written for other readers,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from parl.types import AgentTrace, Clock, Episode, RewardBreakdown, ScoredEpisode, Span, Task, ToolCall, Turn
 
+Advantages = Mapping[tuple[str, str], Sequence[float]]
+"""(episode id, agent id) -> the advantage of each token of its trace. An agent that is not there has none."""
 
-def episode_record(scored: ScoredEpisode, advantages: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+
+def episode_record(scored: ScoredEpisode, advantages: Advantages) -> dict[str, Any]:
     """An episode as it stands on disk (the public format)."""
     episode = scored.episode
     return {
@@ -41,12 +45,12 @@ def episode_record(scored: ScoredEpisode, advantages: Mapping[tuple[str, str], f
             for agent, r in scored.rewards.items()
         },
         "traces": [_trace_record(t, episode, advantages) for t in episode.traces],
+        "siblings": [_trace_record(t, episode, advantages) for t in episode.siblings],
     }
 
 
-def _trace_record(trace: AgentTrace, episode: Episode, advantages: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+def _trace_record(trace: AgentTrace, episode: Episode, advantages: Advantages) -> dict[str, Any]:
     spans = {s.turn: s for s in episode.clock.spans if s.agent == trace.id}
-    advantage = advantages.get((episode.id, trace.id), 0.0)
     turns = [
         {
             "text": t.text,
@@ -56,8 +60,8 @@ def _trace_record(trace: AgentTrace, episode: Episode, advantages: Mapping[tuple
             "env_calls": t.env_calls,
             "start": t.start,
             "end": t.end,
-            "t_start": spans[i].start_s,
-            "t_end": spans[i].end_s,
+            "t_start": spans[i].start_s if spans else None,  # siblings are not on the clock
+            "t_end": spans[i].end_s if spans else None,
         }
         for i, t in enumerate(trace.turns)
     ]
@@ -74,11 +78,12 @@ def _trace_record(trace: AgentTrace, episode: Episode, advantages: Mapping[tuple
         "result": trace.result,
         "accepted": trace.accepted,
         "score": trace.score,
+        "contribution": trace.contribution,
         "turns": turns,
         "token_ids": list(trace.token_ids),
         "mask": list(trace.mask),
         "logprobs": list(trace.logprobs),
-        "advantages": [advantage * m for m in trace.mask],
+        "advantages": list(advantages.get((episode.id, trace.id), [0.0] * len(trace.mask))),
     }
 
 
@@ -105,6 +110,7 @@ def episode_of(record: Mapping[str, Any]) -> Episode:
         num_assigned=record["num_assigned"],
         num_refused=record["num_refused"],
         clock=Clock(clock["critical_path_s"], clock["serial_s"], spans),
+        siblings=tuple(_trace_of(t) for t in record.get("siblings", ())),  # not in older records
         failure=record["failure"],
     )
 
@@ -115,10 +121,14 @@ def rewards_of(record: Mapping[str, Any]) -> dict[str, RewardBreakdown]:
 
 
 def advantages_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """Agent id -> the advantage of each of its trained tokens; 0 for an agent that was not trained on."""
-    return {
-        t["id"]: next((a for a, m in zip(t["advantages"], t["mask"], strict=True) if m), 0.0) for t in record["traces"]
-    }
+    """Agent id -> the advantage of its trained tokens, see `advantage_of`."""
+    return {t["id"]: advantage_of(t) for t in (*record["traces"], *record.get("siblings", ()))}
+
+
+def advantage_of(trace: Mapping[str, Any]) -> float:
+    """The mean advantage of a trace's trained tokens (exactly theirs, if they are equal); 0 of one without any."""
+    trained = [a for a, m in zip(trace["advantages"], trace["mask"], strict=True) if m]
+    return trained[0] if len(set(trained)) == 1 else fmean(trained or [0.0])
 
 
 def _trace_of(record: Mapping[str, Any]) -> AgentTrace:
@@ -151,4 +161,5 @@ def _trace_of(record: Mapping[str, Any]) -> AgentTrace:
         logprobs=tuple(record["logprobs"]),
         accepted=record["accepted"],
         score=record["score"],
+        contribution=record.get("contribution"),
     )

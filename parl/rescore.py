@@ -150,9 +150,9 @@ def _score(
     step: int,
     budgets: Mapping[str, float],
 ) -> tuple[list[Record], dict[str, float]]:
-    """The records of a step with the rewards and advantages of another config, and Toggle's budgets after it."""
+    """The records of a step with the rewards and advantages of another config, and the budgets after it."""
     scored: dict[str, ScoredEpisode] = {}
-    advantages: dict[tuple[str, str], float] = {}
+    advantages: dict[tuple[str, str], Sequence[float]] = {}
     for _, group in groupby(episodes, key=lambda e: e.group):
         try:
             done, budgets = scorer.score(list(group), step, budgets)
@@ -161,31 +161,31 @@ def _score(
         except Exception as error:  # whatever a plugin's term raises
             raise ConfigError(
                 f"A stored episode cannot be scored: {type(error).__name__}: {error} "
-                f"({'; '.join(getattr(error, '__notes__', ())) or 'in Toggle'}). It may lack a fact that the term "
+                f"({'; '.join(getattr(error, '__notes__', ())) or 'in a modifier'}). It may lack a fact that the term "
                 "reads: episodes keep what the environment told when they were played. Leave the term out "
                 "(reward.terms.NAME=null), or train a new run."
             ) from error
         scored |= {s.episode.id: s for s in done}
         advantages |= {
-            (s.episode, s.agent): s.advantage for s in credit.assign([done], config.credit, config.roles, step)
+            (s.episode, s.agent): s.advantages for s in credit.assign([done], config.credit, config.roles, step)
         }
     again = [r if r["status"] == "failed" else episode_record(scored[r["id"]], advantages) for r in records]
     return again, dict(budgets)
 
 
 def _notes(config: Config, stored: Sequence[int]) -> tuple[str, ...]:
-    """Toggle takes a budget from the first good answers to a task: a step that is not stored may have been that one."""
-    toggle = config.reward.modifiers.toggle
-    if toggle is None:
-        return ()
-    missing = sorted(set(range(toggle.start_step, stored[-1])) - set(stored))
-    if not missing:
-        return ()
-    return (
-        f"Toggle's budgets cannot be followed: {len(missing)} of the steps from reward.modifiers.toggle.start_step on "
-        f"are not stored, step {missing[0]} first (the run's train.store_episodes_every). Budgets are taken from the "
-        "stored steps alone, so rewards may differ from those of training.",
-    )
+    """Budgets are taken from the first good answers to a task: a step that is not stored may have been that one."""
+    notes = []
+    for name, modifier in config.reward.modifiers:
+        missing = [] if modifier is None else sorted(set(range(modifier.start_step, stored[-1])) - set(stored))
+        if missing:
+            notes.append(
+                f"The budgets of {name} cannot be followed: {len(missing)} of the steps from "
+                f"reward.modifiers.{name}.start_step on are not stored, step {missing[0]} first (the run's "
+                "train.store_episodes_every). Budgets are taken from the stored steps alone, so rewards may differ "
+                "from those of training."
+            )
+    return tuple(notes)
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------
@@ -221,9 +221,8 @@ def _pair(old: Record, new: Record) -> _Pair:
 
 
 def _equal(old: Record, new: Record) -> bool:
-    return bool(old["rewards"] == new["rewards"]) and all(
-        a["advantages"] == b["advantages"] for a, b in zip(old["traces"], new["traces"], strict=True)
-    )
+    before, after = ([t["advantages"] for t in (*r["traces"], *r.get("siblings", ()))] for r in (old, new))
+    return bool(old["rewards"] == new["rewards"]) and before == after
 
 
 def _changes(step: int, pairs: Sequence[_Pair]) -> list[Change]:

@@ -88,7 +88,7 @@ class RunFolder:
         """episodes/step_NNNNNN.jsonl.zst: one episode a line (see docs/read-the-metrics.md); beside it, its index."""
         import zstandard
 
-        advantages = {(s.episode, s.agent): s.advantage for s in samples}
+        advantages = {(s.episode, s.agent): s.advantages for s in samples}
         records = [episode_record(s, advantages) for s in scored]
         lines = "".join(json.dumps(record) + "\n" for record in records)
         data = zstandard.ZstdCompressor(level=3).compress(lines.encode())

@@ -1,4 +1,4 @@
-"""Rewards: registered terms, their weights at a step, and the group-level modifier Toggle.
+"""Rewards: registered terms, their weights at a step, and the group-level modifiers Toggle and effort budget.
 
 In: the episodes of one group, the step, the budgets per task. Out: `ScoredEpisode`s (one `RewardBreakdown` per
 agent) and the budgets, new ones added. Nothing is remembered in between: what must survive a restart is passed in
@@ -27,7 +27,7 @@ from typing import Any, TypeVar, get_type_hints, overload
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from parl.config.objective import Reward, Toggle
+from parl.config.objective import EffortBudget, Reward, Toggle
 from parl.errors import ConfigError, did_you_mean
 from parl.types import (
     ORCHESTRATOR_ID,
@@ -42,6 +42,8 @@ from parl.types import (
 F = TypeVar("F", bound=Callable[..., float | Mapping[str, float]])
 
 _REGISTRY: dict[str, RewardTerm] = {}
+OVER_BUDGET = "effort_budget"
+"""Name of the term that the effort budget adds to a reward: 0, or -1 of an episode that is over it."""
 
 
 # --- terms -----------------------------------------------------------------------------------------------------------
@@ -171,11 +173,16 @@ def validate(config: Reward) -> None:
         raise ConfigError("reward.terms is empty: every reward would be 0. Add one, say `outcome: {weight: 1.0}`.")
     for name, term in config.terms.items():
         get(name).bind(term.knobs)
-    if config.modifiers.toggle is not None and not any(_is_outcome(n) for n in config.terms):
+    given = [name for name, modifier in config.modifiers if modifier is not None]
+    if given and not any(_is_outcome(n) for n in config.terms):
         named = [n for n in _REGISTRY if _is_outcome(n)]
         raise ConfigError(
-            f"reward.modifiers.toggle gates on the outcome, but none of reward.terms ({', '.join(config.terms)}) is "
-            f"one of the orchestrator. Add one of: {', '.join(named) or '(none registered)'}."
+            f"reward.modifiers.{given[0]} gates on the outcome, but none of reward.terms ({', '.join(config.terms)}) "
+            f"is one of the orchestrator. Add one of: {', '.join(named) or '(none registered)'}."
+        )
+    if config.modifiers.effort_budget is not None and OVER_BUDGET in config.terms:
+        raise ConfigError(
+            f"reward.terms.{OVER_BUDGET} has the name of what reward.modifiers.effort_budget adds. Rename that term."
         )
 
 
@@ -230,7 +237,7 @@ class Scorer:
         Args:
             group: episodes of one task.
             step: 0-based; what schedules and Toggle's phases read.
-            budgets: Toggle's, from the last call (task id -> tokens); {} at first.
+            budgets: the modifiers', from the last call (task id -> tokens); {} at first.
         Returns:
             the scored episodes, in order, and the budgets to pass in next time.
         Raises:
@@ -238,10 +245,14 @@ class Scorer:
         """
         assert len({(e.group, e.task.id) for e in group}) <= 1, "a group is one task"
         scored = [ScoredEpisode(e, self._rewards(e, step)) for e in group if e.status != "failed"]
-        toggle = self._config.modifiers.toggle
-        if toggle is None or not scored or step < toggle.start_step:
-            return scored, dict(budgets)
-        return _apply_toggle(toggle, scored, step, budgets, [t.name for t, _ in self._terms if t.outcome])
+        outcomes = [t.name for t, _ in self._terms if t.outcome]
+        toggle, effort = self._config.modifiers.toggle, self._config.modifiers.effort_budget
+        kept = dict(budgets)
+        if toggle is not None and scored and step >= toggle.start_step:
+            scored, kept = _apply_toggle(toggle, scored, step, kept, outcomes)
+        if effort is not None and scored and step >= effort.start_step:
+            scored, kept = _apply_effort_budget(effort, scored, step, kept, outcomes)
+        return scored, kept
 
     def _rewards(self, episode: Episode, step: int) -> dict[str, RewardBreakdown]:
         terms: dict[str, dict[str, float]] = {t.id: {} for t in episode.traces}
@@ -327,3 +338,47 @@ def _outcome(scored: ScoredEpisode, outcomes: Sequence[str]) -> float:
     """The orchestrator's r_perf: the mean of its raw outcome terms (normally one)."""
     terms = scored.rewards[ORCHESTRATOR_ID].terms
     return fmean(terms[n] for n in outcomes if n in terms)
+
+
+# --- effort budget ---------------------------------------------------------------------------------------------------
+
+
+def _apply_effort_budget(
+    effort: EffortBudget,
+    group: Sequence[ScoredEpisode],
+    step: int,
+    budgets: Mapping[str, float],
+    outcomes: Sequence[str],
+) -> tuple[list[ScoredEpisode], dict[str, float]]:
+    """Kimi K3 (2607.24653):  r~ = -1 if T(y) > tau b0(x), else r~ = r.
+
+    T(y) are the generated tokens of all agents of the episode, tool calls included, and r the outcome before shaping,
+    as in Toggle: each agent with an outcome term gets 0 for it and -1 instead. How b0(x) is estimated is not said;
+    ours is Toggle's: a percentile of the lengths of the task's correct responses, taken once.
+    """
+    lengths: dict[str, list[int]] = {}
+    for scored in group:
+        if _outcome(scored, outcomes) >= effort.correct_threshold:
+            lengths.setdefault(_effort_key(scored.episode), []).append(scored.episode.tokens())
+    taken = {k: float(np.quantile(v, effort.percentile)) for k, v in lengths.items() if len(v) >= effort.min_correct}
+    budgets = {**taken, **budgets}
+    limit = effort.tau_at(step) * budgets.get(_effort_key(group[0].episode), math.inf)
+    return [_held_to(s, s.episode.tokens() > limit, outcomes) for s in group], budgets
+
+
+def _effort_key(episode: Episode) -> str:
+    """Apart from Toggle's budget of the same task."""
+    return f"{episode.task.id}/effort"
+
+
+def _held_to(scored: ScoredEpisode, over: bool, outcomes: Sequence[str]) -> ScoredEpisode:
+    rewards = dict(scored.rewards)
+    for agent, breakdown in scored.rewards.items():
+        own = [n for n in outcomes if n in breakdown.terms]
+        if own:
+            rewards[agent] = RewardBreakdown(
+                {**breakdown.terms, OVER_BUDGET: -1.0 if over else 0.0},
+                {**breakdown.weights, OVER_BUDGET: 1.0},
+                {**breakdown.factors, **(dict.fromkeys(own, 0.0) if over else {})},
+            )
+    return ScoredEpisode(scored.episode, rewards)

@@ -135,7 +135,8 @@ class Run:
         """Rollouts, rewards, credit, update, sync."""
         config, began = self.config, time.monotonic()
         lost_before = self.pool.lost.copy()
-        runner = SwarmRunner(self.policies.handles(step), config.roles, config.swarm, config.clock)
+        handles = self.policies.handles(step)
+        runner = SwarmRunner(handles, config.roles, config.swarm, config.clock, credit=config.credit)
         groups = self.feed.next(step, runner)
         rolled = time.monotonic()
         episodes = [e for group in groups for e in group]
@@ -144,7 +145,7 @@ class Run:
         for group in groups:
             done, budgets = self.scorer.score(group, step, budgets)
             scored.append(done)
-        samples, mass = self._samples(scored, step)
+        samples, mass = credit.learnable(scored, config.credit, config.loss, config.roles, step)
         chosen, mass = self._choose(samples, mass, step)
         update = self.policies.update(chosen, mass, step)
         learned = time.monotonic()
@@ -158,7 +159,7 @@ class Run:
             stored = [by_id.get(e.id) or ScoredEpisode(e, {}) for e in episodes]  # a failed one has no rewards
             self.folder.write_episodes(step, stored, samples)
         self.state = replace(self.state, step=step + 1, budgets=budgets, pending=self.feed.pending)
-        tokens = sum(e.tokens() for e in episodes)
+        tokens = sum(e.tokens() + e.num_sibling_tokens for e in episodes)
         lost = self.pool.lost - lost_before
         return {
             "step": step,
@@ -178,26 +179,6 @@ class Run:
             "time/learn_s": learned - rolled,
             "time/sync_s": now - learned,
         }
-
-    def _samples(self, groups: Sequence[Sequence[ScoredEpisode]], step: int) -> tuple[list[Sample], dict[str, float]]:
-        """All samples of the step, and N of eq. 1 per policy.
-
-        `loss.denominator: problem` averages over problems instead of tokens: weights are scaled so that each problem
-        has the same part of N.
-        """
-        roles, masses = self.config.roles, credit.token_mass(groups, self.config.roles, step)
-        total: dict[str, float] = {}
-        for mass in masses:
-            for policy, tokens in mass.items():
-                total[policy] = total.get(policy, 0.0) + tokens
-        samples = []
-        for group, mass in zip(groups, masses, strict=True):
-            for sample in credit.assign([group], self.config.credit, roles, step):
-                if self.config.loss.denominator == "problem":
-                    share = total[sample.policy] / (len(groups) * mass[sample.policy])
-                    sample = replace(sample, weight=sample.weight * share)
-                samples.append(sample)
-        return samples, total
 
     def _choose(
         self, samples: Sequence[Sample], mass: Mapping[str, float], step: int

@@ -81,6 +81,8 @@ class AgentTrace:
     """Subagents: the environment's `check_result` accepted a non-empty message."""
     score: float | None = None
     """Subagents: the environment's gold-informed `subtask_score`, where it has one."""
+    contribution: float | None = None
+    """Subagents: what the answer would lose without this one's message, where that was asked of it."""
 
     @property
     def num_generated(self) -> int:
@@ -127,6 +129,11 @@ class Episode:
     clock: Clock
     failure: str | None = None
     """Kind of failure when status is `failed` (environment, tool, timeout, ...): masked, counted, never scored 0."""
+    siblings: tuple[AgentTrace, ...] = ()
+    """Further attempts at some assignments, that nobody read: trained on, and no part of the answer or its steps.
+
+    Example: ids "3.1" and "3.2" got what subagent "3" got (`credit.type: siblings`).
+    """
 
     @property
     def orchestrator(self) -> AgentTrace:
@@ -151,8 +158,12 @@ class Episode:
         return sum(len(t.turns) for t in self.traces)
 
     def tokens(self, role: Role | None = None) -> int:
-        """Generated tokens, of one role or of all."""
+        """Generated tokens, of one role or of all; without those of siblings, which the answer did not need."""
         return sum(t.num_generated for t in self.traces if role is None or t.role == role)
+
+    @property
+    def num_sibling_tokens(self) -> int:
+        return sum(t.num_generated for t in self.siblings)
 
 
 def critical_steps(traces: Sequence[AgentTrace]) -> int:
@@ -203,5 +214,13 @@ class Sample:
     mask: tuple[int, ...]
     logprobs: tuple[float, ...]
     advantage: float
+    """Of all its tokens; their mean where they differ."""
     weight: float
     policy_versions: tuple[int, ...]
+    per_token: tuple[float, ...] = ()
+    """The advantage of each token (0 where the mask is), where the turns of an agent have different ones."""
+
+    @property
+    def advantages(self) -> tuple[float, ...]:
+        """Of each token; 0 where the mask is."""
+        return self.per_token or tuple(self.advantage * m for m in self.mask)

@@ -29,7 +29,8 @@ from parl.env import AgentEnv, Message, Said, assistant
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import CharRenderer, ScriptedEngine, call_text
-from parl.rollout.swarm import ASSIGN, CREATE, SwarmRunner
+from parl.rollout.swarm import SwarmRunner
+from parl.rollout.tools import ASSIGN, CREATE
 from parl.types import ToolCall
 
 MOST_RESET_MS, MOST_STEP_MS, LEAST_FORKS_PER_S = 100.0, 50.0, 500.0

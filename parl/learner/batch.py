@@ -21,7 +21,7 @@ class Batch:
     ids_BT: torch.Tensor
     mask_BT: torch.Tensor
     old_logp_BT: torch.Tensor
-    advantage_B: torch.Tensor
+    advantage_BT: torch.Tensor
     weight_B: torch.Tensor
     temperature_B: torch.Tensor
 
@@ -47,16 +47,18 @@ def collate(samples: Sequence[Sample], temperatures: Sequence[float]) -> Batch:
     ids = torch.zeros((len(samples), width), dtype=torch.long)
     mask = torch.zeros((len(samples), width))
     old = torch.zeros((len(samples), width))
+    advantage = torch.zeros((len(samples), width))
     for i, sample in enumerate(samples):
         n = len(sample.token_ids)
         ids[i, :n] = torch.tensor(sample.token_ids)
         mask[i, :n] = torch.tensor(sample.mask, dtype=torch.float32)
         old[i, :n] = torch.tensor(sample.logprobs)
+        advantage[i, :n] = torch.tensor(sample.advantages)
     return Batch(
         ids,
         mask,
         old,
-        torch.tensor([s.advantage for s in samples]),
+        advantage,
         torch.tensor([s.weight for s in samples]),
         torch.tensor(list(temperatures)),
     )

@@ -2,7 +2,7 @@
 
     step_000010/policies/NAME/   a transformers folder (weights, tokenizer)
                 learner.pt       optimizer states and weight versions
-                state.json       next step, Toggle's budgets, what the cold start reported, problems in the works
+                state.json       next step, budgets of tokens, what the cold start reported, problems in the works
                 manifest.json    SHA-256 of every other file, checked on load
 
 Random streams and the task cursor are functions of (seed, step), so there is nothing of them to store.

@@ -19,7 +19,7 @@ from parl.config.objective import Loss
 from parl.config.schema import Optimizer
 from parl.errors import EngineMismatch
 from parl.learner.batch import Batch, collate, micro_batches
-from parl.learner.loss import grpo, kimi_k2_5
+from parl.learner.loss import grpo, gspo, kimi_k2_5
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
 from parl.types import Sample
 
@@ -35,6 +35,7 @@ class Learner:
         self.model = self.accelerator.prepare_model(model, evaluation_mode=self.accelerator.num_processes > 1)
         self.optimizer = self.accelerator.prepare(build_optimizer(model, optimizer))
         self.version = 0
+        self._entropy = float("inf")  # as the last update measured it; before the first one the floor does not act
 
     @property
     def bare_model(self) -> Any:
@@ -50,11 +51,12 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the weights."""
-        return {"optimizer": self.optimizer.state_dict(), "version": self.version}
+        return {"optimizer": self.optimizer.state_dict(), "version": self.version, "entropy": self._entropy}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.version = state["version"]
+        self._entropy = state.get("entropy", self._entropy)  # older checkpoints do not have it
 
     def update(
         self,
@@ -90,6 +92,7 @@ class Learner:
             "lr": self._optimizer_config.lr * scale,
             "weight_version": float(self.version),
         }
+        self._entropy = metrics["entropy"]
         return {f"policy/{self.name}/{k}": v for k, v in metrics.items()}
 
     def _optimizer_step(
@@ -137,15 +140,17 @@ class Learner:
         logp = logp_NV.gather(1, batch.ids_BT[:, 1:][here][:, None])[:, 0]
         old = batch.old_logp_BT[:, 1:][here]
         ones = torch.ones_like(logp)
-        arguments = (logp, old, batch.advantage_B[rows], ones)
+        arguments = (logp, old, batch.advantage_BT[:, 1:][here], ones)
         common: dict[str, Any] = {"weights": batch.weight_B[rows], "denominator": denominator}
         cfg = self._loss
         if cfg.type == "kimi_k2_5":
             loss, stats = kimi_k2_5(*arguments, alpha=cfg.alpha, beta=cfg.beta, tau=cfg.tau, **common)
-        else:
+        elif cfg.type == "gspo":
+            loss, stats = gspo(*arguments, rows, clip_low=cfg.clip_low, clip_high=cfg.clip_high, **common)
+        else:  # what dapo adds is in `credit.learnable`
             loss, stats = grpo(*arguments, clip_low=cfg.clip_low, clip_high=cfg.clip_high, **common)
         entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
-        if cfg.entropy_bonus:
+        if cfg.entropy_bonus and (cfg.entropy_floor is None or self._entropy < cfg.entropy_floor):
             loss = loss - cfg.entropy_bonus * (entropy_N * batch.weight_B[rows]).sum() / denominator
         with torch.no_grad():
             off = (logp - old).abs()

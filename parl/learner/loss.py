@@ -76,6 +76,42 @@ def grpo(
     return -_mean(gain, weights, denominator), _stats(log_ratio, clipped, inside)
 
 
+def gspo(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    traces: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    weights: Tensor | None = None,
+    denominator: float | Tensor | None = None,
+) -> tuple[Tensor, Stats]:
+    """One ratio for a whole trace (GSPO, 2507.18071, eqs. 5 and 7), negated.
+
+    s = exp(mean over the trace's tokens of log rho), and each of them adds min(s A, clip(s, 1 - clip_low,
+    1 + clip_high) A). With weights 1/|y| and N = the number of traces that is eq. 5. Where the tokens of a trace have
+    different advantages it is GSPO-token (eqs. 13 and 14): the value is that of s, each token's gradient s A.
+    Arguments, results and errors are those of `grpo`; a trace must be whole in one call.
+
+    Args:
+        traces: per token, the index of its trace from 0 on.
+    """
+    inside, log_ratio, advantages, weights = _prepare(logp, old_logp, advantages, mask, weights)
+    if traces.shape != logp.shape:
+        raise ValueError(f"The tensors of a loss have one shape; got traces {tuple(traces.shape)}. Expand them first.")
+    flat, used = traces[inside], log_ratio[inside]
+    num = int(flat.max()) + 1 if len(flat) else 0
+    sums = torch.zeros(num, dtype=used.dtype, device=used.device).index_add(0, flat, used.detach())
+    mean = torch.zeros_like(log_ratio)
+    mean[inside] = (sums / torch.bincount(flat, minlength=num).clamp(min=1))[flat]
+    ratio = (mean + log_ratio - log_ratio.detach()).exp()  # s, with the gradient of each token's own log-prob
+    gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    clipped = ((ratio > 1 + clip_high) & (advantages > 0)) | ((ratio < 1 - clip_low) & (advantages < 0))
+    return -_mean(gain, weights, denominator), _stats(log_ratio, clipped, inside)
+
+
 def _prepare(
     logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

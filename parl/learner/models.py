@@ -15,7 +15,7 @@ from parl.env import AgentEnv
 from parl.errors import ConfigError
 from parl.learner.checkpoint import verify
 from parl.policy.tiny import build_model, build_tokenizer
-from parl.rollout.swarm import SWARM_TOOLS
+from parl.rollout.tools import SWARM_TOOLS
 
 
 def load_policy(name: str, config: Policy, env: AgentEnv, seed: int) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from parl.records import advantage_of
 from parl.report.text import visible
 from parl.report.timeline import critical_path, longest_launched, queued_s, stretches, timeline, turn_label
 from parl.run_folder import index_row
@@ -88,7 +89,6 @@ def _tokens(trace: Mapping[str, Any], decode: Decode) -> dict[str, Any]:
 def _agent(record: Record, k: int, critical: set[tuple[str, int]], numbers: Mapping[str, int]) -> dict[str, Any]:
     trace = record["traces"][k]
     turns = [_turn(record, trace, i, (trace["id"], i) in critical) for i in range(len(trace["turns"]))]
-    advantages = [a for a, m in zip(trace["advantages"], trace["mask"], strict=True) if m]
     return {
         "trace": trace,
         "number": k,
@@ -96,7 +96,7 @@ def _agent(record: Record, k: int, critical: set[tuple[str, int]], numbers: Mapp
         "turns": turns,
         "critical": any(turn["critical"] for turn in turns),
         "num_tokens": sum(t["end"] - t["start"] for t in trace["turns"]),
-        "advantage": advantages[0] if advantages else None,
+        "advantage": advantage_of(trace) if any(trace["mask"]) else None,
         "rewards": _rewards(record["rewards"].get(trace["id"])),
     }
 

@@ -12,39 +12,19 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from parl.config.objective import Credit
 from parl.config.schema import ClockConfig, RoleConfig, Roles, Sampling, Swarm
-from parl.env import AgentEnv, ToolSpec, assistant
+from parl.env import AgentEnv, assistant, seed_for
 from parl.policy.base import PolicyHandle
 from parl.rollout.agent import AgentSpec, Answered, run_agent
 from parl.rollout.clock import schedule
+from parl.rollout.tools import ASSIGN, CREATE, SWARM_TOOLS
 from parl.types import ORCHESTRATOR_ID, AgentTrace, Clock, Episode, Task, ToolCall
 
-CREATE, ASSIGN = "create_subagent", "assign_task"
-SWARM_TOOLS = (
-    ToolSpec(
-        name=CREATE,
-        description="Create a reusable subagent configuration.",
-        parameters={
-            "type": "object",
-            "properties": {"name": {"type": "string"}, "system_prompt": {"type": "string"}},
-            "required": ["name", "system_prompt"],
-        },
-    ),
-    ToolSpec(
-        name=ASSIGN,
-        description="Launch a subagent on a task in a context of its own. Returns its last message. "
-        "Several assignments in one turn run concurrently.",
-        parameters={
-            "type": "object",
-            "properties": {"agent": {"type": "string"}, "prompt": {"type": "string"}},
-            "required": ["agent", "prompt"],
-        },
-    ),
-)
 MAX_OBSERVATION = 2_000_000
 """Characters of one observation: far above any context window, and not yet a danger to the machine."""
 BUDGET_EXHAUSTED = "budget exhausted"
@@ -71,6 +51,8 @@ class SwarmRunner:
     decoding: Decoding = "train"
     """`train` samples as the roles say; `greedy` and `sampled` (T=1) are for evaluation."""
     forced_prefix: str = ""
+    credit: Credit = field(default_factory=Credit)
+    """Two rules need more of a rollout: what each subagent contributed, or siblings of subagents."""
 
     def with_policies(self, policies: Mapping[str, PolicyHandle]) -> SwarmRunner:
         """The same runner over other engines (a worker's own, say)."""
@@ -83,9 +65,11 @@ class SwarmRunner:
             await _reset(env, task)
             trace = await live.orchestrate(task.prompt)
             outcome, facts = await _finish(env, trace.result)
+            counted = self.credit.type == "drop_one"
+            children = await _with_contributions(env, trace.result, live.children) if counted else None
         except EpisodeFailure as failure:
             return failed_episode(episode_id, task, group, step, failure)
-        traces = (trace, *live.children)
+        traces = (trace, *(children or live.children))
         return Episode(
             id=episode_id,
             task=task,
@@ -99,6 +83,7 @@ class SwarmRunner:
             num_assigned=len(live.children),
             num_refused=live.num_refused,
             clock=schedule(traces, self.clock, self.swarm.max_concurrency),
+            siblings=tuple(live.siblings),
         )
 
     def role(self, name: Literal["orchestrator", "subagent"]) -> RoleConfig:
@@ -129,6 +114,18 @@ async def _finish(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Mapp
     except Exception as error:
         raise EpisodeFailure("environment", f"scoring: {error!r}") from error
     return outcome, facts
+
+
+async def _with_contributions(env: AgentEnv, answer: str, children: Sequence[AgentTrace]) -> list[AgentTrace] | None:
+    """The subagents with what each of them is worth to the answer; None where the environment cannot tell."""
+    try:
+        worth = await _call(env, env.contributions, answer, [read_message(t) for t in children])
+        if worth is None:
+            return None
+        numbers = [_finite(v, "contribution") for v in worth]
+        return [replace(t, contribution=v) for t, v in zip(children, numbers, strict=True)]
+    except Exception as error:
+        raise EpisodeFailure("environment", f"contributions: {error!r}") from error
 
 
 def _finite(value: object, what: str) -> float:
@@ -212,6 +209,7 @@ class _LiveEpisode:
         self.configs: dict[str, str] = {}
         self.prompts: set[str] = set()
         self.children: list[AgentTrace] = []
+        self.siblings: list[AgentTrace] = []
         self.num_launched = 0
         self.num_refused = 0
         self.critical = 0
@@ -316,11 +314,28 @@ class _LiveEpisode:
         coroutines = [
             self._child(f"{first + k}", agent, prompt, turn, left) for k, (_, agent, prompt) in enumerate(launches)
         ]
-        traces = await _all(coroutines)
+        finished = await _all([*coroutines, *self._siblings(first, launches, turn, left)])
+        traces = finished[: len(launches)]
+        self.siblings += finished[len(launches) :]
         self.children += traces
         self.critical += max(len(t.turns) for t in traces)
         self.tokens += sum(t.num_generated for t in traces)
         return [_report(t) for t in traces]
+
+    def _siblings(
+        self, first: int, launches: Sequence[tuple[int, str, str]], turn: int, turns_left: int
+    ) -> list[Coroutine[Any, Any, AgentTrace]]:
+        """Further attempts at the assignments that are drawn, each in a world and with a random stream of its own."""
+        credit = self.runner.credit
+        if credit.type != "siblings":
+            return []
+        assignments = [(first + k, agent, prompt) for k, (_, agent, prompt) in enumerate(launches)]
+        drawn = [a for a in assignments if seed_for(self.seed, a[0], "siblings") < credit.sibling_share * 2**63]
+        return [
+            self._child(f"{number}.{k}", agent, prompt, turn, turns_left)
+            for number, agent, prompt in drawn
+            for k in range(1, credit.siblings + 1)
+        ]
 
     async def _child(self, agent_id: str, name: str, prompt: str, turn: int, turns_left: int) -> AgentTrace:
         role = self.runner.role("subagent")
@@ -378,6 +393,11 @@ async def _all(coroutines: Sequence[object]) -> list[AgentTrace]:
         for task in tasks:
             task.cancel()
         raise
+
+
+def read_message(trace: AgentTrace) -> str:
+    """What the orchestrator read of a subagent's own words."""
+    return trace.result if trace.status == "completed" else ""
 
 
 def _report(trace: AgentTrace) -> str:

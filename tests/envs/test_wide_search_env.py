@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,57 @@ def test_markdown_subagents_and_wide_tables() -> None:
     child = env.fork("please find v0")
     assert child.subtask_score("| v1 | v2 |") == 2 / 13
     assert child.check_result("anything")
+
+
+# --- what a message is worth to the answer ---------------------------------------------------------------------------
+
+ANSWER = "#1 Kenya capital Nairobi currency KES #2 Guinea capital Conakry currency XOF"
+KENYA, GUINEA = "#1 Kenya capital Nairobi currency KES", "#2 Guinea capital Conakry currency XOF"
+NAMED = replace(TWO, prompt="find capital , currency for : #1 Kenya ; #2 Guinea")
+
+
+@pytest.mark.parametrize(
+    "messages, worth",
+    [
+        # 5 of 6 cells are right; without Kenya's two 3 of 6, without Guinea's right one 4 of 6
+        ([KENYA, GUINEA], [2 / 6, 1 / 6]),
+        ([GUINEA, KENYA], [1 / 6, 2 / 6]),
+        # given twice: without either of them the answer stays what it is
+        ([KENYA, KENYA, GUINEA], [0, 0, 1 / 6]),
+        # right, but ignored: the answer says something else; and one that was stopped
+        ([KENYA, "#2 Guinea capital Conakry currency GNF", ""], [2 / 6, 1 / 6, 0]),
+        (["#1 Kenya capital Mombasa currency UGX", "#2 Guinea capital Labe", "nothing"], [0, 0, 0]),
+        # the right words in another row
+        (["#2 Kenya capital Nairobi currency KES"], [0]),
+        ([], []),
+    ],
+)
+def test_a_message_is_worth_the_cells_that_only_it_gives(messages: list[str], worth: list[float]) -> None:
+    env = started(NAMED)
+    assert env.score(ANSWER)["score"] == pytest.approx(5 / 6)
+    assert env.contributions(ANSWER, messages) == pytest.approx(worth)
+
+
+def test_a_wrong_row_that_nobody_asked_for_costs() -> None:
+    """The keys are not in the prompt, so a row goes with the message that gives its key: 6 of 9 and 6 of 6 cells."""
+    answer = "#1 Kenya capital Nairobi currency KES #2 Guinea capital Conakry currency GNF #3 Chad capital x currency y"
+    env = started(TWO)
+    whole = env.score(answer)["score"]
+    got = env.contributions(answer, [KENYA, "#3 Chad capital x currency y"])
+    assert whole == pytest.approx(2 * (6 / 9) / (6 / 9 + 1))
+    assert got == pytest.approx([whole - 2 * (3 / 6) * (3 / 6) / (3 / 6 + 3 / 6), whole - 1.0])
+    assert got[1] < 0
+
+
+def test_what_a_message_is_worth_in_markdown() -> None:
+    env = started(NAMED, pages="prose", answer_format="markdown")
+    answer = (
+        "Here:\n| Country | Capital | Currency |\n|---|---|---|\n| Kenya | Nairobi | KES |\n| Guinea | Conakry | XOF |"
+    )
+    assert env.score(answer)["score"] == pytest.approx(5 / 6)
+    prose = ["Nairobi is the capital of Kenya; it pays in KES.", "| Guinea | Conakry | XOF |", "Kenya is in Africa."]
+    assert env.contributions(answer, prose) == pytest.approx([2 / 6, 1 / 6, 0])
+    assert env.contributions("no table", prose) == [0, 0, 0]
 
 
 def test_the_parent_has_no_subtask_and_a_fork_shares_the_index() -> None:

@@ -15,7 +15,7 @@ from parl.config.schema import TinyModel
 from parl.errors import ConfigError
 from parl.policy.chatml import ChatML
 from parl.policy.tiny import UNK, build_model, build_tokenizer
-from parl.rollout.swarm import SWARM_TOOLS
+from parl.rollout.tools import SWARM_TOOLS
 from parl.types import ToolCall
 from parl_envs.search.wide_search import WideSearch
 

@@ -18,7 +18,8 @@ from parl.policy.base import PolicyHandle
 from parl.policy.chatml import ChatML
 from parl.policy.scripted import ScriptedEngine
 from parl.policy.tiny import UNK, build_tokenizer
-from parl.rollout.swarm import SWARM_TOOLS, SwarmRunner
+from parl.rollout.swarm import SwarmRunner
+from parl.rollout.tools import SWARM_TOOLS
 from parl.types import Episode
 from parl_envs.search.wide_search import WideSearch
 from tests.helpers import ROOT

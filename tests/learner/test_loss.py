@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from parl.learner.loss import grpo, kimi_k2_5  # noqa: E402
+from parl.config.objective import Loss  # noqa: E402
+from parl.learner.loss import grpo, gspo, kimi_k2_5  # noqa: E402
 
 KIMI = {"alpha": -0.4, "beta": 0.3, "tau": 0.05}
 GRPO = {"clip_low": 0.2, "clip_high": 0.28}
@@ -178,3 +180,237 @@ def test_an_empty_mask_needs_a_denominator() -> None:
     loss, stats = kimi_k2_5(zeros, zeros, zeros, zeros, **KIMI, denominator=10)
     assert loss == 0
     assert stats["logp_mismatch_mean"] == 0
+
+
+# --- gspo: traces of 5, 4, 8 and 7 tokens, ratios inside the window and outside of it, on either side ----------------
+
+GSPO = {"clip_low": 0.1, "clip_high": 0.15}
+BOUNDS = (0, 5, 9, 17, 24)
+SHIFTS = (-0.3, 0.02, 0.3, 0.25)
+
+
+def traces_grid(advantages: tuple[float, ...] = (1.0, -0.5, 1.5, -0.7)) -> dict:
+    """Off-policy; the third trace is above the window with a good advantage, so it is clipped; the first is not."""
+    t = grid()
+    generator = torch.Generator().manual_seed(1)
+    noise = 0.2 * torch.randn(24, generator=generator, dtype=torch.float64)
+    t["traces"] = torch.cat([torch.full((hi - lo,), k) for k, (lo, hi) in enumerate(pairwise(BOUNDS))])
+    t["logp"] = t["old_logp"] + noise + torch.tensor(SHIFTS, dtype=torch.float64)[t["traces"]]
+    t["advantages"] = torch.tensor(advantages, dtype=torch.float64)[t["traces"]]
+    return t
+
+
+def by_trace(t: dict) -> list[tuple[float, list[int]]]:
+    """(s, indices of the tokens inside the mask) of each trace, in plain floats: eq. 7."""
+    found = []
+    for k in range(len(BOUNDS) - 1):
+        inside = [i for i in range(24) if t["traces"][i] == k and t["mask"][i]]
+        logs = [float(t["logp"][i] - t["old_logp"][i]) for i in inside]
+        found.append((math.exp(sum(logs) / len(logs)), inside))
+    return found
+
+
+def window(ratio: float) -> float:
+    return min(max(ratio, 1 - GSPO["clip_low"]), 1 + GSPO["clip_high"])
+
+
+def test_gspo_value_is_eq_5() -> None:
+    """With weights 1/|y| and N = the number of traces: the mean over traces of min(s A, clip(s) A)."""
+    t = traces_grid()
+    made = by_trace(t)
+    expected = 0.0
+    for (s, inside), a in zip(made, (1.0, -0.5, 1.5, -0.7), strict=True):
+        expected += min(s * a, window(s) * a) / len(made)
+        for i in inside:
+            t["weights"][i] = 1 / len(inside)
+    loss, stats = gspo(**t, **GSPO, denominator=4)
+    assert loss.item() == pytest.approx(-expected, rel=1e-12)
+    assert [round(s, 2) for s, _ in made] != [round(window(s), 2) for s, _ in made], "some trace must be outside"
+    assert stats["clipped_fraction"].item() == pytest.approx(len(made[2][1]) / sum(len(i) for _, i in made))
+
+
+def test_gspo_gradient_is_that_of_each_traces_ratio() -> None:
+    """d/d logp_k of w s A summed over a trace's tokens is s A / |y| times the sum of weights; 0 where it is flat."""
+    t = traces_grid()
+    t["weights"] = torch.ones(24, dtype=torch.float64)  # equal in a trace, as they are in training
+    expected = [0.0] * 24
+    for (s, inside), a in zip(by_trace(t), (1.0, -0.5, 1.5, -0.7), strict=True):
+        flat = (s > 1 + GSPO["clip_high"] and a > 0) or (s < 1 - GSPO["clip_low"] and a < 0)
+        for i in inside:
+            expected[i] = 0.0 if flat else -s * a / 7.0
+    assert gradient(gspo, t, **GSPO, denominator=7.0).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert sum(x == 0 for x in expected) > 8
+
+
+def test_gspo_gradient_equals_finite_differences() -> None:
+    t = traces_grid()
+    t["weights"] = torch.tensor([0.5, 2.0, 1.0, 0.25], dtype=torch.float64)[t["traces"]]
+    eps, numeric = 1e-6, []
+    for i in range(24):
+        step = torch.zeros(24, dtype=torch.float64)
+        step[i] = eps
+        up = gspo(**{**t, "logp": t["logp"] + step}, **GSPO)[0]
+        down = gspo(**{**t, "logp": t["logp"] - step}, **GSPO)[0]
+        numeric.append(((up - down) / (2 * eps)).item())
+    assert gradient(gspo, t, **GSPO).tolist() == pytest.approx(numeric, rel=1e-5, abs=1e-9)
+
+
+def test_gspo_token_takes_each_tokens_own_advantage() -> None:
+    """Eqs. 13 and 14: the value has s in the place of each token's ratio, the gradient of a token is s A_t."""
+    t = traces_grid()
+    t["logp"] = t["old_logp"] + (t["logp"] - t["old_logp"]) * 0.1  # inside the window
+    t["weights"] = torch.ones(24, dtype=torch.float64)
+    t["advantages"] = torch.linspace(-1, 1, 24, dtype=torch.float64)
+    value, expected = 0.0, [0.0] * 24
+    for s, inside in by_trace(t):
+        for i in inside:
+            value -= s * float(t["advantages"][i]) / 5.0
+            expected[i] = -s * float(t["advantages"][i]) / 5.0
+    assert gspo(**t, **GSPO, denominator=5.0)[0].item() == pytest.approx(value, rel=1e-12)
+    assert gradient(gspo, t, **GSPO, denominator=5.0).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("cuts", [(1,), (2,), (1, 2, 3)])
+def test_gspo_micro_batches_of_whole_traces_add_up_to_the_batch(cuts) -> None:
+    t = traces_grid()
+    norm = (t["weights"] * t["mask"]).sum()
+    logp = t["logp"].clone().requires_grad_()
+    total = 0.0
+    for first, last in pairwise((0, *cuts, 4)):
+        rows_of = slice(BOUNDS[first], BOUNDS[last])
+        part = {k: (logp if k == "logp" else v)[rows_of] for k, v in t.items()}
+        part["traces"] = part["traces"] - first
+        loss = gspo(**part, **GSPO, denominator=norm)[0]
+        loss.backward()
+        total += loss.item()
+    assert total == pytest.approx(gspo(**t, **GSPO)[0].item(), rel=1e-12)
+    torch.testing.assert_close(logp.grad, gradient(gspo, t, **GSPO))
+
+
+def test_gspo_looks_at_nothing_outside_the_mask() -> None:
+    t = traces_grid()
+    clean, clean_gradient = gspo(**t, **GSPO)[0], gradient(gspo, t, **GSPO)
+    for key, junk in (("logp", float("-inf")), ("old_logp", float("nan")), ("advantages", 9.0), ("weights", 9.0)):
+        t[key] = torch.where(t["mask"], t[key], torch.tensor(junk, dtype=torch.float64))
+    assert gspo(**t, **GSPO)[0] == clean
+    torch.testing.assert_close(gradient(gspo, t, **GSPO), clean_gradient)
+    none = {**t, "mask": torch.zeros(24)}
+    assert gspo(**none, **GSPO, denominator=3.0)[0] == 0
+    with pytest.raises(ValueError, match=r"traces \(2,\)"):
+        gspo(**{**t, "traces": torch.zeros(2, dtype=torch.long)}, **GSPO)
+
+
+def test_gspo_on_policy_is_the_plain_policy_gradient() -> None:
+    t = traces_grid()
+    t["logp"] = t["old_logp"].clone()
+    expected = -(t["advantages"] * t["weights"] * t["mask"]) / (t["weights"] * t["mask"]).sum()
+    torch.testing.assert_close(gradient(gspo, t, **GSPO), expected)
+
+
+# --- dapo, from rewards to the loss ----------------------------------------------------------------------------------
+
+
+def test_dapo_is_eq_8_over_the_groups_that_differ() -> None:
+    """Off-policy: sum over tokens of the clipped gain, over all tokens of the groups that are left (eqs. 8, 11 and 12).
+
+    Two groups of orchestrators with 3 tokens each; in the first all rewards are equal, so neither its advantages nor
+    its tokens count. In the second the advantages are .5 and -.5.
+    """
+    from parl.config.objective import Credit
+    from parl.config.schema import Roles
+    from parl.credit import learnable
+    from tests.unit.test_credit import scored
+
+    groups = [[scored("a", 0.3), scored("b", 0.3)], [scored("c", 1.0), scored("d", 0.0)]]
+    samples, mass = learnable(groups, Credit(), Loss(type="dapo"), Roles(), 0)
+    ratios = {"c": (1.5, 0.5, 1.1), "d": (1.5, 0.5, 1.1)}
+    value, gradients = 0.0, []
+    for sample in samples:
+        inside = torch.tensor(sample.mask).bool()
+        old = torch.tensor(sample.logprobs, dtype=torch.float64)
+        logp = old.clone()
+        logp[inside] += torch.tensor(ratios[sample.episode], dtype=torch.float64).log()
+        logp.requires_grad_()
+        advantages = torch.tensor(sample.advantages, dtype=torch.float64)
+        loss, _ = grpo(logp, old, advantages, inside, **GRPO, denominator=mass["main"])
+        loss.backward()
+        value += loss.item()
+        gradients += logp.grad[inside].tolist()
+    # c: min(1.5, 1.28) .5, .5 * .5, 1.1 * .5; d: 1.5 * -.5, max(.5, .8) * -.5, 1.1 * -.5
+    expected = (1.28 + 0.5 + 1.1 - 1.5 - 0.8 - 1.1) * 0.5 / 6
+    assert value == pytest.approx(-expected)
+    slopes = [0.0, 0.5, 1.1, -1.5, 0.0, -1.1]
+    assert gradients == pytest.approx([-0.5 * s / 6 for s in slopes])
+
+
+# --- as the learner runs them ----------------------------------------------------------------------------------------
+
+
+def learner(loss: Loss, tokens_per_batch: int):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from parl.config.schema import Optimizer
+    from parl.learner.learner import Learner
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=40, **shape)).double()
+    return Learner("main", model, Optimizer(lr=1e-3, grad_clip=1e9), loss, tokens_per_batch)
+
+
+def made_samples(shift: float = 0.0):
+    """Traces of 5 to 9 tokens in a row with the log-probs of some other policy, one of them with turns of its own."""
+    from parl.types import Sample
+
+    generator = torch.Generator().manual_seed(3)
+    out = []
+    for i in range(6):
+        n = 6 + i % 4
+        ids = tuple(torch.randint(0, 40, (n,), generator=generator).tolist())
+        mask = (0, 0, *[1] * (n - 3), i % 2)
+        old = tuple(m * (-3.6 + shift + 0.3 * k / n) for k, m in enumerate(mask))
+        per_token = tuple(m * (k - 3.0) for k, m in enumerate(mask)) if i == 5 else ()
+        weight = 1.0 / (1 + i % 3)
+        out.append(Sample("e", str(i), "orchestrator", "main", ids, mask, old, i - 2.5, weight, (0,), per_token))
+    return out
+
+
+@pytest.mark.parametrize("type_", ["kimi_k2_5", "grpo", "dapo", "gspo"])
+def test_a_step_is_the_same_in_one_micro_batch_or_many(type_) -> None:
+    results = []
+    for budget in (1000, 18, 1):
+        who = learner(Loss(type=type_), budget)
+        metrics = who.update(made_samples(), {"orchestrator": 1.0}, 20.0, 0, 1, 1)
+        results.append((metrics["policy/main/loss"], metrics["policy/main/grad_norm"]))
+    assert results[0][1] > 0
+    for other in results[1:]:
+        assert other == pytest.approx(results[0], rel=1e-5)
+
+
+def test_the_learner_gives_each_token_its_own_advantage() -> None:
+    """On-policy kimi and grpo: the loss is minus the weighted sum of the advantages over N, whatever the model."""
+    who = learner(Loss(type="grpo"), 1000)
+    samples = [replace(s, logprobs=(0.0, *who.logprobs(s.token_ids).tolist())) for s in made_samples()]
+    expected = -sum(s.weight * a for s in samples for a in s.advantages) / 20.0
+    metrics = who.update(samples, {"orchestrator": 1.0}, 20.0, 0, 1, 1)
+    assert metrics["policy/main/loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_entropy_bonus_waits_for_the_floor() -> None:
+    """The first step has no measurement; after it, the floor is above the entropy or below it."""
+    plain = learner(Loss(type="grpo"), 1000)
+    entropy = plain.update(made_samples(), {"orchestrator": 1.0}, 20.0, 0, 2, 1)["policy/main/entropy"]
+    second = plain.update(made_samples(), {"orchestrator": 1.0}, 20.0, 1, 2, 1)["policy/main/loss"]
+    losses = {}
+    for name, floor in (("below", entropy - 0.1), ("above", entropy + 0.1)):
+        who = learner(Loss(type="grpo", entropy_bonus=0.5, entropy_floor=floor), 1000)
+        first = who.update(made_samples(), {"orchestrator": 1.0}, 20.0, 0, 2, 1)
+        assert first["policy/main/entropy"] == entropy
+        again = learner(Loss(type="grpo", entropy_bonus=0.5, entropy_floor=floor), 1000)  # resumed
+        again.model.load_state_dict(who.weights())
+        again.load_state_dict(who.state_dict())
+        losses[name] = who.update(made_samples(), {"orchestrator": 1.0}, 20.0, 1, 2, 1)["policy/main/loss"]
+        assert again.update(made_samples(), {"orchestrator": 1.0}, 20.0, 1, 2, 1)["policy/main/loss"] == losses[name]
+    mass = sum(s.weight * sum(s.mask) for s in made_samples())
+    assert losses["below"] == second
+    assert losses["above"] == pytest.approx(second - 0.5 * entropy * mass / 20.0, rel=0.05)

@@ -9,6 +9,7 @@ import pytest
 
 from parl.ablate import ablate
 from parl.config import load
+from parl.env import AgentEnv
 from parl.errors import CheckpointError, ConfigError
 from parl.evaluate import Asked, plan_run
 from parl.train import train
@@ -31,6 +32,7 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
         ("cold_start.demos.lasy=0.1", "'lasy': 0.1} raised TypeError"),
         ("roles.orchestrator.limits.context_tokens=40", r"\(context_tokens\). Raise that limit"),
         ("reward.terms.outcome.metric=f2", "f2"),
+        ("credit.type=drop_one", r"parl/WideSearch-v0 cannot tell what a subagent contributed. Implement"),
         (stage(data="{episod: 1}"), "Did you mean 'episode'"),
         (stage(data="{episode: 0}"), "a share above 0"),
         (stage(metric="acuracy/episode"), "Did you mean 'accuracy'"),
@@ -38,7 +40,13 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
         (stage(metric="forced_parallel/scor"), "Did you mean 'score'"),
     ],
 )
-def test_refused_before_anything_is_written(tmp_path: Path, override: str, message: str) -> None:
+def test_refused_before_anything_is_written(
+    tmp_path: Path, override: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "drop_one" in override:  # the shipped environment can tell
+        from parl_envs.search.wide_search import WideSearch
+
+        monkeypatch.setattr(WideSearch, "contributions", AgentEnv.contributions)
     run = tmp_path / "run"
     with pytest.raises((ConfigError, CheckpointError), match=message):
         train(load(SMOKE, [f"run_dir={run}", override]), None, False)

@@ -92,6 +92,14 @@ def test_a_schedule_moves_linearly_and_stays(folder: Path) -> None:
     assert [weight(step) for step in (0, 2, 6, 10, 99)] == [1, 1, 0.5, 0, 0]
 
 
+def test_gspo_has_clips_of_its_own(folder: Path) -> None:
+    loss = load(folder / "base.yaml", ["loss.type=gspo"]).loss
+    assert (loss.clip_low, loss.clip_high) == (3e-4, 4e-4)
+    loss = load(folder / "base.yaml", ["loss.type=gspo", "loss.clip_high=0.01"]).loss
+    assert (loss.clip_low, loss.clip_high) == (3e-4, 0.01)
+    assert load(folder / "base.yaml", ["loss.type=dapo"]).loss.clip_high == 0.28
+
+
 def test_what_is_shown_loads_again_to_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(folder, "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, to_step: 9}, per: 2}}}")
     config_commands.config_show(path, ["seed=5"])
@@ -135,6 +143,12 @@ WRONG = {
         [],
         r"config:\n  reward\.terms\.finish\.weight: .*\(to_step=3\).*\(from_step=5\); give a to_step larger",
     ),
+    "a floor of nothing": (
+        "extends: base.yaml",
+        ["loss.entropy_floor=0.5"],
+        r"loss: .*entropy_floor without entropy_bonus does nothing; set loss\.entropy_bonus",
+    ),
+    "no such rule": ("extends: base.yaml\ncredit: {type: shapley}", [], r"credit\.type: .*'drop_one'.*'shapley'"),
     "no such policy": ("extends: base.yaml", ["roles.subagent.policy=big"], r"has \['main'\]; add policies\.big"),
     "greedy training": (
         "extends: base.yaml",

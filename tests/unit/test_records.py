@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -16,11 +17,13 @@ REWARDS = {
     "1": RewardBreakdown({"outcome": 0.3}, {"outcome": 0.7}),
     "2": RewardBreakdown({"outcome": 0.0}, {"outcome": 0.7}),
 }
-ADVANTAGES = {("e", "0"): -0.1, ("e", "1"): 1 / 3}
+ADVANTAGES = {"0": -0.1, "1": 1 / 3}
 
 
 def stored(scored: ScoredEpisode) -> dict[str, object]:
-    return dict(json.loads(json.dumps(episode_record(scored, ADVANTAGES))))
+    traces = [t for t in scored.episode.traces if t.id in ADVANTAGES]
+    advantages = {("e", t.id): [ADVANTAGES[t.id] * m for m in t.mask] for t in traces}
+    return dict(json.loads(json.dumps(episode_record(scored, advantages))))
 
 
 def test_an_episode_comes_back_as_it_was() -> None:
@@ -38,10 +41,24 @@ def test_an_episode_comes_back_as_it_was() -> None:
     assert advantages_of(record) == {"0": -0.1, "1": 1 / 3, "2": 0.0}
 
 
+def test_siblings_and_contributions_come_back_and_older_records_have_none() -> None:
+    played = run(script([turns(create("a"), assign("a", "red")), "blue"], red=["RED"]))
+    child = replace(played.subagents[0], contribution=0.25)
+    episode = replace(played, traces=(played.orchestrator, child), siblings=(replace(child, id="1.1"),))
+    record = stored(ScoredEpisode(episode, {}))
+    assert episode_of(record) == episode
+    assert advantages_of(record) == {"0": -0.1, "1": 1 / 3, "1.1": 0.0}
+    assert {t["t_start"] for s in record["siblings"] for t in s["turns"]} == {None}  # type: ignore[attr-defined]
+    del record["siblings"]
+    for trace in record["traces"]:  # type: ignore[attr-defined]
+        del trace["contribution"]
+    assert episode_of(record) == played
+
+
 def test_and_its_record_too() -> None:
     record = stored(ScoredEpisode(run(script(["blue"])), {"0": REWARDS["0"]}))
     again = ScoredEpisode(episode_of(record), rewards_of(record))
-    back = episode_record(again, {(again.episode.id, a): v for a, v in advantages_of(record).items()})
+    back = episode_record(again, {(again.episode.id, t["id"]): t["advantages"] for t in record["traces"]})  # type: ignore[attr-defined]
     assert json.dumps(back) == json.dumps(record)
 
 

@@ -19,7 +19,7 @@ from parl.rescore import Change, rescore_run
 from parl.rollout.swarm import EpisodeFailure, failed_episode
 from parl.run_folder import RunFolder
 from parl.scoring import Scorer, reward
-from parl.types import Episode, Task
+from parl.types import AgentTrace, Episode, Task
 from tests.helpers import TASK, assign, create, run, script, turns
 
 TERMS = {
@@ -28,6 +28,7 @@ TERMS = {
     "tokens": {"weight": 0.1, "per": 100},
 }
 TOGGLE = {"period": 1, "accuracy_threshold": 0.1, "percentile": 0.5}
+EFFORT = {"tau": {"start": 3.0, "end": 0.5, "to_step": 3}, "percentile": 0.5}
 NUM_STEPS = 4
 
 
@@ -51,12 +52,22 @@ def episodes(step: int, task: str) -> list[Episode]:
         run(script([swarm + " " * step, "no"], red=["RED"], green=["GREEN"])),
     ]
     group = f"{step}-{task}"
+    played = [replace(e, traces=(e.traces[0], *_with_worth(e)), siblings=_siblings(e)) for e in played]
     named = [
         replace(e, id=f"{group}-{k}", group=group, step=step, task=Task(task, e.task.env, e.task.prompt, e.task.data))
         for k, e in enumerate(played)
     ]
     lost = failed_episode(f"{group}-9", replace(TASK, id=task), group, step, EpisodeFailure("timeout", "late"))
     return [*named, lost]
+
+
+def _with_worth(episode: Episode) -> list[AgentTrace]:
+    return [replace(t, contribution=0.5 / int(t.id)) for t in episode.subagents]
+
+
+def _siblings(episode: Episode) -> tuple[AgentTrace, ...]:
+    """The first subagent's attempt, once more and without success."""
+    return tuple(replace(t, id=f"{t.id}.1", score=0.0) for t in episode.subagents[:1])
 
 
 def train(config: Config, every: int = 1, failed: bool = True) -> Path:
@@ -90,8 +101,19 @@ def contents(path: Path) -> dict[str, tuple[int, bytes]]:
         {"roles": {"subagent": {"trainable": [{"until": 2, "value": False}, {"value": True}]}}},
         {"reward": with_toggle()},
         {"reward": with_toggle(scope="tree", rigid=True, start_step=1)},
+        {"reward": {"terms": TERMS, "modifiers": {"effort_budget": EFFORT}}},
+        {"reward": {"terms": TERMS, "modifiers": {"effort_budget": EFFORT, "toggle": TOGGLE}}},
+        {"credit": {"type": "trajectory"}},
+        {"credit": {"type": "role_normalized"}},
+        {"credit": {"type": "hierarchical"}},
+        {"credit": {"type": "per_turn", "normalize_std": True}},
+        {"credit": {"type": "drop_one"}},
+        {"credit": {"type": "siblings"}},
     ],
-    ids=["plain", "std", "frozen", "toggle", "rigid tree"],
+    ids=[
+        *("plain", "std", "frozen", "toggle", "rigid tree", "effort", "effort and toggle"),
+        *("trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one", "siblings"),
+    ],
 )
 def test_under_its_own_config_a_run_is_as_it_was(tmp_path: Path, more: dict[str, Any], failed: bool) -> None:
     own = config(tmp_path / "run", **more)
@@ -113,6 +135,36 @@ def test_toggle_binds_in_these_runs(tmp_path: Path) -> None:
     path = train(own)
     assert not rescore_run(path, config(tmp_path / "run"), "without").exact
     assert not rescore_run(path, config(tmp_path / "run", reward=with_toggle(percentile=0.0)), "tighter").exact
+
+
+def test_the_effort_budget_binds_in_these_runs(tmp_path: Path) -> None:
+    own = config(tmp_path / "run", reward={"terms": TERMS, "modifiers": {"effort_budget": EFFORT}})
+    path = train(own)
+    constant = {"terms": TERMS, "modifiers": {"effort_budget": {**EFFORT, "tau": 3.0}}}
+    assert not rescore_run(path, config(tmp_path / "run"), "without").exact
+    assert not rescore_run(path, config(tmp_path / "run", reward=constant), "constant").exact
+
+
+def test_another_credit_rule_changes_the_subagents_advantages(tmp_path: Path) -> None:
+    path = train(config(tmp_path / "run"))
+    for rule in ("trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one"):
+        result = rescore_run(path, config(tmp_path / "run", credit={"type": rule}), rule)
+        assert not result.exact, rule
+        assert result.total.order_changed == 0
+        assert result.total.subagent_correlation is not None
+
+
+def test_episodes_that_do_not_say_what_subagents_contributed(tmp_path: Path) -> None:
+    own = config(tmp_path / "run")
+    path = train(own)
+    file = path / "episodes" / "step_000000.jsonl.zst"
+    text = zstandard.decompress(file.read_bytes()).decode().replace('"contribution": 0.5', '"contribution": null')
+    file.write_bytes(zstandard.compress(text.encode()))
+    assert rescore_run(path, own, "own").exact  # no other rule needs it
+    with pytest.raises(
+        ConfigError, match=r"does not say what its subagent 1 contributed. That is asked only while a run trains"
+    ):
+        rescore_run(path, config(path, credit={"type": "drop_one"}), "other")
 
 
 def test_one_number_that_differs_is_seen(tmp_path: Path) -> None:
@@ -155,7 +207,7 @@ def test_steps_that_are_not_stored_are_said(tmp_path: Path) -> None:
     own = config(tmp_path / "run", reward=with_toggle())
     path = train(own, every=3)
     (note,) = rescore_run(path, own, "own").notes
-    assert "budgets cannot be followed: 2 of the steps" in note
+    assert "budgets of toggle cannot be followed: 2 of the steps" in note
     assert "step 1 first" in note
     assert rescore_run(path, config(path), "without toggle").notes == ()
     assert rescore_run(path, config(path, reward=with_toggle(start_step=3)), "later").notes == ()

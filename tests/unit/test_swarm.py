@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from parl.config.objective import Credit
 from parl.config.schema import Limits, Rollout, Swarm
-from parl.env import Message, Said
+from parl.env import AgentEnv, Message, Said
 from parl.policy.base import Generation, Request
 from parl.policy.scripted import ScriptedEngine
 from parl.rollout.pool import LocalPool
@@ -180,6 +183,60 @@ def test_finished_needs_an_answer_that_the_environment_accepts() -> None:
     assert [t.score for t in episode.subagents] == [1.0, 0.0, 0.0, 0.0]
     assert answers(episode.orchestrator)[1:] == ("RED", "junk", "  ", "error: stopped (turns)")
     assert (episode.num_assigned, episode.num_finished) == (4, 1)
+
+
+class Worth(WordsEnv):
+    """A message is worth its length over 10; `given` is what the runtime passed."""
+
+    def contributions(self, answer: str, messages: Sequence[str]) -> Sequence[float]:
+        self.given = (answer, *messages)
+        return [len(m) / 10 for m in messages][: None if answer == "blue" else 1]
+
+
+def test_what_subagents_contributed_is_asked_only_if_it_is_needed() -> None:
+    three = turns(create("a"), *(assign("a", p) for p in ("red", "green", "pink")))
+    kids = {"red": ["RED"], "green": ["no"], "pink": [PEEK, PEEK]}
+    who = roles(subagent=Limits(turns=2, context_tokens=10_000))
+
+    def played(env: AgentEnv, answer: str = "blue", contributions: bool = True) -> Episode:
+        credit = Credit(type="drop_one" if contributions else "group_mean")
+        asks = replace(runner(script([three, answer], **kids), None, who), credit=credit)
+        return asyncio.run(asks.run(env, TASK, episode_id="e", group="g", step=0, seed="s"))
+
+    env = Worth()
+    assert [t.contribution for t in played(env).subagents] == [0.3, 0.2, 0.0]
+    assert env.given == ("blue", "RED", "no", "")  # the stopped one's words were not read
+    assert [t.contribution for t in played(Worth(), contributions=False).subagents] == [None] * 3
+    assert [t.contribution for t in played(WordsEnv()).subagents] == [None] * 3  # cannot tell
+    lost = played(Worth(), "wrong")  # one number for three subagents
+    assert (lost.status, lost.failure) == ("failed", "environment")
+    assert "contributions" in lost.orchestrator.stop_reason
+
+
+def test_siblings_are_sampled_and_not_read() -> None:
+    """Each attempt says the number of its draw, so attempts differ; what is read is the first one's."""
+
+    def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+        if messages[-1]["role"] == "tool":
+            return [Said("blue")]
+        three = turns(create("a"), *(assign("a", p) for p in ("red", "green", "pink")))
+        return [Said(three if messages[-1]["content"] == TASK.prompt else str(rng.integers(10**9)))]
+
+    def played(**knobs: Any) -> Episode:
+        asks = replace(runner(play), credit=Credit(type="siblings", **knobs))
+        return asyncio.run(asks.run(WordsEnv(), TASK, episode_id="e", group="g", step=0, seed="s"))
+
+    plain, episode = run(play), played(siblings=2, sibling_share=1.0)
+    assert [t.id for t in episode.siblings] == ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2"]
+    assert len({t.result for t in (*episode.subagents, *episode.siblings)}) == 9
+    assert [t.prompt for t in episode.siblings] == ["red", "red", "green", "green", "pink", "pink"]
+    assert replace(episode, siblings=()) == plain  # observations, steps, clock, tokens: nothing else has changed
+    assert episode.num_sibling_tokens == sum(len(t.result) + 1 for t in episode.siblings)
+    assert played(siblings=2, sibling_share=0.0) == plain
+    some = {t.id for n in range(8) for t in played(siblings=1, sibling_share=n / 7).siblings}
+    assert some == {"1.1", "2.1", "3.1"}
+    half = [len(played(siblings=1, sibling_share=n / 7).siblings) for n in range(8)]
+    assert half == sorted(half)
 
 
 # --- steps and budgets -----------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ Episode D          failed: no part in anything
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import parl_rewards  # noqa: F401  (registers the terms)
@@ -128,6 +130,37 @@ def test_advantages_and_weights() -> None:
         ("C", "0"): (pytest.approx(0.2375 / 3), 1.0),
         ("C", "1"): (pytest.approx(0.1 / 6), 1.0),
     }
+
+
+def test_advantages_by_the_other_rules() -> None:
+    """Orchestrators .9125/3, -1.15/3, .2375/3 and subagents 1.3/6, -2.3/6, .7/6, .1/6 as above.
+
+    role_normalized: orchestrators' variance ((.9125/3)^2 + (1.15/3)^2 + (.2375/3)^2)/3; subagents' mean 3.1/4 = .775,
+    variance (.225^2 + .375^2 + .125^2 + .025^2)/4 = .051875. per_turn: A's turn 0 of 3 returns .25 * 1.1875, B's 1 of
+    1 all of .5, C's 1 of 2 half of .9625. All tokens are alike here, so A's turn 1 (half of 1.1875) and C's (all of
+    .9625) are taken in one state, too; A's turn 2 is alone.
+    """
+
+    def by_rule(**knobs: Any) -> dict[tuple[str, str], tuple[float, ...]]:
+        made = assign([score()], Credit(**knobs), Roles(), STEP)
+        return {(s.episode, s.agent): tuple(a for a, m in zip(s.advantages, s.mask, strict=True) if m) for s in made}
+
+    whole = by_rule(type="trajectory")
+    assert whole["A", "2"] == pytest.approx([0.9125 / 3] * 8)
+    assert whole["C", "1"] == pytest.approx([0.2375 / 3] * 2)
+    mixed = by_rule(type="hierarchical", episode_share=0.3)
+    assert mixed["A", "2"] == pytest.approx([-2.3 / 6 + 0.3 * 0.9125 / 3] * 8)
+    role = by_rule(type="role_normalized", std_floor=0.1)
+    spread = ((0.9125**2 + 1.15**2 + 0.2375**2) / 27) ** 0.5
+    assert role["B", "0"] == pytest.approx([-1.15 / 3 / (spread + 0.1)] * 2)
+    assert role["A", "2"] == pytest.approx([-0.375 / (0.051875**0.5 + 0.1)] * 8)
+    turns = by_rule(type="per_turn", discount=0.5, turn_weight=1.0)
+    mean = (0.25 * 1.1875 + 0.5 + 0.5 * 0.9625) / 3
+    second = (0.5 * 1.1875 + 0.9625) / 2
+    a, c = 0.9125 / 3, 0.2375 / 3
+    assert turns["A", "0"] == pytest.approx([a + 0.25 * 1.1875 - mean] * 2 + [a + 0.5 * 1.1875 - second] * 2 + [a] * 2)
+    assert turns["B", "0"] == pytest.approx([-1.15 / 3 + 0.5 - mean] * 2)
+    assert turns["C", "0"] == pytest.approx([c + 0.5 * 0.9625 - mean] * 2 + [c + 0.9625 - second] * 2)
 
 
 def test_loss() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ from parl.types import Task
 from parl_envs.search import expert, practice, tasks
 from parl_envs.search.table import parse_rows, rows_to_markdown
 from parl_envs.search.world import World, WorldSpec, load_world, own_attributes
-from parl_rewards.wide_search import item_f1_nonkey, wide_search
+from parl_rewards.wide_search import item_f1_nonkey, parse_table, wide_search
 
 NOT_FOUND = "unknown"
 WORD = re.compile(r"[^\s:;,]+")
@@ -165,6 +166,49 @@ class WideSearch(AgentEnv):
         rows = parse_rows(message, columns)
         return sum(rows.get(i, {}).get(c, "").casefold() == v for (i, c), v in wanted.items()) / len(wanted)
 
+    def contributions(self, answer: str, messages: Sequence[str]) -> Sequence[float]:
+        """Item F1 of the answer minus its item F1 without the cells that only this subagent's message gives.
+
+        A cell that another message gives too stays, and so does a key that the task itself names; a row whose key
+        goes, goes. What the orchestrator looked up itself is not known here: it counts as given by the message.
+        """
+        rows, columns = self._rows(answer)
+        given = [self._given(message, rows) for message in messages]
+        times = Counter(cell for cells in given for cell in cells)
+        whole = self._item_f1(rows, columns)
+        worth = []
+        for cells in given:
+            lost = {cell for cell in cells if times[cell] == 1}
+            left = {n: {c: v for c, v in row.items() if (n, c) not in lost} for n, row in rows.items()}
+            left = {n: row for n, row in left.items() if columns[0] in row or columns[0] not in rows[n]}
+            worth.append(whole - self._item_f1(left, columns) if lost else 0.0)
+        return worth
+
+    def _rows(self, answer: str) -> tuple[Mapping[int, Mapping[str, str]], Sequence[str]]:
+        """The answer's rows by number, and their columns, the key first."""
+        if self.knobs.answer_format == "cells":
+            columns = self.task.data["columns"]
+            return parse_rows(answer, columns), columns
+        table = parse_table(answer) or []
+        keys = self.task.data["evaluation"]["unique_columns"]
+        names = list(table[0]) if table else list(keys)
+        return dict(enumerate(table, 1)), sorted(names, key=lambda name: name not in keys)
+
+    def _given(self, message: str, rows: Mapping[int, Mapping[str, str]]) -> set[tuple[int, str]]:
+        """Cells of the answer that stand in a message: in the same row (cells), or anywhere in it (markdown)."""
+        asked, key = _words(self.task.prompt), self.task.data["columns"][0]
+        if self.knobs.answer_format == "cells":
+            own = parse_rows(message, self.task.data["columns"])
+            found = {(n, c) for n, row in rows.items() for c, v in row.items() if v and own.get(n, {}).get(c) == v}
+        else:
+            key = self.task.data["evaluation"]["unique_columns"][0]
+            found = {(n, c) for n, row in rows.items() for c, v in row.items() if v and _stands_in(v, message)}
+        return {(n, c) for n, c in found if c != key or _words(rows[n][c]) not in asked}
+
+    def _item_f1(self, rows: Mapping[int, Mapping[str, str]], columns: Sequence[str]) -> float:
+        table = rows_to_markdown(rows, columns)
+        return wide_search(table, self.task.data["gold"], self.task.data["evaluation"])["f1_by_item"]
+
     # --- a policy from nothing ---------------------------------------------------------------------------------------
 
     def vocabulary(self) -> Sequence[str]:
@@ -191,6 +235,11 @@ class WideSearch(AgentEnv):
 def _words(text: str) -> str:
     """The words of a text between blanks, so that one text's words can be found in another's."""
     return f" {' '.join(WORD.findall(text))} "
+
+
+def _stands_in(cell: str, text: str) -> bool:
+    """Whether a text holds the cell, not as a part of a longer word or number."""
+    return re.search(rf"(?<!\w){re.escape(cell.casefold())}(?!\w|[.,]\d)", text.casefold()) is not None
 
 
 def _one_of(name: str, given: str, allowed: Sequence[str]) -> None:
