@@ -1,7 +1,8 @@
 """An agent that is written with somebody else's framework, in place of our agent loop.
 
 In: the task, and a function `async def run(task, base_url, api_key, env) -> answer` that the config names. It asks the
-policy at `base_url`, as any OpenAI-compatible endpoint, and the environment by `env`. Out: the same `AgentTrace` as our own loop makes, with the ids that were sampled.
+policy at `base_url`, as any OpenAI-compatible endpoint, and the environment by `env`. Out: the same
+`AgentTrace` as our own loop makes, with the ids that were sampled.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from parl.rollout.world import EpisodeFailure, env_calls
 from parl.types import AgentTrace, Status, Task, ToolCall
 
 REWRITTEN = (
-    "it has sent another history than that of its agent: trained tokens would not be the sampled ones. An agent has one "
+    "it has sent another history than its agent's: trained tokens would not be the sampled ones. An agent has one "
     "conversation, which only grows: send the messages back as they came, with the same tools, one request at a time"
 )
 
