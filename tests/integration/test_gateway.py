@@ -194,7 +194,7 @@ TOOLS: Any = [{"type": "function", "function": {"name": "lookup", "description":
 def test_a_conversation_with_tools_goes_on_with_its_own_tokens(
     run: Path, served: tuple[str, Path, subprocess.Popen[str]]
 ) -> None:
-    base, record, process = served
+    base, record, _ = served
     task = episodes(run, 0)[0]["task"]
     messages: list[Any] = [{"role": "system", "content": "solve"}, {"role": "user", "content": task["prompt"]}]
     with openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client:

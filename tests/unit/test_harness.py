@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from parl.config import parse
-from parl.config.schema import Limits, Roles, Swarm
+from parl.config.schema import Limits, Roles, Rollout, Swarm
 from parl.env import AgentEnv
 from parl.errors import ConfigError
+from parl.policy.base import Generation, Request
 from parl.policy.chatml import parse_calls
 from parl.rollout.harness import load_harness
 from parl.rollout.pool import LocalPool
@@ -57,15 +58,17 @@ def run(said: Sequence[str], harness: str | None = "calls_tools", limits: Limits
     return asyncio.run(made.run(env, TASK, episode_id="e/1", group="g", step=0, seed="s"))
 
 
-@pytest.mark.parametrize("said", [["blue"], [f"first {PEEK}", PEEK + PEEK, "blue"], [PEEK + BAD, "red"], [BAD]])
+@pytest.mark.parametrize("said", [["blue"], [f"first {PEEK}", PEEK + PEEK, "blue"], [PEEK + BAD, "red"]])
 def test_the_episode_is_that_of_our_own_loop(said: Sequence[str]) -> None:
     """Tokens, masks, log-probs, turns with their observations and calls, outcome, facts, clock: all of it."""
-    theirs, ours = run(said), run([*said, "after a turn of malformed calls our loop goes on"], None)
-    if said == [BAD]:  # of which their client sees a text, and takes it for the answer
-        assert (theirs.answer, theirs.status, theirs.outcome["score"]) == (BAD, "completed", 0.0)
-        return
+    theirs, ours = run(said), run(said, None)
     assert theirs.orchestrator == ours.orchestrator
     assert theirs == ours
+
+
+def test_a_turn_of_malformed_calls_alone_is_a_text_to_the_client() -> None:
+    episode = run([BAD])
+    assert (episode.answer, episode.status, episode.outcome["score"]) == (BAD, "completed", 0.0)
 
 
 def test_limits_end_a_harness_as_truncated() -> None:
@@ -115,8 +118,6 @@ def test_what_goes_wrong_is_a_failure_and_no_score(harness: str, kind: str, reas
 
 
 def test_many_at_once_share_a_server_and_a_deadline_ends_one() -> None:
-    from parl.config.schema import Rollout
-
     made = played([PEEK, "blue"])
     episodes = LocalPool(WordsEnv, Rollout()).run(made, jobs(20))
     assert [e.answer for e in episodes] == ["blue"] * 20
@@ -127,7 +128,25 @@ def test_many_at_once_share_a_server_and_a_deadline_ends_one() -> None:
     assert [e.failure for e in late] == ["timeout"] * 2
     assert made.gateway._speakers == {}
     assert made.gateway._server is None
-    assert pickle.loads(pickle.dumps(made.gateway))._speakers == {}
+    assert pickle.loads(pickle.dumps(made.with_policies({}))).gateway._speakers == {}
+
+
+def test_a_deadline_in_the_middle_of_a_turn_frees_the_engine() -> None:
+    made = played(["never said"])
+    engine = made.policies["orchestrator"].engine
+    ended, released = [], []
+
+    async def hangs(request: Request) -> Generation:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(request.session)
+        raise AssertionError
+
+    engine.generate, engine.release = hangs, released.append  # type: ignore[method-assign]
+    (late,) = LocalPool(WordsEnv, Rollout(episode_deadline_s=0.5, max_retries=0)).run(made, jobs(1))
+    assert late.failure == "timeout"
+    assert ended == released == ["e0/0"]
 
 
 @pytest.mark.parametrize(

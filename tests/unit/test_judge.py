@@ -116,7 +116,7 @@ def test_a_deadline_ends_it(endpoint: tuple[Fake, str]) -> None:
 def test_nobody_there() -> None:
     with listen("127.0.0.1", None) as taken:
         base = url("127.0.0.1", taken)
-    with pytest.raises(JudgeFailure, match="judge_unavailable.*Connection"):
+    with pytest.raises(JudgeFailure, match=r"judge_unavailable.*Connection"):
         ask(base, "good", max_retries=0)
 
 
@@ -160,7 +160,7 @@ def test_verdicts(text: str) -> None:
     ],
 )
 def test_what_is_no_verdict(text: str | None) -> None:
-    with pytest.raises(Exception, match="not one JSON object|no score"):
+    with pytest.raises(Exception, match=r"not one JSON object|no score"):
         parse_verdict(text)
 
 
@@ -190,7 +190,7 @@ def test_verdicts_become_outcome_facts_and_reward(endpoint: tuple[Fake, str]) ->
         assert episode.facts[FACT]["polite"] == {"score": 0.25, "reason": "so it is"}
         assert judge_term(episode) == 0.625
         assert judge_term(episode, rubric="polite") == 0.25
-        with pytest.raises(ConfigError, match="did you mean 'polite'".replace("did", "Did")):
+        with pytest.raises(ConfigError, match="Did you mean 'polite'"):
             judge_term(episode, rubric="polit")
 
 
