@@ -77,7 +77,7 @@ class Service:
             raise ApiError(400, "context_length_exceeded", told, "messages")
         seed = secrets.randbits(63) if request.seed is None else seed_for("serve", request.seed)
         temperature = served.temperature if request.temperature is None else request.temperature
-        fed = talk.turns[-1].end if talk.turns else 0
+        written = talk.turns[-1].end if talk.id in self._kept else 0
         self._busy.add(talk.id)
         try:
             reply = await talk.speak(min(room, request.max_tokens or served.max_tokens), temperature, seed)
@@ -87,7 +87,7 @@ class Service:
         finally:
             self._busy.discard(talk.id)
         self._keep(talk, key(request.model, request.tools, (*request.messages, reply.message)))
-        self._write(request.model, talk, fed)
+        self._write(request.model, talk, written)
         return reply
 
     def _continue(self, request: ChatRequest) -> Conversation | None:

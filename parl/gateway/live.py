@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from socket import socket
 from typing import Any
 
 from parl.gateway.chat import ApiError
@@ -33,7 +34,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self._speakers: dict[str, tuple[str, str, Any]] = {}  # key -> (episode, agent, speaker)
-        self._server: asyncio.Task[tuple[Any, asyncio.Task[None], str]] | None = None
+        self._server: asyncio.Task[tuple[asyncio.Event, asyncio.Task[None], str]] | None = None
 
     def __reduce__(self) -> tuple[type[Gateway], tuple[()]]:
         return Gateway, ()
@@ -54,34 +55,44 @@ class Gateway:
             del self._speakers[key]
             if not self._speakers and self._server is server:
                 self._server = None
-                uvicorn_server, serving, _ = await server
-                uvicorn_server.should_exit = True
+                closing, serving, _ = await server
+                closing.set()
                 await serving
 
-    async def _start(self) -> tuple[Any, asyncio.Task[None], str]:
+    async def _start(self) -> tuple[asyncio.Event, asyncio.Task[None], str]:
         import uvicorn
 
         from parl.gateway.app import Limits, make_app
 
+        closing = asyncio.Event()
+
         class Server(uvicorn.Server):
+            """Ends at once: uvicorn's own end takes some tenths of a second, and single episodes start and end one."""
+
             @contextmanager
             def capture_signals(self) -> Iterator[None]:
                 yield  # Ctrl-C is the run's, not ours
 
-        limits = Limits(
-            concurrent=2**31
-        )  # as many as there are agents, who wait for their turn in the engine's batches
+            async def main_loop(self) -> None:
+                await closing.wait()
+
+            async def shutdown(self, sockets: list[socket] | None = None) -> None:
+                for server in self.servers:
+                    server.close()
+                for connection in list(self.server_state.connections):
+                    connection.shutdown()
+                await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+
+        limits = Limits(concurrent=2**31)  # as many as there are agents
         app = make_app(self._find, limits, own_names(HOST), "/episodes/{episode}/{agent}")
         listening = listen(HOST, None)
-        server = Server(
-            uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
-        )
+        server = Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
         serving = asyncio.ensure_future(server.serve(sockets=[listening]))
         while not server.started:
             if serving.done():
                 await serving  # raises what has gone wrong
             await asyncio.sleep(0.001)
-        return server, serving, url(HOST, listening)
+        return closing, serving, url(HOST, listening)
 
     def _find(self, path: Mapping[str, str], key: str) -> Any:
         episode, agent, speaker = self._speakers.get(key, ("", "", None))

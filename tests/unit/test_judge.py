@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import gymnasium
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -18,6 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from parl.config.schema import Rollout
+from parl.env import assistant
 from parl.errors import ConfigError, JudgeFailure
 from parl.judge import FACT, Judge, JudgeConfig, Verdict, fact, mean_score, parse_verdict, prompt
 from parl.metrics import step_metrics
@@ -25,7 +29,7 @@ from parl.rollout.pool import LocalPool
 from parl.types import Episode, ScoredEpisode
 from parl.web import listen, url
 from parl_rewards.judge import judge as judge_term
-from tests.helpers import WordsEnv, jobs, runner, script
+from tests.helpers import ROOT, WordsEnv, jobs, runner, script
 
 RUBRICS = {"correct": "Is it the word?", "polite": "Is it polite?"}
 
@@ -201,6 +205,23 @@ def test_a_judge_that_fails_masks_the_episode(endpoint: tuple[Fake, str]) -> Non
     metrics = step_metrics(scored, failed)
     assert (metrics["failures/judge_unavailable"], metrics["failures/total"]) == (2.0, 2.0)
     assert not [name for name in metrics if name.startswith(("reward/", "outcome/"))]
+
+
+def test_the_environment_of_the_page(endpoint: tuple[Fake, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that docs/judges.md shows; test_docs.py checks its config."""
+    (code,) = re.findall(
+        r"^`essay_env.py`:\n\n```python\n(.*?)^```$", (ROOT / "docs/judges.md").read_text(), re.M | re.S
+    )
+    page = types.ModuleType("essay_env")
+    monkeypatch.setitem(sys.modules, "essay_env", page)
+    monkeypatch.setattr(gymnasium, "register", lambda **_: None)
+    exec(code, page.__dict__)
+    env = page.Essay(judge={"base_url": endpoint[1], "model": "good"})
+    env.reset(options={"task": env.generate_tasks("train", 2, 0)[1]})
+    *_, info = env.step(assistant("a lazy thing"))
+    assert info["outcome"] == {"score": 1.0}
+    assert set(info["facts"][FACT]) == {"correct", "plain"}
+    assert "Explain the word inertia." in endpoint[0].asked[-1][0]["messages"][1]["content"]
 
 
 class Hasty(Judged):

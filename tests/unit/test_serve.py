@@ -158,6 +158,9 @@ def test_one_history_continued_twice_branches() -> None:
     assert [t.observations for t in two.turns] == [("ho",), ()]
     assert two.tape.mask == [*one.tape.mask[: one.turns[0].end], 0, 0, 0, 0, 1, 1, 1, 1]
     assert [m["content"] for m in two.messages] == ["hi", "blue", "ho", "two"]
+    lines = [json.loads(line) for line in here.record.getvalue().splitlines()]
+    for talk in (one, two):
+        assert [i for line in lines if line["conversation"] == talk.id for i in line["token_ids"]] == talk.tape.ids
 
 
 def test_a_cut_turn_goes_on_after_a_stop_token_outside_of_the_loss() -> None:
