@@ -13,10 +13,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from socket import socket
-from typing import Any
+from typing import TYPE_CHECKING
 
 from parl.gateway.chat import ApiError
 from parl.web import listen, own_names, url
+
+if TYPE_CHECKING:
+    from parl.gateway.app import Speaker
 
 HOST = "127.0.0.1"
 
@@ -33,14 +36,14 @@ class Gateway:
     """Serves from the first agent that is inside `open` to the last one. It travels to other processes without them."""
 
     def __init__(self) -> None:
-        self._speakers: dict[str, tuple[str, str, Any]] = {}  # key -> (episode, agent, speaker)
+        self._speakers: dict[str, tuple[str, str, Speaker]] = {}  # key -> (episode, agent, speaker)
         self._server: asyncio.Task[tuple[asyncio.Event, asyncio.Task[None], str]] | None = None
 
     def __reduce__(self) -> tuple[type[Gateway], tuple[()]]:
         return Gateway, ()
 
     @asynccontextmanager
-    async def open(self, episode: str, agent: str, speaker: Any) -> AsyncIterator[Address]:
+    async def open(self, episode: str, agent: str, speaker: Speaker) -> AsyncIterator[Address]:
         """Give an agent its address."""
         name = re.sub(r"[^\w.-]", "_", episode)
         key = secrets.token_urlsafe(16)
@@ -94,8 +97,8 @@ class Gateway:
             await asyncio.sleep(0.001)
         return closing, serving, url(HOST, listening)
 
-    def _find(self, path: Mapping[str, str], key: str) -> Any:
-        episode, agent, speaker = self._speakers.get(key, ("", "", None))
-        if (episode, agent) != (path["episode"], path["agent"]):
+    def _find(self, path: Mapping[str, str], key: str) -> Speaker:
+        found = self._speakers.get(key)
+        if found is None or found[:2] != (path["episode"], path["agent"]):
             raise ApiError(401, "invalid_api_key", "This agent has ended, or the key is not its own.")
-        return speaker
+        return found[2]

@@ -102,6 +102,8 @@ class _Agent:
 
     async def chat(self, request: ChatRequest) -> Reply:
         """The next turn. Raises ApiError: a limit is reached, or the history is not the agent's."""
+        if self.failure is not None:  # asked again, as clients do after a failure: the episode is lost
+            raise ApiError(400, "episode_failed", f"The episode has failed: {self.failure}")
         if self._running is not None:
             raise self._fail(REWRITTEN)
         self._running = asyncio.ensure_future(self._next(request))

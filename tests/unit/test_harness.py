@@ -18,6 +18,7 @@ from parl.policy.chatml import parse_calls
 from parl.rollout.harness import load_harness
 from parl.rollout.pool import LocalPool
 from parl.rollout.swarm import SwarmRunner
+from parl.rollout.world import EpisodeFailure
 from parl.types import Episode
 from tests.helpers import TASK, Characters, WordsEnv, jobs, roles, runner, script
 
@@ -129,6 +130,19 @@ def test_many_at_once_share_a_server_and_a_deadline_ends_one() -> None:
     assert made.gateway._speakers == {}
     assert made.gateway._server is None
     assert pickle.loads(pickle.dumps(made.with_policies({}))).gateway._speakers == {}
+
+
+def test_an_engine_that_fails_is_asked_once() -> None:
+    made = played(["never said"])
+    asked = []
+
+    async def fails(request: Request) -> Generation:
+        asked.append(request)
+        raise EpisodeFailure("worker_lost", "its actor is gone")
+
+    made.policies["orchestrator"].engine.generate = fails  # type: ignore[method-assign]
+    (lost,) = LocalPool(WordsEnv, Rollout(max_retries=0)).run(made, jobs(1))
+    assert (lost.failure, len(asked)) == ("worker_lost", 1)
 
 
 def test_a_deadline_in_the_middle_of_a_turn_frees_the_engine() -> None:
