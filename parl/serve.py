@@ -103,7 +103,9 @@ class Service:
             talk = talk.branch(*self._name(), num_turns)
             self.counts["branches"] += 1
         news = request.messages[said:]
-        talk.hear(news, *talk.observation(news))
+        texts, ids = talk.observation(news)
+        talk.note(texts, env_calls=0)
+        talk.hear(news, ids)
         return talk
 
     def _begin(self, policy: PolicyHandle, request: ChatRequest) -> Conversation:

@@ -64,9 +64,12 @@ class Conversation:
         texts = tuple(c.error if c.error is not None else next(told)["content"] for c in self.turns[-1].tool_calls)
         return texts, stop + renderer.observe(texts)
 
-    def hear(self, news: Sequence[Message], texts: tuple[str, ...], ids: Sequence[int], env_calls: int = 0) -> None:
-        """Feed an `observation`."""
+    def note(self, texts: tuple[str, ...], env_calls: int) -> None:
+        """Write down how the last turn was answered, whether or not the policy will read it."""
         self.turns[-1] = replace(self.turns[-1], observations=texts, env_calls=env_calls)
+
+    def hear(self, news: Sequence[Message], ids: Sequence[int]) -> None:
+        """Feed an `observation`."""
         self.tape.feed(ids)
         self.messages += news
 
@@ -84,7 +87,7 @@ class Conversation:
         good = () if cut else tuple(c for c in calls if c.error is None)
         reply = Reply(
             id=f"chatcmpl-{self.id}-{len(self.turns)}",
-            content=text.partition("<tool_call>")[0].strip() if good else text,
+            content=text.partition("<tool_call>")[0].strip() if good or (cut and calls) else text,
             calls=tuple((f"call_{self.id}_{len(self.turns)}_{i}", c) for i, c in enumerate(good)),
             finish="length" if cut else "tool_calls" if good else "stop",
             token_ids=generation.token_ids,

@@ -146,16 +146,17 @@ class _Agent:
 
     def _hear(self, talk: Conversation, news: Sequence[Message]) -> None:
         """Feed what answers the last turn, if there may be another one."""
+        texts, ids = talk.observation(news)
+        talk.note(texts, self.env_calls)
+        self.env_calls = 0
         spent = sum(t.end - t.start for t in talk.turns)
         if self._token_budget is not None and spent >= self._token_budget:
             raise self._end("token_budget")
         if len(talk.turns) >= self._limits.turns:
             raise self._end("turns")
-        texts, ids = talk.observation(news)
         if len(talk.tape.ids) + len(ids) >= self._limits.context_tokens:
             raise self._end("context_tokens")
-        talk.hear(news, texts, ids, self.env_calls)
-        self.env_calls = 0
+        talk.hear(news, ids)
 
     def _room(self, talk: Conversation, asked: int | None) -> tuple[int, str]:
         """Tokens that the next turn may have, and the limit that says so: as in our own loop."""
@@ -218,6 +219,8 @@ async def run_harness(
         raise _failed(f"it returned {type(answer).__name__}, not its answer as a text")
     if agent.conversation is None or not agent.conversation.turns:
         raise _failed("it has never asked the policy at its base_url")
+    if agent.env_calls:  # it answered by itself after these
+        agent.conversation.note((), agent.env_calls)
     return _trace(spec, agent.conversation, policy, agent.stop, answer)
 
 
