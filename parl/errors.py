@@ -3,6 +3,8 @@
     ParlError
     |-- ConfigError (ValueError)      the user's input is wrong: exit code 2, one clear message, no traceback
     |-- CheckpointError (ValueError)  a run folder or checkpoint cannot be used as asked: exit code 2
+    |-- EnvFailure (RuntimeError)     an environment says what has failed: the kind of an episode's failure
+    |   `-- JudgeFailure              a judge gave no verdict: `judge_timeout`, `judge_unavailable`, `judge_malformed`
     |-- Interrupted                   Ctrl-C between two steps: exit code 1, says how to go on
     `-- EngineMismatch (RuntimeError) sampler and learner disagree about log-probs: stop before training on them
 
@@ -30,6 +32,21 @@ class CheckpointError(ParlError, ValueError):
 
 class EngineMismatch(ParlError, RuntimeError):
     """After a weight sync the engine's log-probs differ from the learner's."""
+
+
+class EnvFailure(ParlError, RuntimeError):
+    """Raise it in an environment to name what failed (`failures/KIND`): the episode is masked, never scored."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
+
+
+class JudgeFailure(EnvFailure):
+    """A judge gave no verdict that can be used."""
 
 
 class Interrupted(ParlError):

@@ -18,6 +18,7 @@ from parl.errors import ConfigError, did_you_mean
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import ScriptedEngine
+from parl.rollout.harness import load_harness
 from parl.rollout.swarm import SwarmRunner
 from parl.scoring import Scorer, validate
 from parl.types import Episode, Task
@@ -30,6 +31,8 @@ def check_names(config: Config) -> AgentEnv:
     plugins.load()
     validate(config.reward)
     env = make_env(config.env)
+    if config.roles.orchestrator.harness is not None:
+        load_harness(config.roles.orchestrator.harness)
     if config.control is not None:
         try:
             control = load(config.control)

@@ -9,6 +9,7 @@ import typer
 
 from parl.commands.common import ConfigPath, Overrides, new_app
 from parl.commands.rescore import rescore
+from parl.commands.serve import serve
 from parl.config import load
 from parl.errors import ConfigError
 
@@ -116,6 +117,7 @@ def ablate(
 
 
 runs_app.command()(rescore)
+runs_app.command()(serve)
 
 
 @runs_app.command()

@@ -148,6 +148,9 @@ class RoleConfig(Node):
     limits: Limits = Limits()
     system_prompt: str = ""
     """The orchestrator's first message. A subagent's is what `create_subagent` wrote."""
+    harness: str | None = None
+    """`module:function` of an agent that is written with another framework and plays the orchestrator in place of our
+    loop, in mode single. It has prompts of its own: `system_prompt` is not given to it."""
 
     def trainable_at(self, step: int) -> bool:
         """Whether the role's tokens are trained at this step (0-based)."""
@@ -346,6 +349,20 @@ class Config(Node):
                     f"roles.{name} is trainable with temperature 0: greedy tokens have no sampling log-probs to "
                     "train on; set temperature 1.0 or trainable: false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_harness_is_one_agent(self) -> Config:
+        role = self.roles.orchestrator
+        if self.roles.subagent.harness is not None:
+            raise ValueError("roles.subagent.harness: only the orchestrator can be a harness; remove it")
+        if role.harness is not None and self.swarm.mode != "single":
+            raise ValueError("roles.orchestrator.harness runs one agent: set swarm.mode: single")
+        if role.harness is not None and (role.system_prompt or role.limits.on_overflow != "truncate"):
+            raise ValueError(
+                "roles.orchestrator.harness writes its own prompts: remove roles.orchestrator.system_prompt and "
+                "limits.on_overflow"
+            )
         return self
 
     @model_validator(mode="after")

@@ -72,6 +72,15 @@ class ChatML:
             ids += [*self._header("tool", first=False), *self._text(text), self._end]
         return [*ids, *self._header("assistant", first=False)]
 
+    def reply(self, text: str) -> list[int]:
+        """A further message of the user (in a chat with `parl serve`) and the next assistant header."""
+        return [
+            *self._header("user", first=False),
+            *self._text(text),
+            self._end,
+            *self._header("assistant", first=False),
+        ]
+
     def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
         return self._parsed(tuple(token_ids))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 import sys
 import threading
 import webbrowser
@@ -25,10 +24,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from parl.errors import ConfigError
 from parl.report.episode import decoder
 from parl.report.pages import COLUMNS, NO_QUERY, Links, asset, episode_html, live_html, overview_part, plotly_js
 from parl.run_reader import Row, RunReader
+from parl.web import listen, own_names, url
 
 PAGE = 100
 """Episodes on one page of the list."""
@@ -48,12 +47,11 @@ def serve(run: Path, host: str, port: int | None, browser: bool) -> None:
     import uvicorn
 
     app = make_app(RunReader(run), host)
-    with _listen(host, port) as listening:
-        shown = f"[{host}]" if ":" in host else host
-        url = f"http://{shown}:{listening.getsockname()[1]}/"
-        print(f"{run} is shown at {url} (Ctrl-C ends it)", flush=True)
+    with listen(host, port) as listening:
+        address = f"{url(host, listening)}/"
+        print(f"{run} is shown at {address} (Ctrl-C ends it)", flush=True)
         if browser and (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
         with suppress(KeyboardInterrupt):  # uvicorn has closed everything when it raises it
             server.run(sockets=[listening])
@@ -140,17 +138,6 @@ def listing(rows: Sequence[Row], params: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def own_names(host: str) -> list[str]:
-    """Names under which the pages may be asked for."""
-    names = {"127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host}
-    if host in ("0.0.0.0", "::"):  # everybody may ask: by this machine's own names and addresses
-        name = socket.gethostname()
-        names |= {name, socket.getfqdn()}
-        with suppress(OSError):
-            names |= set(socket.gethostbyname_ex(name)[2])
-    return sorted(names)
-
-
 def _number(query: Mapping[str, str], name: str) -> float:
     """A bound of a filter; an empty one bounds nothing."""
     text = query[name]
@@ -160,20 +147,6 @@ def _number(query: Mapping[str, str], name: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"{name} must be a number") from None
-
-
-def _listen(host: str, port: int | None) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port or 0))
-        listening.listen()
-    except OSError as error:
-        listening.close()
-        way_out = "Choose another --port, or leave it out for a free one." if port else "Choose another --host."
-        raise ConfigError(f"{host}:{port or 'any port'} cannot be used: {error.strerror}. {way_out}") from None
-    return listening
 
 
 def _page(html: str) -> Response:

@@ -51,7 +51,7 @@ class AgentSpec:
     """Text that the first turn must begin with (a diagnostic: what if it had decided to spawn?)."""
 
 
-class _Tape:
+class Tape:
     """The agent's growing record of tokens."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
@@ -93,7 +93,7 @@ async def _run(
     sampling: Sampling,
     dispatch: Dispatch,
 ) -> AgentTrace:
-    tape = _Tape(policy.renderer.start(spec.system, tools if policy.tools_in_prompt else (), spec.prompt))
+    tape = Tape(policy.renderer.start(spec.system, tools if policy.tools_in_prompt else (), spec.prompt))
     messages = _opening(spec)
     turns: list[Turn] = []
     told_to_answer = False

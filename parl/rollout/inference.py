@@ -17,8 +17,8 @@ from typing import Any
 from ray.exceptions import RayError
 
 from parl.policy.base import Blueprint, Generation, Request
-from parl.rollout.swarm import EpisodeFailure
 from parl.rollout.watchdog import Watchdog
+from parl.rollout.world import EpisodeFailure
 
 ATTEMPTS, RETRY_S = 120, 1.0
 

@@ -15,7 +15,8 @@ from typing import Protocol
 from parl.config.schema import Rollout
 from parl.env import AgentEnv
 from parl.policy.base import PolicyHandle
-from parl.rollout.swarm import EpisodeFailure, SwarmRunner, failed_episode
+from parl.rollout.swarm import SwarmRunner, failed_episode
+from parl.rollout.world import EpisodeFailure
 from parl.types import Episode, Task
 
 

@@ -27,8 +27,9 @@ from parl.errors import EngineMismatch
 from parl.policy.base import PolicyHandle
 from parl.rollout.inference import EngineState, InferenceServer, Scores
 from parl.rollout.pool import Job, Sink
-from parl.rollout.swarm import EpisodeFailure, SwarmRunner, failed_episode
+from parl.rollout.swarm import SwarmRunner, failed_episode
 from parl.rollout.worker import Answer, Batch, RolloutWorker, Seat
+from parl.rollout.world import EpisodeFailure
 from parl.types import Episode
 
 PROBE_TOKENS = 64

@@ -8,35 +8,33 @@ and appendix E.8). A subagent's context is its own: only its last message comes 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import math
-import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from parl.config.objective import Credit
-from parl.config.schema import ClockConfig, RoleConfig, Roles, Sampling, Swarm
-from parl.env import AgentEnv, assistant, seed_for
+from parl.config.schema import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
+from parl.env import AgentEnv, seed_for
+from parl.gateway.live import Gateway
 from parl.policy.base import PolicyHandle
 from parl.rollout.agent import AgentSpec, Answered, run_agent
 from parl.rollout.clock import schedule
+from parl.rollout.harness import load_harness, run_harness
 from parl.rollout.tools import ASSIGN, CREATE, SWARM_TOOLS
+from parl.rollout.world import (
+    EpisodeFailure,
+    call_env,
+    contributions,
+    env_calls,
+    failure_of,
+    finite,
+    reset_env,
+    score_env,
+)
 from parl.types import ORCHESTRATOR_ID, AgentTrace, Clock, Episode, Task, ToolCall
 
-MAX_OBSERVATION = 2_000_000
-"""Characters of one observation: far above any context window, and not yet a danger to the machine."""
 BUDGET_EXHAUSTED = "budget exhausted"
 Decoding = Literal["train", "greedy", "sampled"]
-
-
-class EpisodeFailure(Exception):
-    """Something outside the policy failed (environment, engine, deadline). Becomes a typed status, never a score."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,8 @@ class SwarmRunner:
     forced_prefix: str = ""
     credit: Credit = field(default_factory=Credit)
     """Two rules need more of a rollout: what each subagent contributed, or siblings of subagents."""
+    gateway: Gateway = field(default_factory=Gateway, compare=False)
+    """Where agents of other frameworks ask their policy (`harness`)."""
 
     def with_policies(self, policies: Mapping[str, PolicyHandle]) -> SwarmRunner:
         """The same runner over other engines (a worker's own, say)."""
@@ -62,14 +62,14 @@ class SwarmRunner:
         """One attempt at one task. Never raises for what happens inside: a failure is an episode's status."""
         live = _LiveEpisode(self, env, episode_id, seed)
         try:
-            await _reset(env, task)
-            trace = await live.orchestrate(task.prompt)
-            outcome, facts = await _finish(env, trace.result)
+            await reset_env(env, task)
+            trace = await live.orchestrate(task)
+            outcome, facts = await score_env(env, trace.result)
             counted = self.credit.type == "drop_one"
-            children = await _with_contributions(env, trace.result, live.children) if counted else None
+            children = await _with_contributions(env, trace.result, live.children) if counted else live.children
         except EpisodeFailure as failure:
             return failed_episode(episode_id, task, group, step, failure)
-        traces = (trace, *(children or live.children))
+        traces = (trace, *children)
         return Episode(
             id=episode_id,
             task=task,
@@ -95,45 +95,12 @@ class SwarmRunner:
         return role.model_copy(update={"sampling": sampling})
 
 
-async def _reset(env: AgentEnv, task: Task) -> None:
-    try:
-        await _call(env, env.reset, seed=None, options={"task": task})
-    except Exception as error:
-        raise EpisodeFailure("environment", f"reset: {error!r}") from error
-
-
-async def _finish(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Mapping[str, object]]:
-    try:
-        _, _, _, _, info = await _call(env, env.step, assistant(answer))
-        parts = env.num_parts()
-        outcome = {str(k): _finite(v, f"outcome '{k}'") for k, v in info["outcome"].items()}
-        if not 0 <= outcome["score"] <= 1:
-            raise ValueError(f"score is {outcome['score']}, outside of 0..1")
-        facts = dict(info["facts"]) | ({} if parts is None else {"num_parts": int(parts)})
-        json.dumps(facts)  # episodes are stored as JSON
-    except Exception as error:
-        raise EpisodeFailure("environment", f"scoring: {error!r}") from error
-    return outcome, facts
-
-
-async def _with_contributions(env: AgentEnv, answer: str, children: Sequence[AgentTrace]) -> list[AgentTrace] | None:
-    """The subagents with what each of them is worth to the answer; None where the environment cannot tell."""
-    try:
-        worth = await _call(env, env.contributions, answer, [read_message(t) for t in children])
-        if worth is None:
-            return None
-        numbers = [_finite(v, "contribution") for v in worth]
-        return [replace(t, contribution=v) for t, v in zip(children, numbers, strict=True)]
-    except Exception as error:
-        raise EpisodeFailure("environment", f"contributions: {error!r}") from error
-
-
-def _finite(value: object, what: str) -> float:
-    """A number that may enter a mean: one NaN would spread to the weights."""
-    number = float(value)  # type: ignore[arg-type]
-    if not math.isfinite(number):
-        raise ValueError(f"{what} is {value!r}, not a finite number")
-    return number
+async def _with_contributions(env: AgentEnv, answer: str, children: Sequence[AgentTrace]) -> Sequence[AgentTrace]:
+    """The subagents with what each of them is worth to the answer; as they were where the environment cannot tell."""
+    worth = await contributions(env, answer, [read_message(t) for t in children])
+    if worth is None:
+        return children
+    return [replace(t, contribution=v) for t, v in zip(children, worth, strict=True)]
 
 
 def failed_episode(episode_id: str, task: Task, group: str, step: int, failure: EpisodeFailure) -> Episode:
@@ -157,50 +124,6 @@ def failed_episode(episode_id: str, task: Task, group: str, step: int, failure: 
     return Episode(episode_id, task, group, step, "failed", "", {}, {}, (trace,), 0, 0, clock, failure.kind)
 
 
-async def env_calls(env: AgentEnv, calls: Sequence[ToolCall]) -> list[str]:
-    """Run calls in the environment, in a thread where it blocks. Whatever escapes is an `environment` failure."""
-    if not calls:
-        return []
-    action = assistant(calls=calls)
-    try:
-        messages, *_ = await _call(env, env.step, action)
-        texts = [m["content"] for m in messages]
-        if len(texts) != len(calls) or any(len(t) > MAX_OBSERVATION for t in texts):
-            raise ValueError(
-                f"{len(texts)} observations of {[len(t) for t in texts]} characters for {len(calls)} calls"
-            )
-        return [t.encode("utf-8", "replace").decode() for t in texts]  # half of a surrogate pair is no text
-    except Exception as error:
-        raise EpisodeFailure("environment", repr(error)) from error
-
-
-async def _call(env: AgentEnv, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a method of an environment; where it blocks, in a thread of its own.
-
-    Not in `asyncio.to_thread`'s pool: calls that hang for ever would use up its threads.
-    """
-    if not env.blocking:
-        return function(*args, **kwargs)
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if not done.done():  # else its deadline has passed
-            done.set_result(result) if error is None else done.set_exception(error)
-
-    def work() -> None:
-        result, error = None, None
-        try:
-            result = function(*args, **kwargs)
-        except Exception as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=work, daemon=True, name="environment").start()
-    return await done
-
-
 class _LiveEpisode:
     """The state of one running episode."""
 
@@ -215,7 +138,7 @@ class _LiveEpisode:
         self.critical = 0
         self.tokens = 0  # written by subagents
 
-    async def orchestrate(self, prompt: str) -> AgentTrace:
+    async def orchestrate(self, task: Task) -> AgentTrace:
         role = self.runner.role("orchestrator")
         swarm = self.runner.swarm
         limits = role.limits
@@ -229,13 +152,27 @@ class _LiveEpisode:
             spawned_at=None,
             name="orchestrator",
             system=role.system_prompt,
-            prompt=prompt,
+            prompt=task.prompt,
             session=f"{self.id}/{ORCHESTRATOR_ID}",
             seed=f"{self.seed}/{ORCHESTRATOR_ID}",
             forced_prefix=self.runner.forced_prefix if swarm.mode == "swarm" else "",
         )
         policy = self.runner.policies["orchestrator"]
+        if role.harness is not None:
+            return await self._harness(role, spec, policy, limits, task)
         return await run_agent(spec, policy, tools, limits, role.sampling, self.dispatch)
+
+    async def _harness(
+        self, role: RoleConfig, spec: AgentSpec, policy: PolicyHandle, limits: Limits, task: Task
+    ) -> AgentTrace:
+        """The orchestrator as somebody else's agent (`roles.orchestrator.harness`, in mode single)."""
+        assert role.harness is not None
+        budget, gateway = self.runner.swarm.token_budget, self.runner.gateway
+        harness = load_harness(role.harness)
+        trace = await run_harness(spec, policy, self.env, limits, role.sampling, budget, task, gateway, harness)
+        if trace.stop_reason == "turns" and limits.turns < role.limits.turns:
+            trace = replace(trace, stop_reason="critical_step_budget")
+        return trace
 
     async def dispatch(self, calls: Sequence[ToolCall], turn: int, spent: int) -> Answered:
         """Answer the calls of one orchestrator turn, in their order; assignments run concurrently."""
@@ -340,9 +277,9 @@ class _LiveEpisode:
     async def _child(self, agent_id: str, name: str, prompt: str, turn: int, turns_left: int) -> AgentTrace:
         role = self.runner.role("subagent")
         try:
-            world = await _call(self.env, self.env.fork, prompt)
+            world = await call_env(self.env, self.env.fork, prompt)
         except Exception as error:
-            raise EpisodeFailure("environment", f"fork: {error!r}") from error
+            raise failure_of(error, f"fork: {error!r}") from error
         limit = role.limits.env_calls_per_turn
 
         async def dispatch(calls: Sequence[ToolCall], _turn: int, _spent: int) -> Answered:
@@ -376,12 +313,12 @@ class _LiveEpisode:
         if trace.stop_reason == "turns" and turns_left < role.limits.turns:
             trace = replace(trace, stop_reason="critical_step_budget")
         try:
-            accepted = await _call(world, world.check_result, trace.result)
-            score = await _call(world, world.subtask_score, trace.result)
-            score = None if score is None else _finite(score, "subtask_score")
+            accepted = await call_env(world, world.check_result, trace.result)
+            score = await call_env(world, world.subtask_score, trace.result)
+            score = None if score is None else finite(score, "subtask_score")
             return replace(trace, accepted=bool(accepted), score=score)
         except Exception as error:
-            raise EpisodeFailure("environment", f"result of a subagent: {error!r}") from error
+            raise failure_of(error, f"result of a subagent: {error!r}") from error
 
 
 async def _all(coroutines: Sequence[object]) -> list[AgentTrace]:

@@ -47,7 +47,7 @@ def cheap(words: list[str], target: Path) -> list[str]:
     parl eval               the same on one task
     parl envs new           its --help: the fixture has written what the page shows
     scripts/plot_result.py, scripts/figures.py  the same with another output
-    parl view               its --help: it would serve until it is stopped (test_pages.py does)
+    parl view, parl serve   their --help: they would serve until they are stopped (test_pages.py, test_gateway.py do)
     scripts/seeds.py        its --help: it would train five times; that of chaos.py and the benchmarks, too (the former
                             has a test of its own)
     """
@@ -66,8 +66,8 @@ def cheap(words: list[str], target: Path) -> list[str]:
         rest = ["train", *(word for word in rest[1:] if word != "--dry-run"), "--dry-run"]
     elif rest[:2] == ["envs", "new"]:
         rest = ["envs", "new", "--help"]
-    elif rest[0] == "view":
-        rest = ["view", "--help"]
+    elif rest[0] in ("view", "serve"):
+        rest = [rest[0], "--help"]
     elif rest[0] == "eval":
         rest += ["--tasks", "1"]  # the last one counts
     return ["-m", "parl.cli", *rest]

@@ -98,7 +98,7 @@ def test_beside_toggle_each_has_its_own_budget() -> None:
 @pytest.mark.parametrize(
     "terms, effort, message",
     [
-        ({"parallel": {}}, {}, "reward.modifiers.effort_budget gates on the outcome.*Add one of: outcome"),
+        ({"parallel": {}}, {}, "reward.modifiers.effort_budget gates on the outcome.*Add one of: .*outcome"),
         ({"outcome": {}}, {"tau": {"start": 1.0, "to_step": 9}}, "give a start and an end above 0"),
         ({"outcome": {}}, {"tau": 0}, "greater than 0"),
     ],

@@ -18,11 +18,12 @@ from parl.report.curves import curves
 from parl.report.episode import decoder, observation
 from parl.report.overview import evaluations, roles, terms
 from parl.report.pages import choose, evenly, report_html, write_report
-from parl.report.server import PAGE, listing, make_app, own_names, serve
+from parl.report.server import PAGE, listing, make_app, serve
 from parl.report.text import visible
 from parl.run_folder import RunFolder
 from parl.run_reader import RunReader
 from parl.types import RewardBreakdown, ScoredEpisode
+from parl.web import own_names
 from tests.helpers import call, run, script
 
 HOSTILE = "<script>alert(1)</script>\u202e\x1b[31m\x00\u2028<img src=http://x/ onerror=alert(1)>"

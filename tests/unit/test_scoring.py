@@ -394,7 +394,7 @@ def test_the_shipped_terms_are_registered_with_their_roles(monkeypatch: pytest.M
     shipped = {n: t for n, t in scoring.registered().items() if t.function.__module__.startswith("parl_rewards.")}
     assert set(shipped) >= {
         *("outcome", "parallel", "finish", "critical_steps", "total_steps"),
-        *("tokens", "overlong"),
+        *("tokens", "overlong", "judge"),
     }
     assert {n for n, t in shipped.items() if "subagent" in t.roles} == {"outcome"}
-    assert {n for n, t in shipped.items() if t.outcome} == {"outcome"}
+    assert {n for n, t in shipped.items() if t.outcome} == {"outcome", "judge"}

@@ -1,0 +1,132 @@
+"""One conversation as tokens: what was fed and what was sampled, recorded once and never rendered again.
+
+In: messages of a client. Out: sampled turns, and the ids, mask and log-probs of all of them. A client sends its whole
+history with each request; what we have said in it is recognised (`key`), and only what is new is rendered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+from parl.env import Message, ToolSpec
+from parl.gateway.chat import ApiError, ChatRequest, Reply
+from parl.policy.base import PolicyHandle, Renderer, Request
+from parl.policy.scripted import call_text
+from parl.rollout.agent import Tape
+from parl.types import ToolCall, Turn
+
+
+@runtime_checkable
+class Chats(Protocol):
+    """A renderer of a format in which the user may speak again."""
+
+    def reply(self, text: str) -> list[int]: ...
+
+
+@dataclass(eq=False)
+class Conversation:
+    """A growing context. `session` names it to the engine, which keeps its state between turns."""
+
+    id: str
+    session: str
+    policy: PolicyHandle
+    tape: Tape
+    messages: list[Message]
+    turns: list[Turn] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, name: str, session: str, policy: PolicyHandle, request: ChatRequest) -> Conversation:
+        """Render a request whole. Raises ApiError: the format cannot say it."""
+        return cls(name, session, policy, Tape(_render(policy, request)), list(request.messages))
+
+    def branch(self, name: str, session: str, num_turns: int) -> Conversation:
+        """A conversation of its own with the tokens of this one up to the end of a turn."""
+        turns = self.turns[:num_turns]
+        end, tape = turns[-1].end, Tape(())
+        tape.ids, tape.mask, tape.logprobs = self.tape.ids[:end], self.tape.mask[:end], self.tape.logprobs[:end]
+        heard = [i for i, m in enumerate(self.messages) if m["role"] == "assistant"]
+        first = len(heard) - len(self.turns)  # those before it were a client's, rendered as part of the prompt
+        messages = self.messages[: heard[first + num_turns - 1] + 1]
+        turns[-1] = replace(turns[-1], observations=(), env_calls=0)
+        return Conversation(name, session, self.policy, tape, messages, turns)
+
+    def observation(self, news: Sequence[Message]) -> tuple[tuple[str, ...], list[int]]:
+        """What answers the last turn, as texts and as tokens; nothing is fed yet. Raises ApiError."""
+        renderer = self.policy.renderer
+        # a turn that was cut has no stop token: it is fed one, outside of the loss
+        stop = [] if self.tape.ids[-1] in renderer.stop_ids else [renderer.stop_ids[0]]
+        if news[0]["role"] == "user":
+            return (news[0]["content"],), stop + _reply(renderer, news[0]["content"])
+        told = iter(news)  # malformed calls, which the client has not seen, are answered with their error
+        texts = tuple(c.error if c.error is not None else next(told)["content"] for c in self.turns[-1].tool_calls)
+        return texts, stop + renderer.observe(texts)
+
+    def note(self, texts: tuple[str, ...], env_calls: int) -> None:
+        """Write down how the last turn was answered, whether or not the policy will read it."""
+        self.turns[-1] = replace(self.turns[-1], observations=texts, env_calls=env_calls)
+
+    def hear(self, news: Sequence[Message], ids: Sequence[int]) -> None:
+        """Feed an `observation`."""
+        self.tape.feed(ids)
+        self.messages += news
+
+    async def speak(self, room: int, temperature: float, seed: int) -> Reply:
+        """Sample one turn of at most `room` tokens."""
+        policy, start = self.policy, len(self.tape.ids)
+        context = tuple(self.tape.ids)
+        generation = await policy.engine.generate(
+            Request(self.session, context, tuple(self.messages), room, temperature, seed)
+        )
+        self.tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
+        text, calls = policy.renderer.parse(self.tape.ids[start:])
+        self.turns.append(Turn(text, calls, (), start, len(self.tape.ids), generation.versions))
+        cut = generation.finish == "length"
+        good = () if cut else tuple(c for c in calls if c.error is None)
+        reply = Reply(
+            id=f"chatcmpl-{self.id}-{len(self.turns)}",
+            content=text.partition("<tool_call>")[0].strip() if good or (cut and calls) else text,
+            calls=tuple((f"call_{self.id}_{len(self.turns)}_{i}", c) for i, c in enumerate(good)),
+            finish="length" if cut else "tool_calls" if good else "stop",
+            token_ids=generation.token_ids,
+            logprobs=generation.logprobs,
+            num_prompt=start,
+        )
+        self.messages.append(reply.message)
+        return reply
+
+
+def key(model: str, tools: Sequence[ToolSpec], messages: Sequence[Message]) -> str:
+    """Equal for histories that say the same, however a client has written them."""
+    return json.dumps([model, [t.model_dump() for t in tools], list(messages)], sort_keys=True)
+
+
+def _render(policy: PolicyHandle, request: ChatRequest) -> list[int]:
+    """A prompt; turns in it that somebody else has written become part of it."""
+    renderer, messages = policy.renderer, list(request.messages)
+    system = messages.pop(0)["content"] if messages[0]["role"] == "system" else ""
+    tools = request.tools if policy.tools_in_prompt else ()
+    ids = renderer.start(system, tools, messages.pop(0)["content"])
+    while messages:
+        said = messages.pop(0)
+        calls = [ToolCall(c["name"], c["arguments"]) for c in said["tool_calls"]]
+        text = "\n".join(filter(None, (said["content"], *map(call_text, calls))))
+        ids += [*renderer.encode(text), renderer.stop_ids[0]]
+        num = len(calls) or 1
+        heard, messages = messages[:num], messages[num:]
+        texts = [m["content"] for m in heard]
+        ids += renderer.observe(texts) if calls else _reply(renderer, texts[0])
+    return ids
+
+
+def _reply(renderer: Renderer, text: str) -> list[int]:
+    if not isinstance(renderer, Chats):
+        raise ApiError(
+            400,
+            "unsupported_value",
+            "messages: this policy's chat format has one message of the user, the first.",
+            "messages",
+        )
+    return renderer.reply(text)
