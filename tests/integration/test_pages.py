@@ -267,6 +267,7 @@ def test_tokens_are_shown_with_their_numbers(browser: Any, report: str, stored: 
         page.locator(".view.on .tokens > summary").first.click()
         trace = record_of(stored, "swarm")["traces"][0]
         tokens = page.locator(".view.on .tokens").first.locator(".token")
+        tokens.first.wait_for()  # the page makes them when their box is opened
         assert tokens.count() == len(trace["token_ids"])
         assert page.locator(".view.on .tokens").first.locator(".token.own").count() == sum(trace["mask"])
         at = trace["mask"].index(1)
