@@ -99,11 +99,14 @@ class Policy(Node):
     """One set of weights."""
 
     model: str = "tiny"
-    """`tiny` (built from `tiny`, with a vocabulary from the environment), a transformers folder, or a run folder."""
+    """`tiny` (built from `tiny`, with a vocabulary from the environment), a transformers folder, a run folder, or an id
+    on the Hugging Face hub (`ORG/NAME`)."""
     tiny: TinyModel = TinyModel()
     engine: EngineConfig = EngineConfig()
     optimizer: Optimizer = Optimizer()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    renderer: Literal["auto", "chatml", "qwen3", "llama3", "kimi_k2_5"] = "auto"
+    """The chat format. `auto` tells it by the tokenizer: see docs/models.md."""
     tools_in_prompt: bool = True
     """List the tools and their schemas in the system message (a `tiny` model has learned them and never lists them)."""
 

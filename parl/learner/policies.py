@@ -20,8 +20,8 @@ from parl.errors import CheckpointError
 from parl.learner.checkpoint import verify
 from parl.learner.learner import Learner, check_engine
 from parl.learner.models import load_folder, load_policy
-from parl.policy.base import PolicyHandle
-from parl.policy.chatml import ChatML
+from parl.policy.base import PolicyHandle, Renderer
+from parl.policy.families import make_renderer
 from parl.policy.torch_engine import TorchEngine
 from parl.types import ROLES, Sample
 
@@ -41,14 +41,14 @@ class PolicySet:
         self._config = config
         self.models: dict[str, Any] = {}
         self.tokenizers: dict[str, Any] = {}
-        self.renderers: dict[str, ChatML] = {}
+        self.renderers: dict[str, Renderer] = {}
         for name, policy in config.policies.items():
             if folder is None:
                 model, tokenizer = load_policy(name, policy, env, seed_for(config.seed, "model", name) % 2**31)
             else:
                 model, tokenizer = load_folder(folder / "policies" / name, getattr(torch, policy.dtype))
             self.models[name], self.tokenizers[name] = model, tokenizer
-            self.renderers[name] = ChatML(tokenizer)
+            self.renderers[name] = make_renderer(name, policy.renderer, tokenizer)
         self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, TorchEngine] = {}
         self._frozen: dict[str, TorchEngine] = {}
