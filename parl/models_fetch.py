@@ -1,7 +1,7 @@
 """Pretrained models that come as Python packages, made into normal transformers folders.
 
-In: a name. Out: a folder with config, weights and tokenizer, which trains like any other. Raises ConfigError with what to
-install.
+In: a name. Out: a folder with config, weights and tokenizer, which trains like any other. Raises ConfigError with what
+to install.
 """
 
 from __future__ import annotations
@@ -62,8 +62,11 @@ def _gguf(name: str) -> Path:
 
 
 def _load(source: Path) -> tuple[Any, Any]:
-    """(model, tokenizer) of a GGUF file. transformers marks what it dequantised as untrainable and refuses to save it: the
-    weights go into a model that does not know where they came from."""
+    """(model, tokenizer) of a GGUF file.
+
+    transformers marks what it dequantised as untrainable and refuses to save it, so the weights go into a model that
+    does not know where they came from.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -110,6 +110,10 @@ class Policy(Node):
     tools_in_prompt: bool = True
     """List the tools and their schemas in the system message (a `tiny` model has learned them and never lists them)."""
 
+    @property
+    def lists_tools(self) -> bool:
+        return self.tools_in_prompt and self.model != "tiny"
+
 
 class Sampling(Node):
     """How a role samples while training. Truncated sampling (top-p, top-k) is not offered: it biases the ratio."""

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from parl import models_fetch
-from parl.config.schema import EngineConfig
+from parl.config.objective import Loss
+from parl.config.schema import EngineConfig, Optimizer, TinyModel
 from parl.errors import ConfigError
-from parl.learner.learner import logprobs
+from parl.learner.experts import router_agreement
+from parl.learner.learner import Learner, check_engine, logprobs
 from parl.learner.models import load_folder, resolve_folder
-from parl.policy.base import Request
+from parl.policy.base import Generation, Request
 from parl.policy.families import make_renderer
+from parl.policy.tiny import build_model
 from parl.policy.torch_engine import TorchEngine
+from parl.types import Sample
 
 
 def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +46,64 @@ def test_a_folder_without_a_model_is_no_hub_id(tmp_path: Path, monkeypatch: pyte
     Path("runs/mine").mkdir(parents=True)
     with pytest.raises(ConfigError, match="nor a transformers folder"):
         resolve_folder("main", "runs/mine")
+
+
+# --- a mixture of experts --------------------------------------------------------------------------------------------
+
+
+def mixture() -> Any:
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=8,
+        num_experts_per_tok=2,
+        initializer_range=0.2,
+    )
+    return Qwen3MoeForCausalLM(config).eval()
+
+
+def test_a_mixture_learns_on_what_its_engine_sampled() -> None:
+    """The engine's log-probs are the learner's, the experts are the same, and learning moves router and experts."""
+    model = mixture()
+    engine = TorchEngine(copy.deepcopy(model), [7], EngineConfig())
+    learner = Learner("main", model, Optimizer(lr=1e-2), Loss(), tokens_per_batch=100)
+    prompts = [tuple(range(8, 20 + 9 * k)) for k in range(4)]
+
+    async def sample() -> list[Generation]:
+        return await asyncio.gather(
+            *(engine.generate(Request(f"{k}", p, (), 12, 1.0, k)) for k, p in enumerate(prompts))
+        )
+
+    samples = []
+    for k, (prompt, made) in enumerate(zip(prompts, asyncio.run(sample()), strict=True)):
+        tokens, logps = (*prompt, *made.token_ids), ((0.0,) * len(prompt) + made.logprobs)
+        mask = (0,) * len(prompt) + (1,) * len(made.token_ids)
+        samples.append(Sample("e", "0", "orchestrator", "main", tokens, mask, logps, (-1.0) ** k, 1.0, (0,)))
+    assert router_agreement(engine, learner, samples[-1].token_ids) == 1.0
+    before = copy.deepcopy(learner.weights())
+    metrics = learner.update(samples, {"orchestrator": 1.0}, 40.0, 0, 1, 1)
+    assert metrics["policy/main/logp_mismatch_max"] < 1e-5
+    moved = {n for n, w in learner.weights().items() if not torch.equal(w, before[n])}
+    assert {n for n in before if "mlp" in n} <= moved
+    assert check_engine(engine, learner, prompts[0], 10.0) > 1e-3  # the engine is stale ...
+    assert 0 < router_agreement(engine, learner, samples[-1].token_ids) < 1  # ... and some of its choices with it
+    engine.load_weights(learner.weights(), 1)
+    assert check_engine(engine, learner, prompts[0], 1e-4) < 1e-5
+    assert router_agreement(engine, learner, samples[-1].token_ids) == 1.0
+
+
+def test_a_model_without_experts_has_no_agreement() -> None:
+    model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
+    engine = TorchEngine(copy.deepcopy(model), [7], EngineConfig())
+    learner = Learner("main", model, Optimizer(), Loss(), tokens_per_batch=100)
+    assert router_agreement(engine, learner, range(8, 20)) is None
 
 
 # --- parl models fetch -----------------------------------------------------------------------------------------------
