@@ -83,3 +83,14 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, An
             f"{path}: the weights lack or do not fit {', '.join(bad[:3])}; they are not of this config.json."
         )
     return model, tokenizer
+
+
+def save_memory(name: str, config: Policy, model: Any) -> None:
+    """Switch gradient checkpointing on where the policy asks for it; it acts in training passes alone."""
+    if not config.gradient_checkpointing:
+        return
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"policies.{name}.gradient_checkpointing: {type(model).__name__} does not support it; set it to false."
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -20,7 +20,7 @@ from parl.errors import CheckpointError
 from parl.learner.checkpoint import verify
 from parl.learner.experts import router_agreement
 from parl.learner.learner import Learner, check_engine
-from parl.learner.models import load_folder, load_policy
+from parl.learner.models import load_folder, load_policy, save_memory
 from parl.policy.base import PolicyHandle, Renderer
 from parl.policy.families import make_renderer
 from parl.policy.torch_engine import TorchEngine
@@ -48,6 +48,7 @@ class PolicySet:
                 model, tokenizer = load_policy(name, policy, env, seed_for(config.seed, "model", name) % 2**31)
             else:
                 model, tokenizer = load_folder(folder / "policies" / name, getattr(torch, policy.dtype))
+            save_memory(name, policy, model)
             self.models[name], self.tokenizers[name] = model, tokenizer
             self.renderers[name] = make_renderer(name, policy.renderer, tokenizer)
         self.learners: dict[str, Learner | LearnerGroup] = {}

@@ -12,21 +12,25 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from parl.config.schema import Limits, Sampling
-from parl.env import ToolSpec
+from parl.config import load
+from parl.config.schema import Limits, RoleConfig, Roles, Sampling, Swarm
+from parl.env import Demonstration, ToolSpec
 from parl.errors import ConfigError
 from parl.evaluate import FORCED
 from parl.policy.base import Generation, PolicyHandle, Renderer, Request
 from parl.policy.families import FamilyRenderer, detect, make_renderer
-from parl.policy.scripted import call_text
+from parl.policy.scripted import ScriptedEngine, call_text
 from parl.rollout.agent import AgentSpec, Answered, run_agent
+from parl.rollout.swarm import SwarmRunner
 from parl.types import AgentTrace, ToolCall
 from parl_envs.search.wide_search import WideSearch
+from tests.helpers import ROOT
 
 QWEN2_5 = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
 QWEN3 = (*QWEN2_5, "<tool_response>", "</tool_response>", "<think>", "</think>")
@@ -352,6 +356,28 @@ def test_any_tokens_can_be_parsed(family: str) -> None:
         ids[::3] = [markup[(i + k) % len(markup)] for i in ids[::3]]
         text, calls = renderer.parse(ids)
         renderer.observe([text, *(c.error or json.dumps(dict(c.arguments)) for c in calls)], ids)
+
+
+@pytest.mark.parametrize("parallel", [0, 1])
+def test_an_expert_of_any_family_solves_the_task(family: str, parallel: int) -> None:
+    """Demonstrations are written once, for all formats: what is encoded is read back, through the whole runtime."""
+    config = load(ROOT / "configs" / "smollm2_search.yaml")
+    demo = WideSearch(**config.env.kwargs).demonstrate(
+        "episode", np.random.default_rng(1), parallel=parallel, lazy=0, decide=0
+    )
+    assert isinstance(demo, Demonstration)
+    engine = ScriptedEngine(demo.script, renderer_of(family))
+    handle = PolicyHandle("expert", renderer_of(family), engine)
+    roomy = {"limits": Limits(context_tokens=20_000), "sampling": Sampling(max_tokens=5000)}
+    roles = Roles(orchestrator=RoleConfig(**roomy), subagent=RoleConfig(**roomy))
+    runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, roles, Swarm(), config.clock)
+    episode = asyncio.run(runner.run(demo.env, demo.task, episode_id="d", group="d", step=0, seed="d"))
+    num = len(demo.task.data["gold"])
+    assert (episode.status, episode.outcome["score"]) == ("completed", 1.0)
+    assert (episode.num_assigned, episode.critical_steps) == ((num, 5) if parallel else (0, 2 * num + 1))
+    assert all(c.error is None for t in episode.traces for turn in t.turns for c in turn.tool_calls)
+    masked = [m for t in episode.traces for m in t.mask]
+    assert 0 < sum(masked) < len(masked)
 
 
 # --- which family ----------------------------------------------------------------------------------------------------
