@@ -220,7 +220,7 @@ def _batches(source: Demonstrator, stage: Stage) -> Iterator[dict[str, Any]]:
     """Micro-batches without end: each optimizer step takes MICRO_BATCHES of them, of similar lengths inside."""
     while True:
         texts: list[Text] = []
-        while sum(len(t.token_ids) for t in texts) < stage.tokens_per_step:
+        while sum(len(t.token_ids) for t in texts) < stage.tokens_per_step or len(texts) < MICRO_BATCHES:
             texts += source.draw(stage)
         texts.sort(key=lambda t: len(t.token_ids))
         for part in _equal_parts(texts, MICRO_BATCHES):

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from parl.config import load
 from parl.config.schema import Limits, RoleConfig, Roles, Sampling, Swarm
@@ -31,50 +29,7 @@ from parl.rollout.swarm import SwarmRunner
 from parl.types import AgentTrace, ToolCall
 from parl_envs.search.wide_search import WideSearch
 from tests.helpers import ROOT
-
-QWEN2_5 = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
-QWEN3 = (*QWEN2_5, "<tool_response>", "</tool_response>", "<think>", "</think>")
-HEADER = ("<|start_header_id|>", "<|end_header_id|>")
-LLAMA3 = ("<|begin_of_text|>", "<|end_of_text|>", *HEADER, "<|eot_id|>", "<|eom_id|>", "<|python_tag|>")
-CALL = ("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>")
-SECTION = ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>")
-MEDIA = ("<|media_begin|>", "<|media_content|>", "<|media_pad|>", "<|media_end|>")
-KIMI = ("[EOS]", "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>", "<|im_end|>", *SECTION, *CALL)
-WORDS = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-
-
-def tokenizer_with(markup: Sequence[str], eos: str, template: str | None = None, **more: str) -> Any:
-    """A byte-level BPE that splits words as Qwen's does (`.` and a newline are one token), with a family's markup."""
-    inner = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(WORDS, "isolated")
-    inner.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
-    inner.decoder = decoders.ByteLevel()
-    text = ['find the capital of Kenya.\n It is Nairobi.\n\n {"name": "search", "arguments": {"query": "Kenya"}}'] * 4
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(text, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False))
-    inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in markup if "|" in t])
-    inner.add_tokens([AddedToken(t, special=False, normalized=False) for t in markup if "|" not in t])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=eos, **more)
-    if template:
-        tokenizer.chat_template = (resources.files("trl") / "chat_templates" / template).read_text()
-    return tokenizer
-
-
-def qwen3() -> Any:
-    return tokenizer_with(QWEN3, "<|im_end|>", "qwen3.jinja")
-
-
-def llama3() -> Any:
-    return tokenizer_with(LLAMA3, "<|eot_id|>", "llama3_2.jinja", bos_token="<|begin_of_text|>")
-
-
-def kimi() -> Any:
-    return tokenizer_with((*KIMI, *MEDIA), "<|im_end|>")
-
-
-def qwen2_5() -> Any:
-    return tokenizer_with(QWEN2_5, "<|im_end|>", "qwen2_5.jinja")
-
+from tests.tokenizers import CALL, SECTION, kimi, llama3, qwen2_5, qwen3, tokenizer_with
 
 MADE = {"qwen3": qwen3(), "llama3": llama3(), "kimi_k2_5": kimi(), "chatml": qwen2_5()}
 STOPS = {
