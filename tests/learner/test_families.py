@@ -6,6 +6,7 @@ Qwen3 and Llama 3.2 are compared with the models' own chat templates, which TRL 
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import pickle
 from collections.abc import Sequence
@@ -72,6 +73,9 @@ def test_stop_ids_are_the_models_own(family: str) -> None:
 # --- the models' own templates ---------------------------------------------------------------------------------------
 
 
+DATE = "26 Jul 2024"  # the one that Llama's template has where none is given
+
+
 def specs(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
     return [{"type": "function", "function": t.model_dump()} for t in tools]
 
@@ -80,24 +84,31 @@ def hermes(call: ToolCall) -> dict[str, Any]:
     return {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama3"])
+@pytest.mark.parametrize(
+    "family, template",
+    [("qwen3", "qwen3"), ("qwen3", "qwen3_instruct_2507"), ("llama3", "llama3_1"), ("llama3", "llama3_2")],
+)
 @pytest.mark.parametrize("tools", [WideSearch.tool_specs(), ()])
 @pytest.mark.parametrize("system", ["be good", ""])
-def test_a_conversation_has_the_tokens_of_the_models_template(family: str, tools: Any, system: str) -> None:
+def test_a_conversation_has_the_tokens_of_the_models_template(
+    family: str, template: str, tools: Any, system: str
+) -> None:
     """Prompt, a turn with calls (Llama's template allows one), their answers, the last turn: all in one rendering."""
     calls = [KENYA, ToolCall("open", {"doc": "d1"})] if family == "qwen3" else [KENYA]
     heard = ["capital : Nairobi.", 'line\n"two".'][: len(calls)]
-    renderer = renderer_of(family)
+    tokenizer = copy.deepcopy(MADE[family])
+    tokenizer.chat_template = (resources.files("trl") / "chat_templates" / f"{template}.jinja").read_text()
+    renderer = make_renderer("main", "auto", tokenizer)
     ids = renderer.start(system, tools, "find it.")
     opening = [{"role": "system", "content": system}] if system else []
     messages: list[dict[str, Any]] = [*opening, {"role": "user", "content": "find it."}]
-    template = {"tools": specs(tools) or None, "add_generation_prompt": True, "return_dict": False}
-    assert ids == MADE[family].apply_chat_template(messages, date_string="26 Jul 2024", **template)
+    how = {"tools": specs(tools) or None, "add_generation_prompt": True, "return_dict": False, "date_string": DATE}
+    assert ids == tokenizer.apply_chat_template(messages, **how)
     turn = [*renderer.encode("\n".join(map(call_text, calls))), renderer.stop_ids[0]]
     ids += [*turn, *renderer.observe(heard, turn)]
     messages.append({"role": "assistant", "content": "", "tool_calls": [hermes(c) for c in calls]})
     messages += [{"role": "tool", "content": h} for h in heard]
-    assert ids == MADE[family].apply_chat_template(messages, date_string="26 Jul 2024", **template)
+    assert ids == tokenizer.apply_chat_template(messages, **how)
 
 
 def test_kimis_conversation() -> None:
