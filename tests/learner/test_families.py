@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from parl.cold_start import Demonstrator
 from parl.config import load
 from parl.config.schema import Limits, RoleConfig, Roles, Sampling, Swarm
 from parl.env import Demonstration, ToolSpec
@@ -344,6 +345,22 @@ def test_an_expert_of_any_family_solves_the_task(family: str, parallel: int) -> 
     assert all(c.error is None for t in episode.traces for turn in t.turns for c in turn.tool_calls)
     masked = [m for t in episode.traces for m in t.mask]
     assert 0 < sum(masked) < len(masked)
+
+
+def test_demonstrations_list_the_tools_where_rollouts_do() -> None:
+    """Otherwise a policy would be taught in one context and asked in another."""
+    config = load(ROOT / "configs" / "smollm2_search.yaml")
+    roomy = {"limits": Limits(context_tokens=9000), "sampling": Sampling(max_tokens=2000)}
+    config = config.model_copy(update={"roles": Roles(orchestrator=RoleConfig(**roomy), subagent=RoleConfig(**roomy))})
+    env, knobs = WideSearch(**config.env.kwargs), {"parallel": 1, "lazy": 0}
+    plain = Demonstrator(env, renderer_of("qwen3"), config, seed=0).item("episode", knobs)
+    listed = Demonstrator(env, renderer_of("qwen3"), config, seed=0, lists_tools=True).item("episode", knobs)
+    for one, other in zip(plain, listed, strict=True):
+        assert "<tools>" not in decoded("qwen3", one.token_ids)
+        tools = decoded("qwen3", other.token_ids).split("<tools>")[1].split("</tools>")[0]
+        assert "search" in tools
+        assert ("create_subagent" in tools) == (other.kind == "episode/orchestrator")
+        assert sum(one.mask) == sum(other.mask)
 
 
 # --- which family ----------------------------------------------------------------------------------------------------
