@@ -51,7 +51,7 @@ class Family:
     """What is particular to one family."""
 
     marks: tuple[str, ...]
-    """Tokens that its tokenizers have."""
+    """Tokens that its tokenizers have: all that its renderer writes or reads."""
     renderer: str
     """Its class in the package `renderers`."""
     config: str
@@ -60,17 +60,22 @@ class Family:
     """An assistant's text with Hermes calls, as scripts and forced prefixes are written -> with the family's calls."""
 
 
-_CHAT = ("<|im_start|>", "<|im_end|>")
 FAMILIES = {
     "qwen3": Family(
-        (*_CHAT, "<|endoftext|>", "<tool_call>", "</tool_call>", "<tool_response>", "<think>", "</think>"),
+        (
+            *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"),
+            *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
+        ),
         "Qwen3Renderer",
         "Qwen3RendererConfig",
         (),
         _qwen3_calls,
     ),
     "llama3": Family(
-        ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
+        (
+            *("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"),
+            *("<|start_header_id|>", "<|end_header_id|>"),
+        ),
         "Llama3Renderer",
         "Llama3RendererConfig",
         (),
@@ -78,7 +83,12 @@ FAMILIES = {
     ),
     # Its thinking mode opens the block in the prompt: forced prefixes and demonstrations would begin inside of it.
     "kimi_k2_5": Family(
-        ("<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<|tool_calls_section_begin|>", "<|media_begin|>"),
+        (
+            *("<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>", "<|im_end|>"),
+            *("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+            *("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+            *("<|media_begin|>", "<|media_content|>", "<|media_pad|>", "<|media_end|>"),
+        ),
         "KimiK25Renderer",
         "KimiK25RendererConfig",
         (("thinking", False),),

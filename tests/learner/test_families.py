@@ -9,6 +9,7 @@ import asyncio
 import copy
 import json
 import pickle
+import re
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -31,7 +32,7 @@ from parl.rollout.swarm import SwarmRunner
 from parl.types import AgentTrace, ToolCall
 from parl_envs.search.wide_search import WideSearch
 from tests.helpers import ROOT
-from tests.tokenizers import CALL, SECTION, kimi, llama3, qwen2_5, qwen3, tokenizer_with
+from tests.tokenizers import CALL, KIMI, LLAMA3, MEDIA, QWEN3, SECTION, kimi, llama3, qwen2_5, qwen3, tokenizer_with
 
 MADE = {"qwen3": qwen3(), "llama3": llama3(), "kimi_k2_5": kimi(), "chatml": qwen2_5()}
 STOPS = {
@@ -357,7 +358,7 @@ def test_demonstrations_list_the_tools_where_rollouts_do() -> None:
     listed = Demonstrator(env, renderer_of("qwen3"), config, seed=0, lists_tools=True).item("episode", knobs)
     for one, other in zip(plain, listed, strict=True):
         assert "<tools>" not in decoded("qwen3", one.token_ids)
-        tools = decoded("qwen3", other.token_ids).split("<tools>")[1].split("</tools>")[0]
+        tools = decoded("qwen3", other.token_ids).split("<tools>\n")[1].split("\n</tools>")[0]
         assert "search" in tools
         assert ("create_subagent" in tools) == (other.kind == "episode/orchestrator")
         assert sum(one.mask) == sum(other.mask)
@@ -373,6 +374,16 @@ def test_an_unknown_family_is_one_error_with_the_choices() -> None:
     xml = qwen3()
     xml.chat_template = (resources.files("trl") / "chat_templates" / "qwen3_5_think.jinja").read_text()
     assert detect(xml) is None  # Qwen3.5 has Qwen3's tokens and writes its calls otherwise
+
+
+@pytest.mark.parametrize("family, markup", [("qwen3", QWEN3), ("llama3", LLAMA3), ("kimi_k2_5", (*KIMI, *MEDIA))])
+def test_a_tokenizer_that_lacks_a_token_is_refused(family: str, markup: Sequence[str]) -> None:
+    """Each token that the library wants is among those that are checked: it would only assert."""
+    for lost in set(markup) - {"[EOS]", "<|python_tag|>"}:
+        left = [t for t in markup if t != lost]
+        fewer = tokenizer_with(left, left[0])
+        with pytest.raises(ConfigError, match=re.escape(lost)):
+            make_renderer("main", family, fewer)
 
 
 def test_a_named_family_must_fit() -> None:
