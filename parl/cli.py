@@ -13,6 +13,7 @@ import typer
 
 from parl.commands.common import new_app
 from parl.commands.config import config_app
+from parl.commands.models import models_app
 from parl.commands.pages import pages_app
 from parl.commands.plugins import envs_app, rewards_app
 from parl.commands.runs import runs_app
@@ -28,6 +29,7 @@ app.add_typer(pages_app)
 app.add_typer(config_app, name="config")
 app.add_typer(envs_app, name="envs")
 app.add_typer(rewards_app, name="rewards")
+app.add_typer(models_app, name="models")
 
 
 def main() -> None:

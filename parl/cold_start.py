@@ -63,8 +63,8 @@ class StageReport:
 class Demonstrator:
     """Draws texts of a stage's mixture. The same seed gives the same texts."""
 
-    def __init__(self, env: AgentEnv, renderer: Renderer, config: Config, seed: int) -> None:
-        self._env, self._renderer, self._config = env, renderer, config
+    def __init__(self, env: AgentEnv, renderer: Renderer, config: Config, seed: int, lists_tools: bool = False) -> None:
+        self._env, self._renderer, self._config, self._lists_tools = env, renderer, config, lists_tools
         self._rng = np.random.default_rng(seed)
         self._seed, self._count = seed, 0
 
@@ -89,7 +89,7 @@ class Demonstrator:
 
     def _play(self, demo: Demonstration, kind: str) -> list[Text]:
         self._count += 1
-        handle = PolicyHandle("expert", self._renderer, ScriptedEngine(demo.script, self._renderer), False)
+        handle = PolicyHandle("expert", self._renderer, ScriptedEngine(demo.script, self._renderer), self._lists_tools)
         swarm = self._config.swarm.model_copy(update={"critical_step_budget": None})
         roles = {"orchestrator": handle, "subagent": handle}
         runner = SwarmRunner(roles, self._config.roles, swarm, self._config.clock)
@@ -119,8 +119,9 @@ def run_cold_start(
     assert cold is not None
     model, renderer = policies.models[name], policies.renderers[name]
     seed = seed_for(config.seed, "cold-start", name) % 2**31
-    source = Demonstrator(env, renderer, config, seed)
-    held = Demonstrator(env, renderer, config, seed + 1)
+    tools = config.policies[name].lists_tools
+    source = Demonstrator(env, renderer, config, seed, tools)
+    held = Demonstrator(env, renderer, config, seed + 1, tools)
     reports = []
     for stage in cold.stages:
         stage = stage.model_copy(update={"kwargs": {**cold.demos, **stage.kwargs}})
@@ -219,7 +220,7 @@ def _batches(source: Demonstrator, stage: Stage) -> Iterator[dict[str, Any]]:
     """Micro-batches without end: each optimizer step takes MICRO_BATCHES of them, of similar lengths inside."""
     while True:
         texts: list[Text] = []
-        while sum(len(t.token_ids) for t in texts) < stage.tokens_per_step:
+        while sum(len(t.token_ids) for t in texts) < stage.tokens_per_step or len(texts) < MICRO_BATCHES:
             texts += source.draw(stage)
         texts.sort(key=lambda t: len(t.token_ids))
         for part in _equal_parts(texts, MICRO_BATCHES):

@@ -88,7 +88,7 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
         return
     for name in renderers:
         for stage in cold.stages:
-            _check_stage(config, stage, env, renderers[name], episode)
+            _check_stage(config, name, stage, env, renderers[name], episode)
 
 
 def _rehearse(config: Config, env: AgentEnv, task: Task, renderers: Any) -> Episode:
@@ -101,7 +101,7 @@ def _rehearse(config: Config, env: AgentEnv, task: Task, renderers: Any) -> Epis
     return asyncio.run(runner.run(env, task, episode_id="rehearsal", group="rehearsal", step=0, seed="rehearsal"))
 
 
-def _check_stage(config: Config, stage: Stage, env: AgentEnv, renderer: Any, episode: Episode) -> None:
+def _check_stage(config: Config, name: str, stage: Stage, env: AgentEnv, renderer: Any, episode: Episode) -> None:
     assert config.cold_start is not None
     where = f"cold_start.stages ({stage.name})"
     if not fmean(stage.data.values()) > 0:
@@ -110,7 +110,7 @@ def _check_stage(config: Config, stage: Stage, env: AgentEnv, renderer: Any, epi
         )
     from parl.cold_start import Demonstrator
 
-    source = Demonstrator(env, renderer, config, seed=0)
+    source = Demonstrator(env, renderer, config, seed=0, lists_tools=config.policies[name].lists_tools)
     for kind in stage.data:
         knobs = {**config.cold_start.demos, **stage.kwargs} if kind == "episode" else {}
         try:
@@ -123,7 +123,7 @@ def _check_stage(config: Config, stage: Stage, env: AgentEnv, renderer: Any, epi
                 "Correct cold_start.demos, the stage's kwargs, or the environment's demonstrate()."
             ) from error
     metric = stage.until.metric
-    mode, _, name = metric.rpartition("/")
+    mode, _, measure = metric.rpartition("/")
     if mode == "accuracy":
         allowed = list(stage.data)
     else:
@@ -132,5 +132,5 @@ def _check_stage(config: Config, stage: Stage, env: AgentEnv, renderer: Any, epi
         from parl.evaluate import heldout_metrics
 
         allowed = list(heldout_metrics([episode]))
-    if name not in allowed:
-        raise ConfigError(f"{where}.until.metric: '{metric}'.{did_you_mean(name, allowed)}")
+    if measure not in allowed:
+        raise ConfigError(f"{where}.until.metric: '{metric}'.{did_you_mean(measure, allowed)}")

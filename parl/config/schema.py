@@ -99,13 +99,23 @@ class Policy(Node):
     """One set of weights."""
 
     model: str = "tiny"
-    """`tiny` (built from `tiny`, with a vocabulary from the environment), a transformers folder, or a run folder."""
+    """`tiny` (built from `tiny`, with a vocabulary from the environment), a transformers folder, a run folder, or an id
+    on the Hugging Face hub (`ORG/NAME`)."""
     tiny: TinyModel = TinyModel()
     engine: EngineConfig = EngineConfig()
     optimizer: Optimizer = Optimizer()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 halves the memory and loses small updates: see docs/models.md."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    renderer: Literal["auto", "chatml", "qwen3", "llama3", "kimi_k2_5"] = "auto"
+    """The chat format. `auto` tells it by the tokenizer: see docs/models.md."""
     tools_in_prompt: bool = True
     """List the tools and their schemas in the system message (a `tiny` model has learned them and never lists them)."""
+
+    @property
+    def lists_tools(self) -> bool:
+        return self.tools_in_prompt and self.model != "tiny"
 
 
 class Sampling(Node):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -75,19 +76,22 @@ class Learner:
         """
         scale = lr_scale(self._optimizer_config, step, num_steps)
         set_lr_scale(self.optimizer, scale)
-        totals: dict[str, float] = {}
+        totals: dict[str, Any] = {}
         for k in range(num_updates):
             part = samples[k::num_updates]
             if part:
                 _add(totals, self._optimizer_step(part, temperatures, denominator / num_updates, first=k == 0))
         self.version += 1
         count = max(1.0, totals.pop("tokens", 0.0))
+        half, most = np.quantile(totals.get("mismatches") or [0.0], (0.5, 0.99))
         metrics = {
             "loss": totals.get("loss", 0.0) / num_updates,
             "grad_norm": totals.get("grad_norm", 0.0) / num_updates,
             "entropy": totals.get("entropy_sum", 0.0) / count,
             "clipped_fraction": totals.get("clipped_sum", 0.0) / count,
             "logp_mismatch_mean": totals.get("mismatch_sum", 0.0) / max(1.0, totals.get("first_tokens", 0.0)),
+            "logp_mismatch_p50": float(half),
+            "logp_mismatch_p99": float(most),
             "logp_mismatch_max": totals.get("mismatch_max", 0.0),
             "lr": self._optimizer_config.lr * scale,
             "weight_version": float(self.version),
@@ -97,9 +101,9 @@ class Learner:
 
     def _optimizer_step(
         self, samples: Sequence[Sample], temperatures: Mapping[str, float], denominator: float, first: bool
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         self.model.train()
-        totals: dict[str, float] = {}
+        totals: dict[str, Any] = {}
         mine = samples[self.accelerator.process_index :: self.accelerator.num_processes]
         for indices in micro_batches([len(s.token_ids) for s in mine], self._tokens_per_batch):
             chosen = [mine[i] for i in indices]
@@ -118,19 +122,19 @@ class Learner:
         self.optimizer.zero_grad()
         return totals | {"grad_norm": float(norm)}
 
-    def _over_all_processes(self, totals: Mapping[str, float]) -> dict[str, float]:
+    def _over_all_processes(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """Sum the gradients over the processes, and their totals (the largest of a maximum)."""
         reduce: Any = self.accelerator.reduce
         for parameter in self.model.parameters():
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = reduce(own, reduction="sum")
-        everyone: list[Mapping[str, float]] = gather_object([dict(totals)])
-        merged: dict[str, float] = {}
+        everyone: list[Mapping[str, Any]] = gather_object([dict(totals)])
+        merged: dict[str, Any] = {}
         for part in everyone:
             _add(merged, part)
         return merged
 
-    def _batch_loss(self, batch: Batch, denominator: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def _batch_loss(self, batch: Batch, denominator: float) -> tuple[torch.Tensor, dict[str, Any]]:
         model = self.bare_model
         hidden = model.base_model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
         here = batch.mask_BT[:, 1:].bool()
@@ -161,6 +165,7 @@ class Learner:
             "clipped_sum": float(stats["clipped_fraction"]) * len(logp),
             "mismatch_sum": float(off.sum()),
             "mismatch_max": float(off.max()) if len(off) else 0.0,
+            "mismatches": off.tolist(),
         }
 
 
@@ -182,6 +187,8 @@ def check_engine(engine: Any, learner: Any, probe: Sequence[int], tolerance: flo
     return off
 
 
-def _add(totals: dict[str, float], more: Mapping[str, float]) -> None:
+def _add(totals: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Sums of numbers (the largest of a maximum); lists one after the other."""
     for key, value in more.items():
-        totals[key] = max(totals.get(key, 0.0), value) if key.endswith("_max") else totals.get(key, 0.0) + value
+        before = totals.get(key, [] if isinstance(value, list) else 0.0)
+        totals[key] = max(before, value) if key.endswith("_max") else before + value

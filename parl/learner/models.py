@@ -1,10 +1,11 @@
-"""Models by name: built from nothing, or loaded from a transformers folder.
+"""Models by name: built from nothing, loaded from a transformers folder, or fetched from the Hugging Face hub.
 
 In: a policy's config and the environment. Out: a model and its tokenizer. Raises ConfigError with the way out.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from parl.learner.checkpoint import verify
 from parl.policy.tiny import build_model, build_tokenizer
 from parl.rollout.tools import SWARM_TOOLS
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
 
 def load_policy(name: str, config: Policy, env: AgentEnv, seed: int) -> tuple[Any, Any]:
     """(model, tokenizer) of a policy. `tiny` is made for the environment's vocabulary and tools."""
@@ -27,7 +31,7 @@ def load_policy(name: str, config: Policy, env: AgentEnv, seed: int) -> tuple[An
 
 
 def resolve_folder(name: str, model: str) -> Path:
-    """A transformers folder, or the last checkpoint of a run that has a policy of this name."""
+    """A transformers folder, the last checkpoint of a run that has a policy of this name, or a model of the hub."""
     path = Path(model)
     if (path / "config.resolved.yaml").is_file():
         found = sorted(path.glob(f"checkpoints/step_*/policies/{name}"))
@@ -35,12 +39,29 @@ def resolve_folder(name: str, model: str) -> Path:
             raise ConfigError(f"The run {path} has no checkpoint with a policy '{name}'.")
         verify(found[-1].parents[1])
         return found[-1]
-    if not (path / "config.json").is_file():
+    if (path / "config.json").is_file():
+        return path
+    if not path.exists() and HUB_ID.fullmatch(model):
+        return _from_hub(name, model)
+    raise ConfigError(
+        f"policies.{name}.model is '{model}', which is neither `tiny`, nor a transformers folder (with a config.json), "
+        "nor a run folder. Give the path of one of these, or an id on the Hugging Face hub (ORG/NAME)."
+    )
+
+
+def _from_hub(name: str, model: str) -> Path:
+    """The model's folder in the hub's cache, downloaded where it is not there yet."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+    except Exception as error:  # no network, no such model, a licence that was not accepted, a full disk
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
         raise ConfigError(
-            f"policies.{name}.model is '{model}', which is neither `tiny`, nor a transformers folder (with a "
-            "config.json), nor a run folder. Give the path of one of these."
-        )
-    return path
+            f"policies.{name}.model is '{model}', which is no folder here and could not be fetched from the Hugging "
+            f"Face hub: {reason}. Give the path of a transformers folder, or fetch it where there is a network: "
+            f"hf download {model} --local-dir FOLDER."
+        ) from None
 
 
 def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -62,3 +83,14 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, An
             f"{path}: the weights lack or do not fit {', '.join(bad[:3])}; they are not of this config.json."
         )
     return model, tokenizer
+
+
+def save_memory(name: str, config: Policy, model: Any) -> None:
+    """Switch gradient checkpointing on where the policy asks for it; it acts in training passes alone."""
+    if not config.gradient_checkpointing:
+        return
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"policies.{name}.gradient_checkpointing: {type(model).__name__} does not support it; set it to false."
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

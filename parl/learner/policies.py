@@ -18,10 +18,11 @@ from parl.config.schema import Config, Optimizer
 from parl.env import AgentEnv, seed_for
 from parl.errors import CheckpointError
 from parl.learner.checkpoint import verify
+from parl.learner.experts import router_agreement
 from parl.learner.learner import Learner, check_engine
-from parl.learner.models import load_folder, load_policy
-from parl.policy.base import PolicyHandle
-from parl.policy.chatml import ChatML
+from parl.learner.models import load_folder, load_policy, save_memory
+from parl.policy.base import PolicyHandle, Renderer
+from parl.policy.families import make_renderer
 from parl.policy.torch_engine import TorchEngine
 from parl.types import ROLES, Sample
 
@@ -41,14 +42,15 @@ class PolicySet:
         self._config = config
         self.models: dict[str, Any] = {}
         self.tokenizers: dict[str, Any] = {}
-        self.renderers: dict[str, ChatML] = {}
+        self.renderers: dict[str, Renderer] = {}
         for name, policy in config.policies.items():
             if folder is None:
                 model, tokenizer = load_policy(name, policy, env, seed_for(config.seed, "model", name) % 2**31)
             else:
                 model, tokenizer = load_folder(folder / "policies" / name, getattr(torch, policy.dtype))
+            save_memory(name, policy, model)
             self.models[name], self.tokenizers[name] = model, tokenizer
-            self.renderers[name] = ChatML(tokenizer)
+            self.renderers[name] = make_renderer(name, policy.renderer, tokenizer)
         self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, TorchEngine] = {}
         self._frozen: dict[str, TorchEngine] = {}
@@ -111,7 +113,7 @@ class PolicySet:
             name = settings.policy
             frozen = step is not None and not settings.trainable_at(step) and name in self._frozen
             engine = self._frozen[name] if frozen else self._live[name]
-            tools = self._config.policies[name].model != "tiny" and self._config.policies[name].tools_in_prompt
+            tools = self._config.policies[name].lists_tools
             out[role] = PolicyHandle(name, self.renderers[name], engine, tools)
         return out
 
@@ -120,7 +122,8 @@ class PolicySet:
         return {name: learner.version for name, learner in self.learners.items()}
 
     def sync(self, probe: Sequence[int]) -> dict[str, float]:
-        """Move every learner's weights to its engine; returns the probe's mismatch per policy.
+        """Move every learner's weights to its engine; returns the probe's mismatch per policy (and the agreement of
+        its experts, where it has some).
 
         A probe of fewer than two tokens (every episode of the step failed) is replaced by a short text.
         Raises EngineMismatch when an engine would serve other weights than the learner's.
@@ -134,6 +137,9 @@ class PolicySet:
             off[f"policy/{name}/sync_mismatch"] = check_engine(
                 self._live[name], learner, probe[:PROBE_TOKENS], tolerance
             )
+            agreement = router_agreement(self._live[name], learner, probe[:PROBE_TOKENS])
+            if agreement is not None:
+                off[f"policy/{name}/router_agreement"] = agreement
         return off
 
     def update(self, samples: Sequence[Sample], mass: Mapping[str, float], step: int) -> dict[str, float]:

@@ -67,16 +67,23 @@ class Renderer(Protocol):
         """The prompt, up to and including the header of the assistant's first turn."""
         ...
 
-    def observe(self, observations: Sequence[str]) -> list[int]:
-        """What follows the assistant's stop token: the tool messages and the next assistant header."""
+    def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
+        """What follows the assistant's stop token: the tool messages and the next assistant header.
+
+        `said` is the turn that they answer: some formats name each call again beside its answer.
+        """
         ...
 
     def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
-        """A sampled turn as text and tool calls; text that is no valid call becomes a call with an `error`."""
+        """A sampled turn as text (without thinking) and tool calls; a call that is not valid has an `error`."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """The assistant's own text as tokens (markup allowed): demonstrations and forced prefixes."""
+        """The assistant's own text as tokens (markup allowed): demonstrations and forced prefixes.
+
+        Calls in it are written `<tool_call>{"name": NAME, "arguments": {...}}</tool_call>`, whatever the model's own
+        form is.
+        """
         ...
 
 

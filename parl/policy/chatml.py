@@ -66,7 +66,7 @@ class ChatML:
         ids += [*self._header("user"), *self._text(user), self._end]
         return [*ids, *self._header("assistant", first=False)]
 
-    def observe(self, observations: Sequence[str]) -> list[int]:
+    def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
         ids: list[int] = []
         for text in observations:
             ids += [*self._header("tool", first=False), *self._text(text), self._end]

@@ -122,7 +122,8 @@ async def _run(
             )
         )
         tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
-        text, calls = policy.renderer.parse(tape.ids[start:])
+        said = tape.ids[start:]
+        text, calls = policy.renderer.parse(said)
         cut = generation.finish == "length"
         answered = Answered((), 0)
         if calls and not cut:
@@ -138,11 +139,11 @@ async def _run(
             reason = answered.stop or ("turns" if len(turns) >= limits.turns else "context_tokens")
             break
         observations = answered.observations
-        fed = policy.renderer.observe(observations)
+        fed = policy.renderer.observe(observations, said)
         if limits.on_overflow == "answer" and len(tape.ids) + len(fed) > limits.context_tokens * (1 - ANSWER_RESERVE):
             told_to_answer, observations = True, (ANSWER_NOW,)
             turns[-1] = replace(turns[-1], observations=observations)  # a turn records what the agent read
-            fed = policy.renderer.observe(observations)
+            fed = policy.renderer.observe(observations, said)
         if len(tape.ids) + len(fed) >= limits.context_tokens:
             reason = "context_tokens"
             break

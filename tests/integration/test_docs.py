@@ -46,6 +46,7 @@ def cheap(words: list[str], target: Path) -> list[str]:
     parl train --resume     `parl config check` of the config that it names
     parl eval               the same on one task
     parl envs new           its --help: the fixture has written what the page shows
+    parl models fetch       its --help: test_models.py fetches, where the package is installed
     scripts/plot_result.py, scripts/figures.py  the same with another output
     parl view, parl serve   their --help: they would serve until they are stopped (test_pages.py, test_gateway.py do)
     scripts/seeds.py        its --help: it would train five times; that of chaos.py and the benchmarks, too (the former
@@ -66,6 +67,8 @@ def cheap(words: list[str], target: Path) -> list[str]:
         rest = ["train", *(word for word in rest[1:] if word != "--dry-run"), "--dry-run"]
     elif rest[:2] == ["envs", "new"]:
         rest = ["envs", "new", "--help"]
+    elif rest[:2] == ["models", "fetch"]:
+        rest = ["models", "fetch", "--help"]
     elif rest[0] in ("view", "serve"):
         rest = [rest[0], "--help"]
     elif rest[0] == "eval":

