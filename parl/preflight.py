@@ -42,7 +42,7 @@ def check_names(config: Config) -> AgentEnv:
 
 def check_words(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     """A tiny policy must know every word of the tasks: it would read any other as `?`, and the run would be lost."""
-    name = config.roles.orchestrator.policy
+    name = config.base_of(config.roles.orchestrator.policy)
     if config.policies[name].model != "tiny":
         return
     for task in tasks:
@@ -78,7 +78,7 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
 
         checkpoint.verify(checkpoint.find(cold.from_run, "cold-start"))
         return
-    for name in renderers:
+    for name in (n for n in renderers if config.base_of(n) == n):
         for stage in cold.stages:
             _check_stage(config, stage, env, renderers[name], episode)
 

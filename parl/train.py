@@ -255,13 +255,12 @@ class Run:
         if self.config.cold_start is not None:
             from parl.cold_start import run_cold_start
 
-            for name in policies.models:
+            for name in (n for n in policies.models if self.config.base_of(n) == n):  # adapters begin on what it learns
                 reports += [asdict(r) for r in run_cold_start(self.config, self.env, policies, name, self.evaluator)]
         state = checkpoints.State(0, {}, reports)
         target = self.folder.path / "checkpoints" / checkpoints.COLD_START
         target.parent.mkdir(exist_ok=True)
-        both = {n: (policies.models[n], policies.tokenizers[n]) for n in policies.models}
-        checkpoints.save(target, state, both, {})
+        checkpoints.save(target, state, policies.stored(), {})
 
     def _take_cold_start(self, run: Path) -> None:
         """Copy another run's cold start; its evaluation too when it would come out the same here."""
@@ -292,9 +291,9 @@ class Run:
 
     def _save(self) -> None:
         root = self.folder.path
-        both = {n: (self.policies.models[n], self.policies.tokenizers[n]) for n in self.policies.models}
         target = root / "checkpoints" / checkpoints.step_name(self.state.step)
-        checkpoints.save(target, self.state, both, self.policies.learner_states())
+        stored = self.policies.stored(root / "checkpoints" / checkpoints.COLD_START)
+        checkpoints.save(target, self.state, stored, self.policies.learner_states())
         spare = self.state.best["step"] if self.state.best else None
         checkpoints.prune(root, self.config.train.keep_checkpoints, spare)
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from parl.config.objective import Credit
-from parl.config.schema import Phase, RoleConfig, Roles
+from parl.config.phases import Phase
+from parl.config.schema import RoleConfig, Roles
 from parl.credit import assign, token_mass
 from parl.types import AgentTrace, Clock, Episode, RewardBreakdown, Sample, ScoredEpisode, Status, Task, Turn
 
