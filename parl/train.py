@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from parl import alarms, credit
-from parl.config import Config, parse
+from parl.config import Config, parse, phases
+from parl.config.schema import Roles
 from parl.env import seed_for
 from parl.errors import CheckpointError, ConfigError, Interrupted
 from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, heldout_metrics, heldout_rows, load_tasks, make_pool
 from parl.learner import checkpoint as checkpoints
 from parl.learner.policies import PolicySet
-from parl.metrics import staleness, step_metrics
+from parl.metrics import roles_trained, staleness, step_metrics
 from parl.preflight import check_names, check_run, check_words
 from parl.progress import Progress
 from parl.report.control import Control
@@ -135,7 +136,8 @@ class Run:
         """Rollouts, rewards, credit, update, sync."""
         config, began = self.config, time.monotonic()
         lost_before = self.pool.lost.copy()
-        runner = SwarmRunner(self.policies.handles(step), config.roles, config.swarm, config.clock)
+        roles = self.roles = self._roles_now()
+        runner = SwarmRunner(self.policies.handles(roles), config.roles, config.swarm, config.clock)
         groups = self.feed.next(step, runner)
         rolled = time.monotonic()
         episodes = [e for group in groups for e in group]
@@ -144,13 +146,13 @@ class Run:
         for group in groups:
             done, budgets = self.scorer.score(group, step, budgets)
             scored.append(done)
-        samples, mass = self._samples(scored, step)
+        samples, mass = self._samples(scored, roles, step)
         chosen, mass = self._choose(samples, mass, step)
         update = self.policies.update(chosen, mass, step)
         learned = time.monotonic()
         probe = max(episodes, key=lambda e: len(e.orchestrator.token_ids)).orchestrator.token_ids
         sync = self.policies.sync(probe)
-        self.feed.push(self.policies.handles(step + 1))
+        self.feed.push(self.policies.handles(roles))
         now = time.monotonic()
         flat = [s for group in scored for s in group]
         if step % config.train.store_episodes_every == 0:
@@ -164,6 +166,7 @@ class Run:
             "step": step,
             **step_metrics(flat, episodes),
             **{f"rollout/{kind}": float(count) for kind, count in lost.items()},
+            **roles_trained(config.roles, roles),
             **update,
             **sync,
             **self.feed.metrics,
@@ -179,13 +182,19 @@ class Run:
             "time/sync_s": now - learned,
         }
 
-    def _samples(self, groups: Sequence[Sequence[ScoredEpisode]], step: int) -> tuple[list[Sample], dict[str, float]]:
+    def _roles_now(self) -> Roles:
+        """The roles at the next step, in which `trainable` is a plain yes or no."""
+        return phases.now(self.config.roles, self.state.phases, self.state.step)
+
+    def _samples(
+        self, groups: Sequence[Sequence[ScoredEpisode]], roles: Roles, step: int
+    ) -> tuple[list[Sample], dict[str, float]]:
         """All samples of the step, and N of eq. 1 per policy.
 
         `loss.denominator: problem` averages over problems instead of tokens: weights are scaled so that each problem
         has the same part of N.
         """
-        roles, masses = self.config.roles, credit.token_mass(groups, self.config.roles, step)
+        masses = credit.token_mass(groups, roles, step)
         total: dict[str, float] = {}
         for mass in masses:
             for policy, tokens in mass.items():
@@ -273,13 +282,13 @@ class Run:
         shutil.copytree(source, target.with_name(f".{target.name}.tmp"), dirs_exist_ok=True).rename(target)
 
     def _after_step(self, step: int, metrics: dict[str, float]) -> bool:
-        """Evaluate on validation and remember the best. Returns whether a checkpoint is due."""
+        """Evaluate on validation, remember the best, let phases end. Returns whether a checkpoint is due."""
         every, last = self.config.eval.every, step + 1 == self.config.train.num_steps
         due = last or (step + 1) % self.config.train.checkpoint_every == 0
         if every is not None and ((step + 1) % every == 0 or last):
             tasks = self.tasks["validation"][: self.config.eval.num_tasks]
             mode: Mode = self.config.swarm.mode
-            handles = self.policies.handles(step)
+            handles = self.policies.handles(self.roles)
             result = heldout_metrics(self.evaluator.episodes(handles, tasks, "greedy", mode, "validation"))
             self.folder.write_json(f"eval/step_{step + 1:06d}.json", result)
             metrics |= {f"eval/{k}": v for k, v in result.items()}
@@ -287,6 +296,8 @@ class Run:
                 best = {"step": step + 1, "score": result["score"]}
                 self.state = replace(self.state, best=best)
                 due = True
+        places = phases.after_step(self.config.roles, self.state.phases, step, metrics)
+        self.state = replace(self.state, phases=places)
         return due
 
     def _save(self) -> None:
@@ -316,7 +327,7 @@ class Run:
     # --- what came of it ---------------------------------------------------------------------------------------------
 
     def _heldout(
-        self, phase: str, mode: Mode, decodings: Sequence[Decoding], step: int | None
+        self, phase: str, mode: Mode, decodings: Sequence[Decoding], roles: Roles | None
     ) -> dict[str, dict[str, float]]:
         """Means per decoding; the rows behind them go to eval/PHASE-MODE-DECODING.tasks.json."""
         split = self.config.eval.split
@@ -324,7 +335,7 @@ class Run:
         result: dict[str, dict[str, float]] = {}
         for decoding in decodings:
             with Progress(f"held-out tasks ({split}), {mode}, {decoding}", len(tasks)) as bar:
-                handles = self.policies.handles(step)
+                handles = self.policies.handles(roles)
                 episodes = self.evaluator.episodes(handles, tasks, decoding, mode, decoding, progress=bar)
             result[decoding] = heldout_metrics(episodes)
             self.folder.write_json(f"eval/{phase}-{mode}-{decoding}.tasks.json", heldout_rows(episodes))
@@ -341,7 +352,7 @@ class Run:
     def _finish(self, started: float, control: Control) -> None:
         mode: Mode = self.config.swarm.mode
         decodings = self.config.eval.decoding
-        trained: dict[str, Any] = {mode: self._heldout("trained", mode, decodings, self.config.train.num_steps)}
+        trained: dict[str, Any] = {mode: self._heldout("trained", mode, decodings, self._roles_now())}
         cold = json.loads((self.folder.path / "eval" / "cold_start.json").read_text())
         other = control.result()
         if other is not None:

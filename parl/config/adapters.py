@@ -1,4 +1,4 @@
-"""LoRA adapters in the config, and what has to hold between them, their bases and the roles."""
+"""LoRA adapters in the config, and what has to hold between policies and roles."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ def check_adapters(config: Config) -> None:
             _check_base(config.policies, name, policy.adapter.base)
             _check_settings(name, policy, policy.adapter.base)
             _check_roles(config, name, policy.adapter.base)
+
+
+def check_turns(config: Config) -> None:
+    """Raises ValueError: roles that learn by turns in the same weights."""
+    one, other = config.roles.orchestrator, config.roles.subagent
+    for name, role in (("orchestrator", one), ("subagent", other)):
+        by_turns = not isinstance(role.trainable, bool) and any(not isinstance(p.value, bool) for p in role.trainable)
+        if by_turns and one.policy == other.policy:
+            raise ValueError(
+                f"roles.{name}.trainable goes by turns, but both roles have the policy '{role.policy}', which would go "
+                "back to the cold start in each of them; give each role a policy or an adapter of its own"
+            )
 
 
 def _check_base(policies: Mapping[str, Policy], name: str, base: str) -> None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
 from parl.config.base import Node, PositiveInt
 from parl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from parl.config.schema import RoleConfig, Roles
 
 
 class Gate(Node):
@@ -73,16 +76,18 @@ def place_at(trainable: Trainable, step: int) -> Place:
     if not isinstance(trainable, bool):
         for index, phase in enumerate(trainable):
             until = phase.until
-            if until is None or index + 1 == len(trainable) or step == since:
+            if until is None or index + 1 == len(trainable):
                 return index, since
             if isinstance(until, Gate):
+                if step == since:
+                    return index, since
                 raise ConfigError(
                     f"Whether the role learns at step {step} depends on {until.metric} in the steps before it, which "
                     "only the run itself knows. Say true or false: roles.ROLE.trainable=true."
                 )
             if step < until:
                 return index, since
-            since = until
+            since = max(since, until)
     return 0, 0
 
 
@@ -100,3 +105,31 @@ def _is_over(until: int | Gate | None, since: int, step: int, metrics: Mapping[s
         reached = metrics.get(until.metric, -math.inf) >= until.value
         return since <= step and (reached or step + 1 - since >= until.max_steps)
     return until is not None and step + 1 >= until
+
+
+# --- both roles ------------------------------------------------------------------------------------------------------
+
+
+def now(roles: Roles, known: Mapping[str, Place], step: int) -> Roles:
+    """The roles of one step: `trainable` is true or false.
+
+    Args:
+        known: role -> place, as `after_step` gave it; without it the place is what steps alone say.
+    """
+    places = _places(roles, known, step)
+    plain = {n: r.model_copy(update={"trainable": learns(r.trainable, places[n], step)}) for n, r in _both(roles)}
+    return roles.model_copy(update=plain)
+
+
+def after_step(roles: Roles, known: Mapping[str, Place], step: int, metrics: Mapping[str, float]) -> dict[str, Place]:
+    """Role -> place at the next step."""
+    places = _places(roles, known, step)
+    return {n: after(r.trainable, places[n], step, metrics) for n, r in _both(roles)}
+
+
+def _places(roles: Roles, known: Mapping[str, Place], step: int) -> dict[str, Place]:
+    return {n: known.get(n) or place_at(r.trainable, step) for n, r in _both(roles)}
+
+
+def _both(roles: Roles) -> tuple[tuple[str, RoleConfig], ...]:
+    return ("orchestrator", roles.orchestrator), ("subagent", roles.subagent)

@@ -6,14 +6,13 @@ The docstring under a field is its documentation; `parl config explain` prints i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from parl.config import phases
-from parl.config.adapters import Adapter, check_adapters
+from parl.config.adapters import Adapter, check_adapters, check_turns
 from parl.config.base import Fraction, Node, NonNegFloat, NonNegInt, PositiveFloat, PositiveInt, Rate
 from parl.config.objective import Credit, Loss, Reward
 from parl.config.phases import Trainable
@@ -151,7 +150,7 @@ class RoleConfig(Node):
     """The orchestrator's first message. A subagent's is what `create_subagent` wrote."""
 
     def trainable_at(self, step: int) -> bool:
-        """Whether it learns at a step (0-based). Raises ConfigError when metrics decide (see `Roles.at`)."""
+        """Whether it learns at a step (0-based). Raises ConfigError when metrics decide (see `phases.now`)."""
         return phases.learns(self.trainable, phases.place_at(self.trainable, step), step)
 
     @property
@@ -162,19 +161,6 @@ class RoleConfig(Node):
 class Roles(Node):
     orchestrator: RoleConfig = RoleConfig()
     subagent: RoleConfig = RoleConfig(limits=Limits(turns=8, context_tokens=512))
-
-    def places(self, known: Mapping[str, phases.Place], step: int) -> dict[str, phases.Place]:
-        """Where each role's schedule is at a step, as far as it is not known from the steps before."""
-        roles = {"orchestrator": self.orchestrator, "subagent": self.subagent}
-        return {name: known.get(name) or phases.place_at(role.trainable, step) for name, role in roles.items()}
-
-    def at(self, places: Mapping[str, phases.Place], step: int) -> Roles:
-        """The roles of one step: `trainable` is true or false."""
-        now = {
-            name: role.model_copy(update={"trainable": phases.learns(role.trainable, places[name], step)})
-            for name, role in (("orchestrator", self.orchestrator), ("subagent", self.subagent))
-        }
-        return self.model_copy(update=now)
 
 
 class Swarm(Node):
@@ -357,8 +343,9 @@ class Config(Node):
         return self
 
     @model_validator(mode="after")
-    def _adapters_have_bases(self) -> Config:
+    def _policies_fit_roles(self) -> Config:
         check_adapters(self)
+        check_turns(self)
         return self
 
     @model_validator(mode="after")

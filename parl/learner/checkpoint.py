@@ -2,7 +2,8 @@
 
     step_000010/policies/NAME/   a transformers folder (weights, tokenizer); of an adapter, a peft folder
                 learner.pt       optimizer states and weight versions
-                state.json       next step, Toggle's budgets, what the cold start reported, problems in the works
+                state.json       next step, Toggle's budgets, what the cold start reported, problems in the works,
+                                 phases of the roles
                 manifest.json    SHA-256 of every other file, checked on load
 
 Random streams and the task cursor are functions of (seed, step), so there is nothing of them to store.
@@ -15,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class State:
     best: Mapping[str, Any] | None = None
     pending: tuple[int, ...] = ()
     """Problems that were started and not trained (asynchronous mode)."""
+    phases: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Of each role's `trainable`: number of the phase that `step` is in, and the step at which it began."""
 
 
 def step_name(step: int) -> str:
@@ -87,7 +90,8 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
     verify(folder)
     values = json.loads((folder / "state.json").read_text())
     learners = torch.load(folder / "learner.pt", weights_only=True)
-    return State(**values | {"pending": tuple(values.get("pending", ()))}), learners
+    phases = {role: tuple(place) for role, place in values.get("phases", {}).items()}
+    return State(**values | {"pending": tuple(values.get("pending", ())), "phases": phases}), learners
 
 
 def verify(folder: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig
 
 from parl import ray_session
-from parl.config.schema import Config, Optimizer
+from parl.config.schema import Config, Optimizer, Roles
 from parl.env import AgentEnv, seed_for
 from parl.errors import CheckpointError
 from parl.learner import checkpoint as checkpoints
@@ -155,13 +155,13 @@ class PolicySet:
     def learner_states(self) -> dict[str, Any]:
         return {name: learner.state_dict() for name, learner in self.learners.items()}
 
-    def handles(self, step: int | None = None) -> dict[str, PolicyHandle]:
-        """Who plays each role at a step; without one, the live weights play all (evaluation of a loaded policy)."""
+    def handles(self, roles: Roles | None = None) -> dict[str, PolicyHandle]:
+        """Who plays each role, given which learn now (`phases.now`); without, live weights play all (evaluation)."""
         out: dict[str, PolicyHandle] = {}
         for role in ROLES:
             settings = getattr(self._config.roles, role)
             name, base = settings.policy, self._config.base_of(settings.policy)
-            frozen = step is not None and not settings.trainable_at(step) and name in self._snapshots()
+            frozen = roles is not None and not getattr(roles, role).trainable and name in self._snapshots()
             engine = self._frozen[name] if frozen and base == name else self._live[base]
             tools = self._config.policies[base].model != "tiny" and self._config.policies[base].tools_in_prompt
             adapter = self._part(name) + (SNAPSHOT if frozen and base != name else "")

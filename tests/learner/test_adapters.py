@@ -302,7 +302,7 @@ def test_a_frozen_role_on_the_others_adapter_keeps_the_cold_start(tmp_path: Path
     save(policies, tmp_path, 0)
     policies.freeze(tmp_path / "checkpoints" / checkpoint.COLD_START)
     update(policies, 0, ["orchestrator"])
-    handles = policies.handles(0)
+    handles = policies.handles(settings.roles)
     engine: Any = handles["orchestrator"].engine
     assert handles["subagent"].engine is engine
     live, frozen = (engine.score(PROBE, handles[role].adapter) for role in ROLES)
