@@ -13,68 +13,16 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from parl.config import Config, parse
+from parl.config import parse
 from parl.errors import ConfigError, EngineMismatch
 from parl.learner import checkpoint
-from parl.learner.checkpoint import State
 from parl.learner.learner import check_engine
 from parl.learner.policies import PolicySet
 from parl.policy import lora
 from parl.policy.base import Generation, Request
 from parl.policy.torch_engine import TorchEngine
-from parl.types import ROLES, Sample
-from tests.helpers import WordsEnv
-
-TOLERANCE = 1e-5
-PROBE = list(range(3, 40))
-LEARNS = {"lr": 0.02}
-
-
-def config(**changes: Any) -> Config:
-    """Both roles have an adapter on `main`: one on every linear layer, one on attention."""
-    raw = {
-        "name": "r",
-        "env": {"id": "x"},
-        "policies": {
-            "main": {"tiny": {"hidden_size": 32, "ff_size": 32}},
-            "orchestrator": {"adapter": {"base": "main", "rank": 4}, "optimizer": LEARNS},
-            "subagent": {"adapter": {"base": "main", "target_modules": ["q_proj", "v_proj"]}, "optimizer": LEARNS},
-        },
-        "roles": {role: {"policy": role} for role in ROLES},
-    }
-    return parse(raw | changes)
-
-
-class Wide(WordsEnv):
-    """With words enough for prompts that differ."""
-
-    def vocabulary(self) -> Sequence[str]:
-        return [f"w{i}" for i in range(60)]
-
-
-def started(settings: Config | None = None, folder: Path | None = None) -> PolicySet:
-    policies = PolicySet(settings or config(), Wide(), folder)
-    policies.start_engines()
-    policies.start_learners()
-    return policies
-
-
-def samples(step: int, names: Sequence[str] = ROLES) -> list[Sample]:
-    made = torch.Generator().manual_seed(step)
-    found = []
-    for name in names:
-        for i in range(4):
-            n = 9 + i
-            ids = tuple(torch.randint(3, 60, (n,), generator=made).tolist())
-            mask = (0, 0, *[1] * (n - 2))
-            role: Any = name if name in ROLES else "orchestrator"
-            found.append(Sample("e", str(i), role, name, ids, mask, tuple(-2.0 * m for m in mask), i - 1.5, 1.0, (0,)))
-    return found
-
-
-def update(policies: PolicySet, step: int, names: Sequence[str] = ROLES) -> dict[str, float]:
-    metrics = policies.update(samples(step, names), dict.fromkeys(names, 30.0), step)
-    return metrics | policies.sync(PROBE)
+from parl.types import ROLES
+from tests.policies import PROBE, TOLERANCE, Wide, config, digest, log_probs, samples, save, started, update
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +31,6 @@ def trained() -> PolicySet:
     for step in range(2):
         update(policies, step)
     return policies
-
-
-def digest(model: Any) -> dict[str, bytes]:
-    """The bytes of a model's own weights, whatever stands on them."""
-    own = lora.base_state(model)
-    return {k.replace(".base_layer", ""): v.contiguous().numpy().tobytes() for k, v in own.items()}
-
-
-def log_probs(model: Any, ids: Sequence[int]) -> torch.Tensor:
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0, :-1].float()
-    return torch.log_softmax(logits, -1)
 
 
 def test_a_fresh_adapter_changes_nothing() -> None:
@@ -216,16 +152,6 @@ def test_the_probe_finds_stale_weights_of_one_adapter() -> None:
     assert all(0 <= metrics[f"policy/{n}/sync_mismatch"] < TOLERANCE for n in ROLES)
     with pytest.raises(EngineMismatch):
         check_engine(engine, policies.learners["subagent"], PROBE, TOLERANCE, "orchestrator")
-
-
-def save(policies: PolicySet, run: Path, step: int) -> Path:
-    root = run / "checkpoints"
-    root.mkdir(exist_ok=True)
-    cold, folder = root / checkpoint.COLD_START, root / checkpoint.step_name(step)
-    if not cold.is_dir():
-        checkpoint.save(cold, State(0, {}, []), policies.stored(), {})
-    checkpoint.save(folder, State(step, {}, []), policies.stored(cold), policies.learner_states())
-    return folder
 
 
 def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
