@@ -21,6 +21,7 @@ from parl.learner.policies import PolicySet
 from parl.policy import lora
 from parl.policy.base import Generation, Request
 from parl.policy.torch_engine import TorchEngine
+from parl.rollout.inference import EngineState, EngineStore
 from parl.types import ROLES
 from tests.policies import PROBE, TOLERANCE, Wide, config, digest, log_probs, samples, save, started, update
 
@@ -290,3 +291,31 @@ def test_an_engine_in_another_process_gets_the_base_and_each_adapter(trained: Po
     assert torch.equal(other.probe(PROBE), engine.probe(PROBE))
     with pytest.raises(RuntimeError, match="do not fit"):
         other.load_weights(engine.export_weights("orchestrator"), 9, "subagent")
+
+
+def test_a_worker_takes_the_parts_that_are_new(trained: PolicySet) -> None:
+    """As RayPool sends them: the base once, an adapter with each of its versions; the probe answers for all parts."""
+    engine: Any = trained.handles()["orchestrator"].engine
+    sent: list[str] = []
+
+    async def stored(part: str) -> Any:
+        sent.append(part)
+        return engine.export_weights(part)
+
+    async def follow(store: EngineStore, versions: dict[str, int]) -> Any:
+        parts = {part: (version, stored(part)) for part, version in versions.items()}
+        scores = await store.follow({"e": EngineState(engine.blueprint(), sum(versions.values()), parts)}, PROBE)
+        for _, reference in parts.values():
+            reference.close()  # those that were not asked for
+        return scores
+
+    store = EngineStore()
+    scores = asyncio.run(follow(store, {"": 0, "orchestrator": 2, "subagent": 2}))
+    assert sent == ["", "orchestrator", "subagent"]
+    assert scores["e", 4] == pytest.approx(engine.probe(PROBE).numpy(), abs=TOLERANCE)
+    assert scores["e", 4].shape == (3, len(PROBE) - 1)
+    asyncio.run(follow(store, {"": 0, "orchestrator": 2, "subagent": 3}))
+    assert sent == ["", "orchestrator", "subagent", "subagent"]
+    assert store.engines["e"].versions == {"": 0, "orchestrator": 2, "subagent": 3}
+    assert not asyncio.run(follow(store, {"": 0, "orchestrator": 2, "subagent": 2}))  # older: ignored
+    assert len(sent) == 4

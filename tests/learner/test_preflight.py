@@ -15,6 +15,8 @@ from parl.train import train
 from tests.helpers import ROOT
 
 SMOKE = ROOT / "configs" / "smoke.yaml"
+GATED = "[{until: {metric: %s, value: 1, max_steps: 2}, value: false}, {value: true}]"
+ADAPTER = "policies={main: {}, a: {adapter: %s}, b: {}}"
 STAGE = "{name: s, data: %s, until: {metric: %s, value: 0.5, max_steps: 1}}"
 
 
@@ -31,6 +33,19 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
         ("cold_start.demos.lasy=0.1", "'lasy': 0.1} raised TypeError"),
         ("roles.orchestrator.limits.context_tokens=40", r"\(context_tokens\). Raise that limit"),
         ("reward.terms.outcome.metric=f2", "f2"),
+        ("roles.subagent.trainable=" + GATED % "outcome/subtsk", "Did you mean 'outcome/subtask'"),
+        (
+            "roles.subagent.trainable=" + GATED % "eval/scor",
+            "waits for the metric 'eval/scor'. Did you mean 'eval/score'",
+        ),
+        (
+            ADAPTER % "{base: b, target_modules: [q_prj]}",
+            "'q_prj' is no linear layer of policies.b. Did you mean",
+        ),
+        (
+            ADAPTER % "{base: b}, model: /nope",
+            "policies.a.model is '/nope', which is neither `tiny`, nor a peft folder",
+        ),
         (stage(data="{episod: 1}"), "Did you mean 'episode'"),
         (stage(data="{episode: 0}"), "a share above 0"),
         (stage(metric="acuracy/episode"), "Did you mean 'accuracy'"),
@@ -43,6 +58,12 @@ def test_refused_before_anything_is_written(tmp_path: Path, override: str, messa
     with pytest.raises((ConfigError, CheckpointError), match=message):
         train(load(SMOKE, [f"run_dir={run}", override]), None, False)
     assert not run.exists()
+
+
+def test_a_gate_that_is_never_measured(tmp_path: Path) -> None:
+    gated = "roles.subagent.trainable=" + GATED % "eval/score"
+    with pytest.raises(ConfigError, match=r"waits for eval/score; set eval\.every as well"):
+        train(load(SMOKE, [f"run_dir={tmp_path / 'run'}", "eval.every=null", gated]), None, False)
 
 
 def test_a_tiny_model_is_not_trained_on_words_it_lacks(tmp_path: Path) -> None:
