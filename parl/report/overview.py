@@ -115,7 +115,7 @@ def roles(config: Node) -> list[dict[str, str]]:
             {
                 "role": name,
                 "policy": role["policy"],
-                "model": str(policy["model"]),
+                "model": f"adapter on {policy['adapter']['base']}" if policy.get("adapter") else str(policy["model"]),
                 "trainable": _trainable(role["trainable"]),
                 "limits": limits,
             }
@@ -163,7 +163,7 @@ def _trainable(value: Any) -> str:
         until, learns = phase.get("until"), phase["value"]
         if isinstance(learns, Mapping):
             first = "learns" if learns["first"] else "frozen"
-            what = f"by turns of {learns['steps']} steps ({first} first)"
+            what = f"by turns of {learns['steps']} ({first} first)"
         else:
             what = "learns" if learns else "frozen"
         last = until is None or i + 1 == len(value)
