@@ -82,7 +82,14 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     if cold.from_run is not None:
         from parl.learner import checkpoint
 
-        checkpoint.verify(checkpoint.find(cold.from_run, "cold-start"))
+        folder = checkpoint.find(cold.from_run, "cold-start")
+        checkpoint.verify(folder)
+        lacking = [name for name in config.policies if not (folder / "policies" / name).is_dir()]
+        if lacking:
+            raise ConfigError(
+                f"cold_start.from_run: the cold start of {cold.from_run} has no policy '{lacking[0]}'. Start from its "
+                f"weights instead: cold_start=null and policies.NAME.model={folder / 'policies' / 'NAME'}."
+            )
         return
     for name in (n for n in renderers if config.base_of(n) == n):
         for stage in cold.stages:

@@ -9,8 +9,11 @@ import pytest
 
 from parl.ablate import ablate
 from parl.config import load
+from parl.config.schema import TinyModel
 from parl.errors import CheckpointError, ConfigError
 from parl.evaluate import Asked, plan_run
+from parl.learner import checkpoint
+from parl.policy.tiny import build_model, build_tokenizer
 from parl.train import train
 from tests.helpers import ROOT
 
@@ -58,6 +61,18 @@ def test_refused_before_anything_is_written(tmp_path: Path, override: str, messa
     with pytest.raises((ConfigError, CheckpointError), match=message):
         train(load(SMOKE, [f"run_dir={run}", override]), None, False)
     assert not run.exists()
+
+
+def test_another_runs_cold_start_must_have_every_policy(tmp_path: Path) -> None:
+    cold = tmp_path / "other" / "checkpoints" / checkpoint.COLD_START
+    cold.parent.mkdir(parents=True)
+    tokenizer = build_tokenizer(["w"], ())
+    model = build_model(TinyModel(hidden_size=16, num_heads=2, ff_size=16), len(tokenizer), 0, 0)
+    checkpoint.save(cold, checkpoint.State(0, {}, []), {"main": (model, tokenizer)}, {})
+    taken = [f"run_dir={tmp_path / 'run'}", f"cold_start.from_run={tmp_path / 'other'}", "policies.second={}"]
+    with pytest.raises(ConfigError, match=r"has no policy 'second'\. Start from its weights instead: cold_start=null"):
+        train(load(SMOKE, taken), None, False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_gate_that_is_never_measured(tmp_path: Path) -> None:
