@@ -286,7 +286,8 @@ class RayPool:
             name = _name(handle)
             seats[role] = Seat(handle.name, handle.renderer, handle.tools_in_prompt, name, handle.adapter)
             probe = probe or handle.renderer.start("probe", (), "probe")[:PROBE_TOKENS]
-            engines[name] = self._state(handle, probe)
+            if name not in engines:
+                engines[name] = self._state(handle, probe)
         self._weights = engines  # older weights may leave the object store
         return seats, engines, probe
 
