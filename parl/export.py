@@ -109,7 +109,7 @@ def card(reader: RunReader, config: Config, name: str, source: Path, merged: boo
         "## Held-out results",
         *_results(reader, config, source),
         "## The whole config",
-        f"```yaml\n{yaml.safe_dump(config.model_dump(mode='json'), sort_keys=False, allow_unicode=True)}```",
+        f"```yaml\n{yaml.safe_dump(config.model_dump(mode='json', exclude={'run_dir'}), sort_keys=False, allow_unicode=True)}```",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from parl.config import parse
+from parl.config import parse, phases
 from parl.errors import ConfigError, EngineMismatch
 from parl.learner import checkpoint
 from parl.learner.learner import check_engine
@@ -239,6 +239,34 @@ def test_a_frozen_role_on_the_others_adapter_keeps_the_cold_start(tmp_path: Path
         live, log_probs(policies.models["orchestrator"], PROBE).gather(1, chosen)[:, 0], atol=TOLERANCE
     )
     assert float((live - frozen).abs().max()) > 100 * TOLERANCE
+
+
+def test_a_frozen_role_plays_the_base_itself() -> None:
+    roles = {"orchestrator": {"policy": "orchestrator"}, "subagent": {"policy": "main", "trainable": False}}
+    settings = config(roles=roles)
+    policies = started(settings)
+    assert set(policies.learners) == {"orchestrator"}
+    update(policies, 0, ["orchestrator"])
+    handles = policies.handles(settings.roles)
+    engine: Any = handles["subagent"].engine
+    assert engine is handles["orchestrator"].engine
+    assert [(h.name, h.adapter) for h in handles.values()] == [("orchestrator", "orchestrator"), ("main", "")]
+    expected = log_probs(policies.models["main"], PROBE).gather(1, torch.tensor(PROBE[1:])[:, None])[:, 0]
+    assert torch.allclose(engine.score(PROBE, handles["subagent"].adapter), expected, atol=TOLERANCE)
+
+
+def test_a_policy_of_its_own_stays_as_it_is_when_its_role_is_frozen_again() -> None:
+    schedule = [{"until": 1, "value": True}, {"value": False}]
+    settings = config(
+        roles={"orchestrator": {"policy": "orchestrator", "trainable": schedule}, "subagent": {"policy": "subagent"}}
+    )
+    policies = started(settings)
+    update(policies, 0)
+    for step in (0, 1):
+        handle = policies.handles(phases.now(settings.roles, {}, step))["orchestrator"]
+        engine: Any = handle.engine
+        expected = log_probs(policies.models["orchestrator"], PROBE).gather(1, torch.tensor(PROBE[1:])[:, None])[:, 0]
+        assert torch.allclose(engine.score(PROBE, handle.adapter), expected, atol=TOLERANCE)
 
 
 def test_two_full_models_learn_each_with_its_own_optimizer(tmp_path: Path) -> None:
