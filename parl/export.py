@@ -98,6 +98,8 @@ def card(reader: RunReader, config: Config, name: str, source: Path, merged: boo
         "pipeline_tag": "text-generation",
         "tags": ["parl", "reinforcement-learning", "multi-agent", *(["lora"] if is_adapter else [])],
     }
+    tree = config.model_dump(mode="json", exclude={"run_dir"})
+    whole = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {config.name}: {name}",
@@ -109,7 +111,7 @@ def card(reader: RunReader, config: Config, name: str, source: Path, merged: boo
         "## Held-out results",
         *_results(reader, config, source),
         "## The whole config",
-        f"```yaml\n{yaml.safe_dump(config.model_dump(mode='json', exclude={'run_dir'}), sort_keys=False, allow_unicode=True)}```",
+        f"```yaml\n{whole}```",
     ]
     return "\n\n".join(parts) + "\n"
 
