@@ -78,7 +78,7 @@ def make_pool(config: Config) -> Pool:
     if config.rollout.backend == "ray":
         from parl.rollout.ray_pool import RayPool
 
-        return RayPool(config.env, config.rollout, config.threads, ray_session.cpus_of(config))
+        return RayPool(config.env, config.rollout, ray_session.cpus_of(config))
     return LocalPool(lambda: make_env(config.env), config.rollout)
 
 

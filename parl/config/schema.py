@@ -273,6 +273,7 @@ class Rollout(Node):
     num_workers: PositiveInt = 2
     """Rollout actors. Episodes are dealt to them by their index, so that a step does not depend on who was faster."""
     num_cpus_per_worker: PositiveFloat = 1.0
+    """CPUs that Ray sets aside for a worker, and its torch threads."""
     num_gpus_per_worker: NonNegFloat = 0.0
     inference: dict[str, Inference] = Field(default_factory=dict)
     """ray: inference actors by policy. A policy that is not here has an engine in every worker, and a step repeats bit
@@ -309,7 +310,7 @@ class Config(Node):
     run_dir: Path | None = None
     """Default: runs/NAME."""
     threads: PositiveInt = 1
-    """Torch threads of this process."""
+    """Torch threads of this process, the learner's. A Ray worker or inference actor has as many as CPUs of its own."""
     env: EnvConfig
     policies: dict[str, Policy] = Field(default_factory=lambda: {"main": Policy()})
     roles: Roles = Roles()

@@ -76,11 +76,11 @@ class EngineStore:
 class InferenceServer:
     """An actor that generates for the agents of all workers."""
 
-    def __init__(self, threads: int, stall_s: float) -> None:
+    def __init__(self, num_cpus: float, stall_s: float) -> None:
         from parl.system import pin_threads
 
         faulthandler.enable()
-        pin_threads(threads)
+        pin_threads(max(1, int(num_cpus)))  # more than its share of the cores would slow everybody down
         self._watchdog = Watchdog(stall_s)
         self._store = EngineStore()
         self._running: dict[str, asyncio.Task[Generation]] = {}

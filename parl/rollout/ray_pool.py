@@ -60,12 +60,11 @@ class RayPool:
     Args:
         env: made in every worker.
         config: the `rollout` section.
-        threads: torch threads of each worker.
         num_cpus: of the Ray session, if none is there yet.
     """
 
-    def __init__(self, env: EnvConfig, config: Rollout, threads: int, num_cpus: int) -> None:
-        self._env, self._config, self._threads, self._num_cpus = env, config, threads, num_cpus
+    def __init__(self, env: EnvConfig, config: Rollout, num_cpus: int) -> None:
+        self._env, self._config, self._num_cpus = env, config, num_cpus
         self.lost = Counter[str]()
         """What the pool has survived, by count: `workers_lost`, `workers_recycled`, `parts_reassigned` (to another
         worker than theirs, so that a step's episodes may differ in their last bits from an undisturbed run's)."""
@@ -91,10 +90,10 @@ class RayPool:
             max_restarts=-1,
             max_task_retries=0,
         )(RolloutWorker)
-        workers = [actor.remote(self._env, config, self._threads) for _ in range(config.num_workers)]
+        workers = [actor.remote(self._env, config) for _ in range(config.num_workers)]
         for policy, served in config.inference.items():
             server = ray.remote(num_cpus=served.num_cpus, num_gpus=served.num_gpus, max_restarts=-1)(InferenceServer)
-            made = (server.remote(self._threads, config.stall_s) for _ in range(served.instances))
+            made = (server.remote(served.num_cpus, config.stall_s) for _ in range(served.instances))
             self._servers[policy] = tuple(made)
         servers = (s for group in self._servers.values() for s in group)
         ray_session.await_actors([*workers, *servers], 5 * config.stall_s)

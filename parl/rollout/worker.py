@@ -60,11 +60,13 @@ class Answer:
 class RolloutWorker:
     """The actor's class. Its methods are coroutines: the health check is answered while episodes run."""
 
-    def __init__(self, env: EnvConfig, rollout: Rollout, threads: int) -> None:
+    def __init__(self, env: EnvConfig, rollout: Rollout) -> None:
         from parl.system import pin_threads
 
         faulthandler.enable()
-        pin_threads(threads)
+        pin_threads(
+            max(1, int(rollout.num_cpus_per_worker))
+        )  # more than its share of the cores would slow everybody down
         load()
         self._watchdog = Watchdog(rollout.stall_s)
         self._pool = LocalPool(lambda: make_env(env), rollout)

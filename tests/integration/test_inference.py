@@ -37,7 +37,7 @@ def parts() -> Iterator[tuple[Config, PolicySet, SwarmRunner, list[Job], RayPool
     runner = SwarmRunner(policies.handles(), config.roles, config.swarm, config.clock)
     tasks = env.generate_tasks("train", 6, 0)
     jobs = [Job(t, f"e{i}", f"g{i}", 0, f"s{i}") for i, t in enumerate(tasks)]
-    pool = RayPool(config.env, config.rollout, 1, 2)
+    pool = RayPool(config.env, config.rollout, 2)
     yield config, policies, runner, jobs, pool
     pool.close()
 

@@ -135,7 +135,7 @@ def test_an_episode_that_keeps_losing_its_worker_fails_alone() -> None:
     config = load(SMOKE)
     tasks = make_env(config.env).generate_tasks("train", 2, 0)
     jobs = [Job(t, f"e{i}", "g", 0, "s") for i, t in enumerate(tasks)]
-    pool = RayPool(config.env, config.rollout, 1, 2)
+    pool = RayPool(config.env, config.rollout, 2)
     failed: list[tuple[Job, Episode]] = []
     runner = SwarmRunner({}, config.roles, config.swarm, config.clock)
     part = _Part(0, jobs, runner, lambda job, episode: failed.append((job, episode)))

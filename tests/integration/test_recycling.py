@@ -28,7 +28,7 @@ def test_a_worker_above_the_limit_is_replaced() -> None:
     runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, config.roles, config.swarm, config.clock)
     tasks = make_env(config.env).generate_tasks("train", 2, 0)
     jobs = [Job(t, f"e{i}", "g", 0, f"s{i}") for i, t in enumerate(tasks)]
-    pool = RayPool(config.env, config.rollout, 1, 1)
+    pool = RayPool(config.env, config.rollout, 1)
     try:
         first, second = pool.run(runner, jobs), pool.run(runner, jobs)
     finally:
