@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from parl.config import parse, phases
+from parl.config.schema import EngineConfig
 from parl.errors import ConfigError, EngineMismatch
 from parl.learner import checkpoint
 from parl.learner.learner import check_engine
@@ -23,6 +24,7 @@ from parl.policy.base import Generation, Request
 from parl.policy.torch_engine import TorchEngine
 from parl.rollout.inference import EngineState, EngineStore
 from parl.types import ROLES
+from tests.learner.test_torch_engine import MODELS, STOP
 from tests.policies import PROBE, TOLERANCE, Wide, config, digest, log_probs, samples, save, started, update
 
 
@@ -119,6 +121,40 @@ def test_adapters_share_a_batch_and_say_what_each_says_alone(trained: PolicySet)
         engine.release(request.session)
     assert max(map(abs, said[""])) == 0
     assert min(max(map(abs, said[name])) for name in ROLES) > 100 * TOLERANCE  # the adapters do something
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_adapters_in_models_of_any_layout(kind: str) -> None:
+    """Of different ranks and targets, over several turns: each row's log-probs are those of its own model."""
+    base = MODELS[kind]().eval()
+    shapes = {
+        "a": LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
+        "b": LoraConfig(r=2, lora_alpha=8, target_modules=["k_proj", "w1" if kind == "lfm2" else "up_proj"]),
+    }
+    engine = TorchEngine(lora.shared(base, same=False), [STOP], EngineConfig(), shapes)
+    models = {"": base}
+    for i, (name, shape) in enumerate(shapes.items()):
+        models[name] = lora.attach(lora.shared(base, same=True), {lora.DEFAULT: shape})
+        made = torch.Generator().manual_seed(i)
+        drawn = {k: 0.3 * torch.randn(v.shape, generator=made) for k, v in lora.adapter_state(models[name]).items()}
+        lora.set_adapter_state(models[name], drawn)
+        engine.load_weights(drawn, i + 1, name)
+
+    async def agent(i: int, name: str) -> None:
+        ids: list[int] = []
+        for turn in range(3):
+            ids += prompt(3 + 11 * i, 10 * i + turn)
+            made = await engine.generate(Request(f"s{i}", tuple(ids), (), 9, 1.0, 100 * i + turn, name))
+            start, ids = len(ids), [*ids, *made.token_ids]
+            expected = log_probs(models[name], ids)
+            chosen = [float(expected[start + k - 1, t]) for k, t in enumerate(made.token_ids)]
+            assert made.logprobs == pytest.approx(chosen, abs=TOLERANCE)
+
+    async def together() -> None:
+        await asyncio.gather(*(agent(i, name) for i, name in enumerate(["a", "b", "", "a", "b"])))
+
+    asyncio.run(together())
+    assert float((engine.probe(PROBE)[0] - engine.probe(PROBE)[1]).abs().max()) > 0.01
 
 
 def test_prefixes_are_shared_within_an_adapter_and_never_across(trained: PolicySet) -> None:
