@@ -111,13 +111,14 @@ class Demonstrator:
 def run_cold_start(
     config: Config, env: AgentEnv, policies: PolicySet, name: str, evaluator: Evaluator
 ) -> list[StageReport]:
-    """Train the policy `name` in place through all stages.
+    """Train the policy `name` in place through all stages: all its weights, also where adapters stand on it.
 
     A stage that misses its gate is extended by half as many steps again, until `max_attempts`: it never restarts.
     """
     cold: ColdStart | None = config.cold_start
     assert cold is not None
     model, renderer = policies.models[name], policies.renderers[name]
+    model.requires_grad_(True)  # adapters on it have frozen it
     seed = seed_for(config.seed, "cold-start", name) % 2**31
     tools = config.policies[name].lists_tools
     source = Demonstrator(env, renderer, config, seed, tools)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from parl.config.schema import Roles
 from parl.rollout.swarm import normal
 from parl.types import ORCHESTRATOR_ID, Episode, ScoredEpisode
 
@@ -38,6 +39,16 @@ def staleness(episodes: Sequence[Episode], versions: Mapping[str, int]) -> tuple
             for version in turn.policy_versions:
                 lags[versions[trace.policy] - version] += share
     return (sum(k * n for k, n in lags.items()) / max(1, lags.total()), float(max(lags, default=0)))
+
+
+def roles_trained(schedule: Roles, now: Roles) -> dict[str, float]:
+    """1 or 0 for each role whose schedule leaves it open whether it learns now."""
+    names = ("orchestrator", "subagent")
+    return {
+        f"roles/{name}/trained": float(getattr(now, name).trainable)
+        for name in names
+        if not isinstance(getattr(schedule, name).trainable, bool)
+    }
 
 
 def outcome_metrics(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -6,15 +6,18 @@ In: a config. Raises ConfigError or CheckpointError, and writes nothing. Types o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 from parl import plugins
 from parl.config import Config, load
+from parl.config.phases import Gate
 from parl.config.schema import Stage
 from parl.env import AgentEnv, Said
 from parl.errors import ConfigError, did_you_mean
+from parl.evaluate import heldout_metrics
+from parl.metrics import step_metrics
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import ScriptedEngine
@@ -23,6 +26,8 @@ from parl.rollout.swarm import SwarmRunner
 from parl.scoring import Scorer, validate
 from parl.types import Episode, Task
 
+LATER = ("outcome/subtask", "swarm/finish_rate", "reward/subagent")
+"""Metrics of steps with subagents, of which the rehearsal has none."""
 GATE_MODES = ("swarm", "single", "forced_parallel")
 
 
@@ -45,7 +50,7 @@ def check_names(config: Config) -> AgentEnv:
 
 def check_words(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     """A tiny policy must know every word of the tasks: it would read any other as `?`, and the run would be lost."""
-    name = config.roles.orchestrator.policy
+    name = config.base_of(config.roles.orchestrator.policy)
     if config.policies[name].model != "tiny":
         return
     for task in tasks:
@@ -72,7 +77,8 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
             f"{config.env.id} fails on the task {tasks[0].id}: {episode.orchestrator.stop_reason}. "
             f"`parl envs check {config.env.id}` may tell more."
         )
-    Scorer(config.reward).score([episode], 0, {})
+    scored, _ = Scorer(config.reward).score([episode], 0, {})
+    _check_gates(config, {*step_metrics(scored, [episode]), *LATER, *(f"eval/{k}" for k in heldout_metrics([episode]))})
     if config.credit.type == "drop_one" and type(env).contributions is AgentEnv.contributions:
         raise ConfigError(
             f"credit.type is drop_one, but {config.env.id} cannot tell what a subagent contributed. Implement its "
@@ -84,11 +90,32 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     if cold.from_run is not None:
         from parl.learner import checkpoint
 
-        checkpoint.verify(checkpoint.find(cold.from_run, "cold-start"))
+        folder = checkpoint.find(cold.from_run, "cold-start")
+        checkpoint.verify(folder)
+        lacking = [name for name in config.policies if not (folder / "policies" / name).is_dir()]
+        if lacking:
+            raise ConfigError(
+                f"cold_start.from_run: the cold start of {cold.from_run} has no policy '{lacking[0]}'. Start from its "
+                f"weights instead: cold_start=null and policies.NAME.model={folder / 'policies' / 'NAME'}."
+            )
         return
-    for name in renderers:
+    for name in (n for n in renderers if config.base_of(n) == n):
         for stage in cold.stages:
             _check_stage(config, name, stage, env, renderers[name], episode)
+
+
+def _check_gates(config: Config, metrics: Iterable[str]) -> None:
+    """Phases that wait for a metric must wait for one that there is."""
+    for name in ("orchestrator", "subagent"):
+        trainable = getattr(config.roles, name).trainable
+        for phase in () if isinstance(trainable, bool) else trainable:
+            gate = phase.until
+            if isinstance(gate, Gate) and gate.metric not in metrics and not gate.metric.startswith("policy/"):
+                raise ConfigError(
+                    f"roles.{name}.trainable waits for the metric '{gate.metric}'.{did_you_mean(gate.metric, metrics)}"
+                )
+            if isinstance(gate, Gate) and gate.metric.startswith("eval/") and config.eval.every is None:
+                raise ConfigError(f"roles.{name}.trainable waits for {gate.metric}; set eval.every as well.")
 
 
 def _rehearse(config: Config, env: AgentEnv, task: Task, renderers: Any) -> Episode:
@@ -129,8 +156,6 @@ def _check_stage(config: Config, name: str, stage: Stage, env: AgentEnv, rendere
     else:
         if mode and mode not in GATE_MODES:
             raise ConfigError(f"{where}.until.metric: '{metric}'.{did_you_mean(mode, ('accuracy', *GATE_MODES))}")
-        from parl.evaluate import heldout_metrics
-
         allowed = list(heldout_metrics([episode]))
     if measure not in allowed:
         raise ConfigError(f"{where}.until.metric: '{metric}'.{did_you_mean(measure, allowed)}")

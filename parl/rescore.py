@@ -15,7 +15,7 @@ from statistics import StatisticsError, correlation, fmean
 from typing import Any
 
 from parl import credit, plugins
-from parl.config import Config
+from parl.config import Config, phases
 from parl.errors import CheckpointError, ConfigError
 from parl.progress import Progress
 from parl.records import advantages_of, episode_of, episode_record, rewards_of
@@ -151,6 +151,7 @@ def _score(
     budgets: Mapping[str, float],
 ) -> tuple[list[Record], dict[str, float]]:
     """The records of a step with the rewards and advantages of another config, and the budgets after it."""
+    roles = phases.now(config.roles, {}, step)
     scored: dict[str, ScoredEpisode] = {}
     advantages: dict[tuple[str, str], Sequence[float]] = {}
     for _, group in groupby(episodes, key=lambda e: e.group):
@@ -166,9 +167,7 @@ def _score(
                 "(reward.terms.NAME=null), or train a new run."
             ) from error
         scored |= {s.episode.id: s for s in done}
-        advantages |= {
-            (s.episode, s.agent): s.advantages for s in credit.assign([done], config.credit, config.roles, step)
-        }
+        advantages |= {(s.episode, s.agent): s.advantages for s in credit.assign([done], config.credit, roles, step)}
     again = [r if r["status"] == "failed" else episode_record(scored[r["id"]], advantages) for r in records]
     return again, dict(budgets)
 

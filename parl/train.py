@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from parl import alarms, credit
-from parl.config import Config, parse
+from parl.config import Config, parse, phases
+from parl.config.schema import Roles
 from parl.env import seed_for
 from parl.errors import CheckpointError, ConfigError, Interrupted
 from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, heldout_metrics, heldout_rows, load_tasks, make_pool
 from parl.learner import checkpoint as checkpoints
 from parl.learner.policies import PolicySet
-from parl.metrics import staleness, step_metrics
+from parl.metrics import roles_trained, staleness, step_metrics
 from parl.preflight import check_names, check_run, check_words
 from parl.progress import Progress
 from parl.report.control import Control
@@ -135,7 +136,8 @@ class Run:
         """Rollouts, rewards, credit, update, sync."""
         config, began = self.config, time.monotonic()
         lost_before = self.pool.lost.copy()
-        handles = self.policies.handles(step)
+        roles = self.roles = self._roles_now()
+        handles = self.policies.handles(roles)
         runner = SwarmRunner(handles, config.roles, config.swarm, config.clock, credit=config.credit)
         groups = self.feed.next(step, runner)
         rolled = time.monotonic()
@@ -145,13 +147,13 @@ class Run:
         for group in groups:
             done, budgets = self.scorer.score(group, step, budgets)
             scored.append(done)
-        samples, mass = credit.learnable(scored, config.credit, config.loss, config.roles, step)
+        samples, mass = credit.learnable(scored, config.credit, config.loss, roles, step)
         chosen, mass = self._choose(samples, mass, step)
         update = self.policies.update(chosen, mass, step)
         learned = time.monotonic()
         probe = max(episodes, key=lambda e: len(e.orchestrator.token_ids)).orchestrator.token_ids
         sync = self.policies.sync(probe)
-        self.feed.push(self.policies.handles(step + 1))
+        self.feed.push(self.policies.handles(roles))
         now = time.monotonic()
         flat = [s for group in scored for s in group]
         if step % config.train.store_episodes_every == 0:
@@ -165,6 +167,7 @@ class Run:
             "step": step,
             **step_metrics(flat, episodes),
             **{f"rollout/{kind}": float(count) for kind, count in lost.items()},
+            **roles_trained(config.roles, roles),
             **update,
             **sync,
             **self.feed.metrics,
@@ -179,6 +182,10 @@ class Run:
             "time/learn_s": learned - rolled,
             "time/sync_s": now - learned,
         }
+
+    def _roles_now(self) -> Roles:
+        """The roles at the next step, in which `trainable` is a plain yes or no."""
+        return phases.now(self.config.roles, self.state.phases, self.state.step)
 
     def _choose(
         self, samples: Sequence[Sample], mass: Mapping[str, float], step: int
@@ -236,13 +243,12 @@ class Run:
         if self.config.cold_start is not None:
             from parl.cold_start import run_cold_start
 
-            for name in policies.models:
+            for name in (n for n in policies.models if self.config.base_of(n) == n):  # adapters begin on what it learns
                 reports += [asdict(r) for r in run_cold_start(self.config, self.env, policies, name, self.evaluator)]
         state = checkpoints.State(0, {}, reports)
         target = self.folder.path / "checkpoints" / checkpoints.COLD_START
         target.parent.mkdir(exist_ok=True)
-        both = {n: (policies.models[n], policies.tokenizers[n]) for n in policies.models}
-        checkpoints.save(target, state, both, {})
+        checkpoints.save(target, state, policies.stored(), {})
 
     def _take_cold_start(self, run: Path) -> None:
         """Copy another run's cold start; its evaluation too when it would come out the same here."""
@@ -255,13 +261,13 @@ class Run:
         shutil.copytree(source, target.with_name(f".{target.name}.tmp"), dirs_exist_ok=True).rename(target)
 
     def _after_step(self, step: int, metrics: dict[str, float]) -> bool:
-        """Evaluate on validation and remember the best. Returns whether a checkpoint is due."""
+        """Evaluate on validation, remember the best, let phases end. Returns whether a checkpoint is due."""
         every, last = self.config.eval.every, step + 1 == self.config.train.num_steps
         due = last or (step + 1) % self.config.train.checkpoint_every == 0
         if every is not None and ((step + 1) % every == 0 or last):
             tasks = self.tasks["validation"][: self.config.eval.num_tasks]
             mode: Mode = self.config.swarm.mode
-            handles = self.policies.handles(step)
+            handles = self.policies.handles(self.roles)
             result = heldout_metrics(self.evaluator.episodes(handles, tasks, "greedy", mode, "validation"))
             self.folder.write_json(f"eval/step_{step + 1:06d}.json", result)
             metrics |= {f"eval/{k}": v for k, v in result.items()}
@@ -269,13 +275,15 @@ class Run:
                 best = {"step": step + 1, "score": result["score"]}
                 self.state = replace(self.state, best=best)
                 due = True
+        places = phases.after_step(self.config.roles, self.state.phases, step, metrics)
+        self.state = replace(self.state, phases=places)
         return due
 
     def _save(self) -> None:
         root = self.folder.path
-        both = {n: (self.policies.models[n], self.policies.tokenizers[n]) for n in self.policies.models}
         target = root / "checkpoints" / checkpoints.step_name(self.state.step)
-        checkpoints.save(target, self.state, both, self.policies.learner_states())
+        stored = self.policies.stored(root / "checkpoints" / checkpoints.COLD_START)
+        checkpoints.save(target, self.state, stored, self.policies.learner_states())
         spare = self.state.best["step"] if self.state.best else None
         checkpoints.prune(root, self.config.train.keep_checkpoints, spare)
 
@@ -298,7 +306,7 @@ class Run:
     # --- what came of it ---------------------------------------------------------------------------------------------
 
     def _heldout(
-        self, phase: str, mode: Mode, decodings: Sequence[Decoding], step: int | None
+        self, phase: str, mode: Mode, decodings: Sequence[Decoding], roles: Roles | None
     ) -> dict[str, dict[str, float]]:
         """Means per decoding; the rows behind them go to eval/PHASE-MODE-DECODING.tasks.json."""
         split = self.config.eval.split
@@ -306,7 +314,7 @@ class Run:
         result: dict[str, dict[str, float]] = {}
         for decoding in decodings:
             with Progress(f"held-out tasks ({split}), {mode}, {decoding}", len(tasks)) as bar:
-                handles = self.policies.handles(step)
+                handles = self.policies.handles(roles)
                 episodes = self.evaluator.episodes(handles, tasks, decoding, mode, decoding, progress=bar)
             result[decoding] = heldout_metrics(episodes)
             self.folder.write_json(f"eval/{phase}-{mode}-{decoding}.tasks.json", heldout_rows(episodes))
@@ -323,7 +331,7 @@ class Run:
     def _finish(self, started: float, control: Control) -> None:
         mode: Mode = self.config.swarm.mode
         decodings = self.config.eval.decoding
-        trained: dict[str, Any] = {mode: self._heldout("trained", mode, decodings, self.config.train.num_steps)}
+        trained: dict[str, Any] = {mode: self._heldout("trained", mode, decodings, self._roles_now())}
         cold = json.loads((self.folder.path / "eval" / "cold_start.json").read_text())
         other = control.result()
         if other is not None:

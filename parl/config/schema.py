@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from parl.config import phases
+from parl.config.adapters import Adapter, check_adapters, check_turns
 from parl.config.base import Fraction, Node, NonNegFloat, NonNegInt, PositiveFloat, PositiveInt, Rate
 from parl.config.objective import Credit, Loss, Reward
+from parl.config.phases import Trainable
 
 
 class TaskSource(Node):
@@ -96,11 +99,14 @@ class EngineConfig(Node):
 
 
 class Policy(Node):
-    """One set of weights."""
+    """One set of weights: a model of its own, or an adapter on another policy's."""
 
     model: str = "tiny"
     """`tiny` (built from `tiny`, with a vocabulary from the environment), a transformers folder, a run folder, or an id
-    on the Hugging Face hub (`ORG/NAME`)."""
+    on the Hugging Face hub (`ORG/NAME`). Of an adapter: a peft folder or a run folder to start from; otherwise it
+    starts at no change."""
+    adapter: Adapter | None = None
+    """null = full weights. An adapter has its base's `tiny`, `engine`, `dtype`, `renderer` and `tools_in_prompt`."""
     tiny: TinyModel = TinyModel()
     engine: EngineConfig = EngineConfig()
     optimizer: Optimizer = Optimizer()
@@ -141,20 +147,14 @@ class Limits(Node):
     """When the next observation does not fit: end as truncated, or replace it by a request to answer now."""
 
 
-class Phase(Node):
-    """A value that holds until a step (exclusive); the last phase may leave `until` out."""
-
-    until: PositiveInt | None = None
-    value: bool
-
-
 class RoleConfig(Node):
     """One role: which policy plays it, how it samples, whether it learns."""
 
     policy: str = "main"
     sampling: Sampling = Sampling()
-    trainable: bool | Annotated[tuple[Phase, ...], Field(min_length=1)] = True
-    """false = frozen at the cold start (or as loaded); or a schedule: [{until: 20, value: false}, {value: true}]."""
+    trainable: Trainable = True
+    """Whether it learns, or a schedule: [{until: 20, value: false}, {value: true}]. A frozen role keeps the weights
+    that its policy has; those of the cold start (or as loaded) where the other role trains that policy."""
     limits: Limits = Limits()
     system_prompt: str = ""
     """The orchestrator's first message. A subagent's is what `create_subagent` wrote."""
@@ -163,17 +163,12 @@ class RoleConfig(Node):
     loop, in mode single. It has prompts of its own: `system_prompt` is not given to it."""
 
     def trainable_at(self, step: int) -> bool:
-        """Whether the role's tokens are trained at this step (0-based)."""
-        if isinstance(self.trainable, bool):
-            return self.trainable
-        for phase in self.trainable:
-            if phase.until is None or step < phase.until:
-                return phase.value
-        return self.trainable[-1].value
+        """Whether it learns at a step (0-based). Raises ConfigError when metrics decide (see `phases.now`)."""
+        return phases.learns(self.trainable, phases.place_at(self.trainable, step), step)
 
     @property
     def ever_trainable(self) -> bool:
-        return self.trainable if isinstance(self.trainable, bool) else any(p.value for p in self.trainable)
+        return phases.ever(self.trainable)
 
 
 class Roles(Node):
@@ -376,10 +371,18 @@ class Config(Node):
         return self
 
     @model_validator(mode="after")
+    def _policies_fit_roles(self) -> Config:
+        check_adapters(self)
+        check_turns(self)
+        return self
+
+    @model_validator(mode="after")
     def _inference_is_of_policies(self) -> Config:
         for name in self.rollout.inference:
             if name not in self.policies:
                 raise ValueError(f"rollout.inference has '{name}', but policies has {sorted(self.policies)}")
+            if self.base_of(name) != name:
+                raise ValueError(f"rollout.inference.{name}: it is served with its base; say {self.base_of(name)}")
             if self.rollout.backend != "ray":
                 raise ValueError(f"rollout.inference.{name} needs rollout.backend: ray (now: {self.rollout.backend})")
         return self
@@ -392,6 +395,11 @@ class Config(Node):
                 "that learns; set rollout.backend: ray, or train.mode: sync"
             )
         return self
+
+    def base_of(self, policy: str) -> str:
+        """The policy whose weights it stands on: itself, or an adapter's base."""
+        adapter = self.policies[policy].adapter
+        return policy if adapter is None else adapter.base
 
     @property
     def run_path(self) -> Path:

@@ -1,8 +1,9 @@
 """Checkpoints: everything that a run needs to go on exactly, in one folder that is either whole or not there.
 
-    step_000010/policies/NAME/   a transformers folder (weights, tokenizer)
+    step_000010/policies/NAME/   a transformers folder (weights, tokenizer); of an adapter, a peft folder
                 learner.pt       optimizer states and weight versions
-                state.json       next step, budgets of tokens, what the cold start reported, problems in the works
+                state.json       next step, budgets of tokens, what the cold start reported, problems in the works,
+                                 phases of the roles
                 manifest.json    SHA-256 of every other file, checked on load
 
 Random streams and the task cursor are functions of (seed, step), so there is nothing of them to store.
@@ -15,13 +16,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from parl.errors import CheckpointError
+from parl.policy import lora
 
 COLD_START = "cold_start"
 
@@ -36,24 +38,40 @@ class State:
     best: Mapping[str, Any] | None = None
     pending: tuple[int, ...] = ()
     """Problems that were started and not trained (asynchronous mode)."""
+    phases: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Of each role's `trainable`: number of the phase that `step` is in, and the step at which it began."""
 
 
 def step_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
-def save(folder: Path, state: State, policies: Mapping[str, tuple[Any, Any]], learners: Mapping[str, Any]) -> None:
+Stored = tuple[Any, Any] | Path
+"""(model, tokenizer), or a folder in which the same was stored before."""
+
+
+def save(folder: Path, state: State, policies: Mapping[str, Stored], learners: Mapping[str, Any]) -> None:
     """Write a checkpoint folder.
 
     Args:
-        policies: name -> (model, tokenizer).
+        policies: name -> what it is. Files of a folder are linked where the file system can: a base that adapters
+            stand on is on disk once, however many checkpoints there are.
         learners: name -> state dict of its optimizer and version.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    for name, (model, tokenizer) in policies.items():
-        model.save_pretrained(temporary / "policies" / name)
-        tokenizer.save_pretrained(temporary / "policies" / name)
+    for name, stored in policies.items():
+        target = temporary / "policies" / name
+        if isinstance(stored, Path):
+            shutil.copytree(stored, target, copy_function=_link)
+            continue
+        model, tokenizer = stored
+        if lora.has_adapter(model):
+            base = model.peft_config[lora.DEFAULT].base_model_name_or_path
+            lora.save_adapter(model, target, str((folder / "policies" / base).resolve()))
+        else:
+            model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
     torch.save(dict(learners), temporary / "learner.pt")
     (temporary / "state.json").write_text(json.dumps(asdict(state)))
     files = sorted(p for p in temporary.rglob("*") if p.is_file())
@@ -72,7 +90,8 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
     verify(folder)
     values = json.loads((folder / "state.json").read_text())
     learners = torch.load(folder / "learner.pt", weights_only=True)
-    return State(**values | {"pending": tuple(values.get("pending", ()))}), learners
+    phases = {role: tuple(place) for role, place in values.get("phases", {}).items()}
+    return State(**values | {"pending": tuple(values.get("pending", ())), "phases": phases}), learners
 
 
 def verify(folder: Path) -> None:
@@ -133,6 +152,13 @@ def prune(run: Path, keep: int, spare: int | None) -> None:
     for folder in steps(run)[:-keep]:
         if spare is None or folder.name != step_name(spare):
             shutil.rmtree(folder)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _digest(path: Path) -> str:

@@ -19,7 +19,7 @@ def router_agreement(engine: Any, learner: Any, token_ids: Sequence[int]) -> flo
     None where the model has no experts, or is in other processes (`train.learner_processes`).
     """
     trained = getattr(learner, "bare_model", None)
-    if trained is None or not _routers(trained):
+    if trained is None or not routers(trained):
         return None
     with _choices(engine.model) as ours, _choices(trained) as theirs:
         engine.score(token_ids)
@@ -29,8 +29,11 @@ def router_agreement(engine: Any, learner: Any, token_ids: Sequence[int]) -> flo
     return float(agree.mean())
 
 
-def _routers(model: Any) -> dict[str, tuple[Any, int]]:
-    """Name -> (module, place of its logits in what it returns), by what the model class says that it can record."""
+def routers(model: Any) -> dict[str, tuple[Any, int]]:
+    """A model's routers, by what its class says that it can record; none where it has no experts.
+
+    Name -> (module, place of its logits in what it returns).
+    """
     spec: Any = (getattr(model, "_can_record_outputs", None) or {}).get("router_logits")
     target = getattr(spec, "target_class", None)
     if target is None:
@@ -44,7 +47,7 @@ def _choices(model: Any) -> Iterator[dict[str, list[torch.Tensor]]]:
     noted: dict[str, list[torch.Tensor]] = {}
     hooks = []
     most = model.config.num_experts_per_tok
-    for name, (module, place) in _routers(model).items():
+    for name, (module, place) in routers(model).items():
 
         def note(_module: Any, _inputs: Any, output: Any, name: str = name, place: int = place) -> None:
             logits = output[place] if isinstance(output, tuple) else output

@@ -18,6 +18,7 @@ from parl import ray_session
 from parl.config.objective import Loss
 from parl.config.schema import Optimizer
 from parl.learner.learner import Learner, logprobs
+from parl.policy import lora
 from parl.types import Sample
 
 START_S = 600.0
@@ -92,12 +93,12 @@ class LearnerGroup:
     def update(self, samples: Sequence[Sample], *arguments: Any) -> dict[str, float]:
         """As `Learner.update`, each rank on its share."""
         metrics, weights = self._all("update", samples, *arguments)[0]
-        self.model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
+        lora.set_model_state(self.model, {k: torch.tensor(v) for k, v in weights.items()})
         self.version += 1
         return metrics  # type: ignore[no-any-return]
 
     def weights(self) -> dict[str, torch.Tensor]:
-        return {k: v.detach() for k, v in self.model.state_dict().items()}
+        return lora.model_state(self.model)
 
     def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
         return logprobs(self.model, token_ids)

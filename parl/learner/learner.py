@@ -22,6 +22,7 @@ from parl.errors import EngineMismatch
 from parl.learner.batch import Batch, collate, micro_batches
 from parl.learner.loss import grpo, gspo, kimi_k2_5
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
+from parl.policy import lora
 from parl.types import Sample
 
 
@@ -43,8 +44,8 @@ class Learner:
         return self.accelerator.unwrap_model(self.model)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The current weights, for engines."""
-        return {k: v.detach() for k, v in self.bare_model.state_dict().items()}
+        """The current weights, of an adapter its own alone, for engines."""
+        return lora.model_state(self.bare_model)
 
     def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Log-probs (T-1,) of a sequence's tokens under the current weights."""
@@ -125,7 +126,7 @@ class Learner:
     def _over_all_processes(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """Sum the gradients over the processes, and their totals (the largest of a maximum)."""
         reduce: Any = self.accelerator.reduce
-        for parameter in self.model.parameters():
+        for parameter in (p for p in self.model.parameters() if p.requires_grad):
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = reduce(own, reduction="sum")
         everyone: list[Mapping[str, Any]] = gather_object([dict(totals)])
@@ -176,9 +177,9 @@ def logprobs(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
         return torch.log_softmax(logits, -1).gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
 
 
-def check_engine(engine: Any, learner: Any, probe: Sequence[int], tolerance: float) -> float:
+def check_engine(engine: Any, learner: Any, probe: Sequence[int], tolerance: float, adapter: str = "") -> float:
     """Compare one probe's log-probs in engine and learner; the largest difference. Raises EngineMismatch."""
-    off = float((engine.score(probe) - learner.logprobs(probe)).abs().max())
+    off = float((engine.score(probe, adapter) - learner.logprobs(probe)).abs().max())
     if not off <= tolerance:
         raise EngineMismatch(
             f"After syncing version {learner.version} the engine's log-probs of a probe differ from the learner's by "

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 
+from parl.config.adapters import Adapter
 from parl.config.schema import Policy
 from parl.env import AgentEnv
-from parl.errors import ConfigError
+from parl.errors import ConfigError, did_you_mean
 from parl.learner.checkpoint import verify
+from parl.learner.experts import routers
+from parl.policy import lora
 from parl.policy.tiny import build_model, build_tokenizer
 from parl.rollout.tools import SWARM_TOOLS
 
@@ -30,22 +34,83 @@ def load_policy(name: str, config: Policy, env: AgentEnv, seed: int) -> tuple[An
     return load_folder(resolve_folder(name, config.model), getattr(torch, config.dtype))
 
 
-def resolve_folder(name: str, model: str) -> Path:
-    """A transformers folder, the last checkpoint of a run that has a policy of this name, or a model of the hub."""
+def new_adapter(name: str, config: Policy, base: Any, seed: int) -> Any:
+    """The base's modules on the same weights, with a fresh adapter in them, or the stored one of `config.model`."""
+    assert config.adapter is not None
+    shape = lora_config(name, config.adapter, base)
+    model = lora.shared(base, same=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lora.attach(model, {lora.DEFAULT: shape})
+    if config.model != "tiny":
+        load_adapter(name, model, resolve_folder(name, config.model, "adapter_config.json"))
+    return model
+
+
+def stored_adapter(name: str, config: Policy, base: Any, folder: Path) -> Any:
+    """The same with the adapter of a checkpoint."""
+    model = new_adapter(name, config.model_copy(update={"model": "tiny"}), base, 0)
+    load_adapter(name, model, folder)
+    return model
+
+
+def load_adapter(name: str, model: Any, folder: Path) -> None:
+    """Give the model's adapter the weights of a peft folder. Raises ConfigError when they are of another shape."""
+    try:
+        shape, weights = lora.read_adapter(folder)
+        own = model.peft_config[lora.DEFAULT]
+        if (shape.r, shape.lora_alpha) != (own.r, own.lora_alpha):
+            raise RuntimeError(f"rank {shape.r} and alpha {shape.lora_alpha}, here {own.r} and {own.lora_alpha}")
+        lora.set_adapter_state(model, weights)
+    except Exception as error:  # peft, safetensors and torch raise many kinds for a bad folder
+        raise ConfigError(f"{folder} is no adapter that fits policies.{name}.adapter: {error}") from None
+
+
+def lora_config(name: str, adapter: Adapter, base: Any) -> LoraConfig:
+    """The adapter in peft's terms. Raises ConfigError for a target that is no linear layer of the base."""
+    head = base.get_output_embeddings()
+    layers = [key for key, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    if routers(base):  # their weights are fused, and the router is nobody's to bend
+        layers = [key for key in layers if ".mlp." not in key]
+    linear = sorted({key.rpartition(".")[2] for key in layers})
+    targets = linear if adapter.target_modules == "all-linear" else list(adapter.target_modules)
+    for target in targets:
+        if target not in linear:
+            raise ConfigError(
+                f"policies.{name}.adapter.target_modules: '{target}' is no linear layer of policies.{adapter.base}."
+                f"{did_you_mean(target, linear)} Or say all-linear."
+            )
+    return LoraConfig(
+        r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets, base_model_name_or_path=adapter.base
+    )
+
+
+def resolve_folder(name: str, model: str, has: str = "config.json") -> Path:
+    """A folder of weights, the last checkpoint of a run that has a policy of this name, or a model of the hub.
+
+    `has`: a file that the folder must hold.
+    """
     path = Path(model)
     if (path / "config.resolved.yaml").is_file():
         found = sorted(path.glob(f"checkpoints/step_*/policies/{name}"))
         if not found:
             raise ConfigError(f"The run {path} has no checkpoint with a policy '{name}'.")
         verify(found[-1].parents[1])
-        return found[-1]
-    if (path / "config.json").is_file():
+        path = found[-1]
+    if has == "config.json" and (path / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"policies.{name}.model: {path} is an adapter. Merge it with its base first (parl export RUN --merged), or "
+            f"make this policy an adapter as well: policies.{name}.adapter={{base: POLICY}}."
+        )
+    if (path / has).is_file():
         return path
-    if not path.exists() and HUB_ID.fullmatch(model):
+    if has == "config.json" and not path.exists() and HUB_ID.fullmatch(model):
         return _from_hub(name, model)
+    kind = "a transformers folder" if has == "config.json" else "a peft folder"
+    hub = ", or an id on the Hugging Face hub (ORG/NAME)" if has == "config.json" else ""
     raise ConfigError(
-        f"policies.{name}.model is '{model}', which is neither `tiny`, nor a transformers folder (with a config.json), "
-        "nor a run folder. Give the path of one of these, or an id on the Hugging Face hub (ORG/NAME)."
+        f"policies.{name}.model is '{model}', which is neither `tiny`, nor {kind} (with a {has}), nor a run folder. "
+        f"Give the path of one of these{hub}."
     )
 
 

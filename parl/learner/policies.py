@@ -1,7 +1,8 @@
 """All policies of a run: models, renderers, engines and learners, and which of them plays which role at a step.
 
-A frozen role is played by a snapshot of its policy (the weights after the cold start); a trained role by the live
-weights. The engine has a copy of its own: `sync` moves the learner's weights there and compares a probe.
+A role is played by the live weights of its policy. A frozen role whose policy the other role may train is played by a
+snapshot instead: the weights after the cold start. An engine has a copy of its own: `sync` moves the learner's weights
+there and compares a probe. Adapters on one base share its weights in memory, and one engine.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import LoraConfig
 
 from parl import ray_session
-from parl.config.schema import Config, Optimizer
+from parl.config.schema import Config, Optimizer, Roles
 from parl.env import AgentEnv, seed_for
 from parl.errors import CheckpointError
+from parl.learner import checkpoint as checkpoints
 from parl.learner.checkpoint import verify
 from parl.learner.experts import router_agreement
 from parl.learner.learner import Learner, check_engine
-from parl.learner.models import load_folder, load_policy, save_memory
+from parl.learner.models import load_folder, load_policy, new_adapter, save_memory, stored_adapter
+from parl.policy import lora
 from parl.policy.base import PolicyHandle, Renderer
 from parl.policy.families import make_renderer
-from parl.policy.torch_engine import TorchEngine
+from parl.policy.torch_engine import BASE, TorchEngine
 from parl.types import ROLES, Sample
 
 if TYPE_CHECKING:
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
 """Largest allowed difference of a probe's log-prob between engine and learner, by dtype (measured: 1e-5, 0.35)."""
 PROBE_TOKENS = 64
+SNAPSHOT = " at the cold start"
+"""Ends the name of an adapter whose weights no longer change."""
 
 
 class PolicySet:
@@ -43,14 +49,22 @@ class PolicySet:
         self.models: dict[str, Any] = {}
         self.tokenizers: dict[str, Any] = {}
         self.renderers: dict[str, Renderer] = {}
-        for name, policy in config.policies.items():
-            if folder is None:
-                model, tokenizer = load_policy(name, policy, env, seed_for(config.seed, "model", name) % 2**31)
+        for name, policy in sorted(config.policies.items(), key=lambda item: item[1].adapter is not None):
+            seed, base = seed_for(config.seed, "model", name) % 2**31, config.base_of(name)
+            if policy.adapter is not None:
+                below = self.models[base]
+                stored = folder / "policies" / name if folder else None
+                model = (
+                    stored_adapter(name, policy, below, stored) if stored else new_adapter(name, policy, below, seed)
+                )
+                tokenizer = self.tokenizers[base]
+            elif folder is None:
+                model, tokenizer = load_policy(name, policy, env, seed)
             else:
                 model, tokenizer = load_folder(folder / "policies" / name, getattr(torch, policy.dtype))
             save_memory(name, policy, model)
             self.models[name], self.tokenizers[name] = model, tokenizer
-            self.renderers[name] = make_renderer(name, policy.renderer, tokenizer)
+            self.renderers[name] = make_renderer(name, config.policies[base].renderer, tokenizer)
         self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, TorchEngine] = {}
         self._frozen: dict[str, TorchEngine] = {}
@@ -58,21 +72,51 @@ class PolicySet:
     def start_engines(self) -> None:
         """Engines over copies of the current weights; called again after the cold start has changed them."""
         for name, model in self.models.items():
-            self._live[name] = self._engine(name, model)
+            if self._config.base_of(name) != name:
+                continue
+            shapes = self._adapters_on(name)
+            self._live[name] = self._engine(name, lora.shared(model, same=False) if shapes else model, shapes)
+            for adapter in shapes:
+                policy = adapter.removesuffix(SNAPSHOT)
+                self._live[name].load_weights(lora.adapter_state(self.models[policy]), 0, adapter)
 
     def freeze(self, folder: Path) -> None:
-        """Snapshots for roles that are frozen at some step, from the cold start's checkpoint."""
-        for role in ROLES:
-            settings = getattr(self._config.roles, role)
-            if settings.trainable is not True and settings.policy not in self._frozen:
-                verify(folder)
-                dtype = getattr(torch, self._config.policies[settings.policy].dtype)
-                model, _ = load_folder(folder / "policies" / settings.policy, dtype)
-                self._frozen[settings.policy] = self._engine(settings.policy, model)
+        """Snapshots for frozen roles whose policy is trained by the other role, from the cold start's checkpoint."""
+        for name in self._snapshots():
+            verify(folder)
+            base = self._config.base_of(name)
+            if base != name:
+                _, weights = lora.read_adapter(folder / "policies" / name)
+                self._live[base].load_weights(weights, 0, name + SNAPSHOT)
+            else:
+                model, _ = load_folder(folder / "policies" / name, getattr(torch, self._config.policies[name].dtype))
+                self._frozen[name] = self._engine(name, model)
 
-    def _engine(self, name: str, model: Any) -> TorchEngine:
+    def _snapshots(self) -> list[str]:
+        """Policies of a role that is frozen at some step while the other role may train them."""
+        roles = [getattr(self._config.roles, role) for role in ROLES]
+        shared = len({r.policy for r in roles}) == 1 and any(r.ever_trainable for r in roles)
+        return [roles[0].policy] if shared and any(r.trainable is not True for r in roles) else []
+
+    def _adapters_on(self, base: str) -> dict[str, LoraConfig]:
+        """Adapters that the base's engine has, snapshots included, and their shapes."""
+        own = [n for n in self.models if self._config.base_of(n) == base != n]
+        frozen = [n + SNAPSHOT for n in self._snapshots() if n in own]
+        return {n: self.models[n.removesuffix(SNAPSHOT)].peft_config[lora.DEFAULT] for n in (*own, *frozen)}
+
+    def _engine(self, name: str, model: Any, adapters: Mapping[str, LoraConfig] | None = None) -> TorchEngine:
         engine = self._config.policies[name].engine
-        return TorchEngine(copy.deepcopy(model), self.renderers[name].stop_ids, engine)
+        own = model if adapters else copy.deepcopy(model)
+        return TorchEngine(own, self.renderers[name].stop_ids, engine, adapters)
+
+    def _push(self, name: str) -> None:
+        """Move a learner's weights to its engine."""
+        base, learner = self._config.base_of(name), self.learners[name]
+        self._live[base].load_weights(learner.weights(), learner.version, self._part(name))
+
+    def _part(self, name: str) -> str:
+        """What the policy is in its engine: an adapter, or the model itself."""
+        return BASE if self._config.base_of(name) == name else name
 
     def start_learners(self) -> None:
         """A learner for each policy that some role trains."""
@@ -99,22 +143,31 @@ class PolicySet:
             )
         for name, state in states.items():
             self.learners[name].load_state_dict(state)
-        for name, learner in self.learners.items():
-            self._live[name].load_weights(learner.weights(), learner.version)
+        for name in self.learners:
+            self._push(name)
+
+    def stored(self, linked: Path | None = None) -> dict[str, checkpoints.Stored]:
+        """The policies for a checkpoint; those that never change as they are in the checkpoint `linked`."""
+        bases = {self._config.base_of(n) for n in self.models if self._config.base_of(n) != n}
+        return {
+            n: linked / "policies" / n if linked and n in bases else (model, self.tokenizers[n])
+            for n, model in self.models.items()
+        }
 
     def learner_states(self) -> dict[str, Any]:
         return {name: learner.state_dict() for name, learner in self.learners.items()}
 
-    def handles(self, step: int | None = None) -> dict[str, PolicyHandle]:
-        """Who plays each role at a step; without one, the live weights play all (evaluation of a loaded policy)."""
+    def handles(self, roles: Roles | None = None) -> dict[str, PolicyHandle]:
+        """Who plays each role, given which learn now (`phases.now`); without, live weights play all (evaluation)."""
         out: dict[str, PolicyHandle] = {}
         for role in ROLES:
             settings = getattr(self._config.roles, role)
-            name = settings.policy
-            frozen = step is not None and not settings.trainable_at(step) and name in self._frozen
-            engine = self._frozen[name] if frozen else self._live[name]
-            tools = self._config.policies[name].lists_tools
-            out[role] = PolicyHandle(name, self.renderers[name], engine, tools)
+            name, base = settings.policy, self._config.base_of(settings.policy)
+            frozen = roles is not None and not getattr(roles, role).trainable and name in self._snapshots()
+            engine = self._frozen[name] if frozen and base == name else self._live[base]
+            tools = self._config.policies[base].lists_tools
+            adapter = self._part(name) + (SNAPSHOT if frozen and base != name else "")
+            out[role] = PolicyHandle(name, self.renderers[name], engine, tools, adapter, base)
         return out
 
     def versions(self) -> dict[str, int]:
@@ -130,14 +183,15 @@ class PolicySet:
         """
         off = {}
         for name, learner in self.learners.items():
-            self._live[name].load_weights(learner.weights(), learner.version)
+            self._push(name)
             if len(probe) < 2:
                 probe = self.renderers[name].start("probe", (), "probe")
-            tolerance = TOLERANCE[self._config.policies[name].dtype]
+            base = self._config.base_of(name)
+            tolerance = TOLERANCE[self._config.policies[base].dtype]
             off[f"policy/{name}/sync_mismatch"] = check_engine(
-                self._live[name], learner, probe[:PROBE_TOKENS], tolerance
+                self._live[base], learner, probe[:PROBE_TOKENS], tolerance, self._part(name)
             )
-            agreement = router_agreement(self._live[name], learner, probe[:PROBE_TOKENS])
+            agreement = router_agreement(self._live[base], learner, probe[:PROBE_TOKENS]) if base == name else None
             if agreement is not None:
                 off[f"policy/{name}/router_agreement"] = agreement
         return off

@@ -24,6 +24,8 @@ class Request:
     max_tokens: int
     temperature: float
     seed: int
+    adapter: str = ""
+    """Which of the engine's adapters samples; empty: the model itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +98,7 @@ class PolicyHandle:
     engine: Engine
     tools_in_prompt: bool = True
     """Whether the system message lists the tools."""
+    adapter: str = ""
+    """Of the engine, in each request."""
+    base: str = ""
+    """The policy whose engine it is, where that is another one."""

@@ -2,8 +2,9 @@
 
 In: `Request`s from many concurrent agents. Out: sampled ids with their log-probs and the weight version. An agent's
 state stays in its slot between turns, so a turn feeds only what is new; an agent whose prompt begins like another's
-copies that prefix instead of computing it. Three verbs: schedule, run, sample. Everything runs in one event loop and
-in a fixed order, so the same seed gives the same tokens.
+copies that prefix instead of computing it. Adapters on one model share passes, pages and all but their own weights.
+Three verbs: schedule, run, sample. Everything runs in one event loop and in a fixed order, so the same seed gives the
+same tokens.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from peft import LoraConfig
 
 from parl.config.schema import EngineConfig
+from parl.policy import lora
 from parl.policy.base import Blueprint, Generation, Request
 from parl.policy.paged_cache import PagedCache
 
+BASE = ""
+"""What a request without an adapter names: the model itself."""
 PREFIX_BLOCK = 16
 """Prefixes are shared in whole blocks of this many tokens."""
 
@@ -55,11 +60,26 @@ class _Session:
 
 
 class TorchEngine:
-    """Samples from `model`, a copy of its own whose weights `load_weights` replaces."""
+    """Samples from `model`, a copy of its own whose weights `load_weights` replaces.
 
-    def __init__(self, model: Any, stop_ids: Sequence[int], config: EngineConfig) -> None:
+    Args:
+        adapters: name -> shape of adapters on the model. Each request names its own, or none.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        stop_ids: Sequence[int],
+        config: EngineConfig,
+        adapters: Mapping[str, LoraConfig] | None = None,
+    ) -> None:
+        self._adapters = dict(adapters or {})
+        self._slots = {name: f"adapter{i}" for i, name in enumerate(self._adapters)}  # names that torch takes
+        lora.attach(model, {self._slots[name]: shape for name, shape in self._adapters.items()})
         self.model = model.eval().requires_grad_(False)
-        self.version = 0
+        self._row_adapters = lora.RowAdapters(model) if self._adapters else None
+        self.versions: dict[str, int] = dict.fromkeys((BASE, *self._adapters), 0)
+        """Weight version of each part: the model itself, and each adapter."""
         self.serial = uuid.uuid4().hex
         """Tells engines apart, whatever their versions."""
         self.tokens_generated = 0
@@ -72,24 +92,34 @@ class TorchEngine:
         self._loop: asyncio.Task[None] | None = None
         self._reset_state()
 
+    @property
+    def version(self) -> int:
+        """Of all parts together: it grows with each change of any."""
+        return sum(self.versions.values())
+
     def blueprint(self) -> Blueprint:
         """How to build this engine in another process, to which `load_weights` then gives its weights."""
         shape = (type(self.model), self.model.config, str(self.model.dtype).removeprefix("torch."))
-        return functools.partial(_build, *shape, tuple(self._stop), self._config)
+        return functools.partial(_build, *shape, tuple(self._stop), self._config, self._adapters)
 
-    def export_weights(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The weights as numpy arrays: five times faster through an object store than torch tensors."""
-        return {k: _to_numpy(v) for k, v in self.model.state_dict().items()}
+    def export_weights(self, part: str = BASE) -> dict[str, np.ndarray[Any, Any]]:
+        """A part's weights as numpy arrays: five times faster through an object store than torch tensors."""
+        own = lora.base_state(self.model) if part == BASE else lora.adapter_state(self.model, self._slots[part])
+        return {k: _to_numpy(v) for k, v in own.items()}
 
-    def load_weights(self, weights: Mapping[str, Any], version: int) -> None:
-        """Replace the weights, between two passes.
+    def load_weights(self, weights: Mapping[str, Any], version: int, part: str = BASE) -> None:
+        """Replace the weights of the model or of one adapter, between two passes.
 
         An agent that is in the middle of its work goes on with the state that it has; what it samples from here on has
         the new version, and the log-prob that it was sampled with. New agents share nothing that older weights have
         computed. Raises RuntimeError when a name or shape does not fit.
         """
-        self.model.load_state_dict({k: _to_tensor(v) for k, v in weights.items()})
-        self.version = version
+        tensors = {k: _to_tensor(v) for k, v in weights.items()}
+        if part == BASE:
+            lora.set_base_state(self.model, tensors)
+        else:
+            lora.set_adapter_state(self.model, tensors, self._slots[part])
+        self.versions[part] = version
         if self._sessions:
             self._prefixes.clear()
         else:
@@ -103,7 +133,8 @@ class TorchEngine:
         self._free: list[int] = []
         self._num_slots = 0
         self._uses: list[int] = []  # how often each slot has been taken: older prefixes in it are gone
-        self._prefixes: dict[int, tuple[int, int, tuple[int, ...]]] = {}  # hash -> (slot, use, tokens)
+        # hash -> (slot, use, adapter, tokens): what an adapter has computed is of no use to another
+        self._prefixes: dict[int, tuple[int, int, str, tuple[int, ...]]] = {}
         self._waiting: list[_Row] = []
         self._running: list[_Row] = []
 
@@ -131,15 +162,20 @@ class TorchEngine:
             self._free.append(entry.slot)
 
     @torch.inference_mode()
-    def score(self, token_ids: Sequence[int]) -> torch.Tensor:
+    def score(self, token_ids: Sequence[int], part: str = BASE) -> torch.Tensor:
         """Log-probs (T-1,) of a sequence's tokens, through the same cached path as sampling (two passes)."""
-        row = _Row(Request("", tuple(token_ids), (), 0, 1.0, 0), 0, list(token_ids), 0, np.zeros(0), None)  # type: ignore[arg-type]
+        asked = Request("", tuple(token_ids), (), 0, 1.0, 0, part)
+        row = _Row(asked, 0, list(token_ids), 0, np.zeros(0), None)  # type: ignore[arg-type]
         cache, self._cache = self._cache, PagedCache(self.model.config.num_hidden_layers)
         half = len(token_ids) // 2
         hidden = torch.cat([self._forward([row], half)[0], self._forward([row], len(token_ids) - half)[0]])
         self._cache = cache
         logp = torch.log_softmax(self.model.get_output_embeddings()(hidden[:-1]).float(), -1)
         return logp.gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
+
+    def probe(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """`score` by each part, one row each: what another process's engine with these weights says."""
+        return torch.stack([self.score(token_ids, part) for part in self.versions])
 
     def _open(self, request: Request) -> _Session:
         slot = self._free.pop() if self._free else self._num_slots
@@ -197,7 +233,7 @@ class TorchEngine:
 
     def _share_prefixes(self, rows: Sequence[_Row]) -> None:
         """Copy known prefixes into new rows; where several new rows begin alike, only the first computes."""
-        chains = [_block_hashes(r.tokens) for r in rows]
+        chains = [_block_hashes(r.tokens, r.request.adapter) for r in rows]
         common = Counter(h for chain in chains for h in chain)
         for row, chain in zip(rows, chains, strict=True):
             known = next((i for i in range(len(chain), 0, -1) if self._valid(chain[i - 1], row)), 0)
@@ -211,14 +247,16 @@ class TorchEngine:
                 row.fed = shared * PREFIX_BLOCK
             for i, h in enumerate(chain[: max(known, shared)], 1):
                 if not self._valid(h, None):
-                    self._prefixes[h] = (row.slot, self._uses[row.slot], tuple(row.tokens[: i * PREFIX_BLOCK]))
+                    tokens = tuple(row.tokens[: i * PREFIX_BLOCK])
+                    self._prefixes[h] = (row.slot, self._uses[row.slot], row.request.adapter, tokens)
 
     def _valid(self, chain_hash: int, row: _Row | None) -> bool:
         """The prefix is still in its slot (and, given a row, is really the row's: hashes may collide)."""
         entry = self._prefixes.get(chain_hash)
         if entry is None or self._uses[entry[0]] != entry[1]:
             return False
-        return row is None or tuple(row.tokens[: len(entry[2])]) == entry[2]
+        *_, adapter, tokens = entry
+        return row is None or (row.request.adapter == adapter and tuple(row.tokens[: len(tokens)]) == tokens)
 
     # --- run ---------------------------------------------------------------------------------------------------------
 
@@ -241,6 +279,8 @@ class TorchEngine:
         at = torch.tensor([r.fed for r in rows])[:, None] + torch.arange(width)
         span = self._cache.begin([r.slot for r in rows], at)
         mask = (torch.arange(span) <= at[..., None])[:, None]
+        if self._row_adapters is not None:
+            self._row_adapters.of([self._slots.get(r.request.adapter) for r in rows])
         hidden = self.model.base_model(
             input_ids=ids,
             position_ids=at,
@@ -268,7 +308,7 @@ class TorchEngine:
             row.tokens.append(token)
             row.sampled.append(token)
             row.logprobs.append(logprob)
-            row.versions.append(self.version)
+            row.versions.append(self.versions[row.request.adapter])
             self.tokens_generated += 1
             if token in self._stop or len(row.sampled) == row.request.max_tokens:
                 self._finish(row, token)
@@ -283,8 +323,15 @@ class TorchEngine:
             row.done.set_result(Generation(tuple(row.sampled), tuple(row.logprobs), finish, tuple(versions)))
 
 
-def _build(kind: Any, model_config: Any, dtype: str, stop_ids: Sequence[int], config: EngineConfig) -> TorchEngine:
-    return TorchEngine(kind(model_config).to(getattr(torch, dtype)), stop_ids, config)
+def _build(
+    kind: Any,
+    model_config: Any,
+    dtype: str,
+    stop_ids: Sequence[int],
+    config: EngineConfig,
+    adapters: Mapping[str, LoraConfig],
+) -> TorchEngine:
+    return TorchEngine(kind(model_config).to(getattr(torch, dtype)), stop_ids, config, adapters)
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -305,11 +352,11 @@ def _prefix_row(row: _Row, length: int) -> _Row:
     return _Row(row.request, row.slot, row.tokens[:length], row.fed, row.uniforms, row.done)
 
 
-def _block_hashes(tokens: Sequence[int]) -> list[int]:
+def _block_hashes(tokens: Sequence[int], adapter: str) -> list[int]:
     """One hash per whole block, each of everything up to its end; the last token is left to be fed."""
     hashes: list[int] = []
     for start in range(0, (len(tokens) - 1) // PREFIX_BLOCK * PREFIX_BLOCK, PREFIX_BLOCK):
-        hashes.append(hash((hashes[-1] if hashes else 0, *tokens[start : start + PREFIX_BLOCK])))
+        hashes.append(hash((hashes[-1] if hashes else adapter, *tokens[start : start + PREFIX_BLOCK])))
     return hashes
 
 

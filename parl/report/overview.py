@@ -115,7 +115,7 @@ def roles(config: Node) -> list[dict[str, str]]:
             {
                 "role": name,
                 "policy": role["policy"],
-                "model": str(policy["model"]),
+                "model": f"adapter on {policy['adapter']['base']}" if policy.get("adapter") else str(policy["model"]),
                 "trainable": _trainable(role["trainable"]),
                 "limits": limits,
             }
@@ -158,12 +158,22 @@ def _leaves(name: str, value: Node) -> Iterator[tuple[str, Node]]:
 def _trainable(value: Any) -> str:
     if isinstance(value, bool):
         return "learns" if value else "frozen"
-    phases, start = [], 0
-    for phase in value:
-        until = phase.get("until")
-        span = f"from step {start}" if until is None else f"steps {start} to {until - 1}"
-        phases.append(f"{'learns' if phase['value'] else 'frozen'} {span}")
-        start = until or start
+    phases, start = [], "from step 0"
+    for i, phase in enumerate(value):
+        until, learns = phase.get("until"), phase["value"]
+        if isinstance(learns, Mapping):
+            first = "learns" if learns["first"] else "frozen"
+            what = f"by turns of {learns['steps']} ({first} first)"
+        else:
+            what = "learns" if learns else "frozen"
+        last = until is None or i + 1 == len(value)
+        if not last and isinstance(until, Mapping):
+            skill = f"{until['metric']} reaches {until['value']:g}"
+            phases.append(f"{what} {start} until {skill}, at most {until['max_steps']} steps")
+            start = "from then on"
+        else:
+            phases.append(f"{what} {start}" if last else f"{what} {start} to {until - 1}".replace("from step", "steps"))
+            start = start if last else f"from step {until}"
     return ", ".join(phases)
 
 

@@ -119,6 +119,7 @@ async def _run(
                 room,
                 sampling.temperature,
                 seed_for(spec.seed, len(turns)),
+                policy.adapter,
             )
         )
         tape.sampled(generation.token_ids, generation.logprobs, generation.mask)

@@ -25,11 +25,13 @@ ATTEMPTS, RETRY_S = 120, 1.0
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """One engine as it travels: `weights` is a reference into Ray's object store (None: it has none)."""
+    """One engine as it travels. `weights` has for each part (the model, adapters) its version and a reference into
+    Ray's object store, so that a base under adapters travels once; empty: the engine has none."""
 
     blueprint: Blueprint
     version: int
-    weights: Any
+    """The sum of the parts' versions."""
+    weights: Mapping[str, tuple[int, Any]]
     servers: tuple[Any, ...] = ()
     """Inference actors that serve it; none: every worker has an engine of its own."""
 
@@ -43,7 +45,7 @@ class EngineStore:
 
     def __init__(self) -> None:
         self.engines: dict[str, Any] = {}
-        self._versions: dict[str, int] = {}
+        self._versions: dict[str, dict[str, int]] = {}  # engine -> part -> version
 
     def keep(self, names: Mapping[str, Any]) -> None:
         """Forget all others."""
@@ -58,15 +60,16 @@ class EngineStore:
                 scores |= await remote.follow(state, probe)
                 continue
             if name not in self.engines:
-                self.engines[name], self._versions[name] = state.blueprint(), -1
-            if state.weights is None or self._versions[name] >= state.version:
-                continue
-            weights = await state.weights
-            if self._versions[name] < state.version:  # another call may have come first
-                self.engines[name].load_weights(weights, state.version)
-                self._versions[name] = state.version
-                if len(probe) > 1:
-                    scores[name, state.version] = self.engines[name].score(probe).numpy()
+                self.engines[name], self._versions[name] = state.blueprint(), {}
+            engine, have = self.engines[name], self._versions[name]
+            newer = {p: v for p, (v, _) in state.weights.items() if have.get(p, -1) < v}
+            loaded = {p: await state.weights[p][1] for p in newer}
+            fresh = [p for p, version in newer.items() if have.get(p, -1) < version]  # another call may have come first
+            for part in fresh:
+                engine.load_weights(loaded[part], newer[part], part)
+                have[part] = newer[part]
+            if fresh and len(probe) > 1:
+                scores[name, state.version] = engine.probe(probe).numpy()
         return Scores(scores)
 
 

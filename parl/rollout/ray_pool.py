@@ -284,21 +284,29 @@ class RayPool:
         probe: list[int] = []
         for role, handle in policies.items():
             name = _name(handle)
-            seats[role] = Seat(handle.name, handle.renderer, handle.tools_in_prompt, name)
+            seats[role] = Seat(handle.name, handle.renderer, handle.tools_in_prompt, name, handle.adapter)
             probe = probe or handle.renderer.start("probe", (), "probe")[:PROBE_TOKENS]
-            engines[name] = self._state(handle, probe)
+            if name not in engines:
+                engines[name] = self._state(handle, probe)
         self._weights = engines  # older weights may leave the object store
         return seats, engines, probe
 
     def _state(self, handle: PolicyHandle, probe: Sequence[int]) -> EngineState:
         name, engine = _name(handle), cast(Any, handle.engine)
         if not hasattr(engine, "blueprint"):
-            return EngineState(lambda: engine, 0, None)
+            return EngineState(lambda: engine, 0, {})
         state = self._weights.get(name)
         if state is None or state.version != engine.version:
-            weights, servers = ray.put(engine.export_weights()), self._servers.get(handle.name, ())
+            before = state.weights if state is not None else {}
+            weights = {
+                part: before[part]
+                if part in before and before[part][0] == version
+                else (version, ray.put(engine.export_weights(part)))
+                for part, version in engine.versions.items()
+            }
+            servers = self._servers.get(handle.base or handle.name, ())
             state = EngineState(engine.blueprint(), engine.version, weights, servers)
-            self._probes[name, engine.version] = engine.score(probe).numpy()
+            self._probes[name, engine.version] = engine.probe(probe).numpy()
             while len(self._probes) > KEPT_PROBES:
                 del self._probes[next(iter(self._probes))]
         return state
@@ -317,4 +325,4 @@ class RayPool:
 
 def _name(handle: PolicyHandle) -> str:
     """Of an engine: its policy, and what tells this engine of the process from all others."""
-    return f"{handle.name}/{getattr(handle.engine, 'serial', id(handle.engine))}"
+    return f"{handle.base or handle.name}/{getattr(handle.engine, 'serial', id(handle.engine))}"

@@ -33,6 +33,7 @@ class Seat:
     tools_in_prompt: bool
     engine: str
     """Name of the engine; roles that share one share its batches."""
+    adapter: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,10 @@ class RolloutWorker:
         async with self._watchdog:
             self._store.keep(batch.engines)
             scores = await self._store.follow(batch.engines, batch.probe)
+            engines = self._store.engines
             handles = {
-                role: PolicyHandle(seat.policy, seat.renderer, self._store.engines[seat.engine], seat.tools_in_prompt)
-                for role, seat in batch.seats.items()
+                role: PolicyHandle(s.policy, s.renderer, engines[s.engine], s.tools_in_prompt, s.adapter)
+                for role, s in batch.seats.items()
             }
             runner = batch.runner.with_policies(handles)
             episodes = await self._pool.gather(runner, batch.jobs)

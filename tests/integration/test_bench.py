@@ -20,6 +20,7 @@ KEYS = {
     "overhead.py --episodes 8 --widths 1 3": {"ms_per_turn"},
     "width.py --episodes 1 --widths 1 64 --recorded 8 --repeats 1": {"cost_ratio_64"},
     "engine.py --episodes 2 --batch 8 --repeats 1": {"speedup"},
+    "adapters.py --hidden 64 --layers 2": {"full_mb", "adapters_mb", "ratio"},
     "limit.py --episodes 2 --agents 4 --repeats 1": {"rollout_share", "learner_share"},
     "concurrency.py --agents 20 --width 4": {"num_agents", "rss_gib", "episodes_per_s"},
     "soak.py --episodes 80 --batch 10 --width 1": {"episodes", "mb_per_10k_episodes", "rss_mb"},

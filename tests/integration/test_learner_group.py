@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import ray
 import torch
+from peft import LoraConfig
 
 from parl.config.objective import Loss
 from parl.config.schema import Optimizer, TinyModel
 from parl.learner.group import LearnerGroup
 from parl.learner.learner import Learner
+from parl.policy import lora
 from parl.policy.tiny import build_model
 from parl.types import Sample
 
@@ -52,13 +54,15 @@ def samples(num: int, seed: int) -> list[Sample]:
 
 
 def changes(before: Any, after: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.cat([(after[k] - v).flatten() for k, v in before.state_dict().items()])
+    return torch.cat([(after[k] - v).flatten() for k, v in lora.model_state(before).items()])
 
 
-@pytest.mark.parametrize("num_samples", [9, 1])
-def test_two_processes_make_the_step_of_one(num_samples: int) -> None:
-    """With one sample the second process has none, and takes part all the same."""
+@pytest.mark.parametrize("num_samples, adapter", [(9, False), (1, False), (9, True)])
+def test_two_processes_make_the_step_of_one(num_samples: int, adapter: bool) -> None:
+    """With one sample the second process has none, and takes part all the same. Of an adapter only its own weights."""
     model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, 0)
+    if adapter:
+        lora.attach(model, {lora.DEFAULT: LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "w1"])})
     shape = ("main", Optimizer(lr=1e-3), Loss(alpha=-9, beta=9), 120)
     one = Learner(shape[0], copy.deepcopy(model), *shape[1:])
     two = LearnerGroup(shape[0], copy.deepcopy(model), *shape[1:], num=2, threads=1, num_cpus=2)
@@ -68,6 +72,7 @@ def test_two_processes_make_the_step_of_one(num_samples: int) -> None:
         alone = one.update(todo, TEMPERATURES, mass, step, 4, 2)
         shared = two.update(todo, TEMPERATURES, mass, step, 4, 2)
         assert shared == pytest.approx(alone, rel=1e-4, abs=1e-6)
+    assert set(two.weights()) == set(lora.model_state(model))
     moved = changes(model, one.weights())
     assert float(moved.abs().max()) > 1e-4
     assert torch.allclose(changes(model, two.weights()), moved, atol=2e-5)

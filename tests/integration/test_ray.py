@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from parl.policy.scripted import ScriptedEngine
 from parl.rollout.pool import Job, LocalPool, Pool
 from parl.rollout.ray_pool import RayPool, _Part
 from parl.rollout.swarm import SwarmRunner
-from parl.types import Episode
+from parl.types import ROLES, Episode
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -66,6 +67,28 @@ def test_new_weights_reach_the_workers(parts: tuple[PolicySet, SwarmRunner, list
     after = pool.run(runner, jobs)
     assert {t.policy_versions for e in after for trace in e.traces for t in trace.turns} == {(7,)}
     assert [e.orchestrator.token_ids for e in after] != [e.orchestrator.token_ids for e in before]
+
+
+def test_adapters_reach_the_workers(parts: tuple[PolicySet, SwarmRunner, list[Job], Pool]) -> None:
+    """Both roles' adapters are in one engine of each worker, which does what a local pool's does."""
+    *_, jobs, pool = parts
+    own = [f"policies.{role}.adapter={{base: main, rank: 2}}" for role in ROLES]
+    config = load(SMOKE, [*own, *(f"roles.{role}.policy={role}" for role in ROLES), "rollout.num_workers=2"])
+    policies = PolicySet(config, make_env(config.env))
+    policies.start_engines()
+    engine: Any = policies.handles()["orchestrator"].engine
+    runner = SwarmRunner(policies.handles(), config.roles, config.swarm, config.clock)
+    for version in (1, 2):
+        changed = {k: v + 0.05 for k, v in engine.export_weights("orchestrator").items()}
+        engine.load_weights(changed, version, "orchestrator")
+        done = pool.run(runner, jobs)
+        local: dict[int, Episode] = {}
+        for worker in range(2):
+            mine = list(range(worker, len(jobs), 2))
+            alone = LocalPool(lambda: make_env(config.env), config.rollout).run(runner, [jobs[i] for i in mine])
+            local |= dict(zip(mine, alone, strict=True))
+        assert done == [local[i] for i in range(len(jobs))]
+        assert {t.policy_versions for e in done for t in e.orchestrator.turns} == {(version,)}
 
 
 class Slow:

@@ -163,7 +163,7 @@ def test_policies_are_loaded_in_their_dtype(tmp_path: Path, dtype: str) -> None:
     policies = PolicySet(config, WordsEnv(), folder)
     policies.start_engines()
     policies.freeze(folder)
-    roles = policies.handles(step=0)
+    roles = policies.handles(config.roles)
     for held in (policies.models["main"], roles["orchestrator"].engine.model, roles["subagent"].engine.model):
         assert {p.dtype for p in held.parameters()} == {getattr(torch, dtype)}
     assert roles["orchestrator"].engine is not roles["subagent"].engine

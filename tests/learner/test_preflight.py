@@ -9,13 +9,18 @@ import pytest
 
 from parl.ablate import ablate
 from parl.config import load
+from parl.config.schema import TinyModel
 from parl.env import AgentEnv
 from parl.errors import CheckpointError, ConfigError
 from parl.evaluate import Asked, plan_run
+from parl.learner import checkpoint
+from parl.policy.tiny import build_model, build_tokenizer
 from parl.train import train
 from tests.helpers import ROOT
 
 SMOKE = ROOT / "configs" / "smoke.yaml"
+GATED = "[{until: {metric: %s, value: 1, max_steps: 2}, value: false}, {value: true}]"
+ADAPTER = "policies={main: {}, a: {adapter: %s}, b: {}}"
 STAGE = "{name: s, data: %s, until: {metric: %s, value: 0.5, max_steps: 1}}"
 
 
@@ -34,6 +39,19 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
         ("roles.orchestrator.limits.context_tokens=40", r"\(context_tokens\). Raise that limit"),
         ("reward.terms.outcome.metric=f2", "f2"),
         ("credit.type=drop_one", r"parl/WideSearch-v0 cannot tell what a subagent contributed. Implement"),
+        ("roles.subagent.trainable=" + GATED % "outcome/subtsk", "Did you mean 'outcome/subtask'"),
+        (
+            "roles.subagent.trainable=" + GATED % "eval/scor",
+            "waits for the metric 'eval/scor'. Did you mean 'eval/score'",
+        ),
+        (
+            ADAPTER % "{base: b, target_modules: [q_prj]}",
+            "'q_prj' is no linear layer of policies.b. Did you mean",
+        ),
+        (
+            ADAPTER % "{base: b}, model: /nope",
+            "policies.a.model is '/nope', which is neither `tiny`, nor a peft folder",
+        ),
         (stage(data="{episod: 1}"), "Did you mean 'episode'"),
         (stage(data="{episode: 0}"), "a share above 0"),
         (stage(metric="acuracy/episode"), "Did you mean 'accuracy'"),
@@ -52,6 +70,24 @@ def test_refused_before_anything_is_written(
     with pytest.raises((ConfigError, CheckpointError), match=message):
         train(load(SMOKE, [f"run_dir={run}", override]), None, False)
     assert not run.exists()
+
+
+def test_another_runs_cold_start_must_have_every_policy(tmp_path: Path) -> None:
+    cold = tmp_path / "other" / "checkpoints" / checkpoint.COLD_START
+    cold.parent.mkdir(parents=True)
+    tokenizer = build_tokenizer(["w"], ())
+    model = build_model(TinyModel(hidden_size=16, num_heads=2, ff_size=16), len(tokenizer), 0, 0)
+    checkpoint.save(cold, checkpoint.State(0, {}, []), {"main": (model, tokenizer)}, {})
+    taken = [f"run_dir={tmp_path / 'run'}", f"cold_start.from_run={tmp_path / 'other'}", "policies.second={}"]
+    with pytest.raises(ConfigError, match=r"has no policy 'second'\. Start from its weights instead: cold_start=null"):
+        train(load(SMOKE, taken), None, False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gate_that_is_never_measured(tmp_path: Path) -> None:
+    gated = "roles.subagent.trainable=" + GATED % "eval/score"
+    with pytest.raises(ConfigError, match=r"waits for eval/score; set eval\.every as well"):
+        train(load(SMOKE, [f"run_dir={tmp_path / 'run'}", "eval.every=null", gated]), None, False)
 
 
 def test_a_tiny_model_is_not_trained_on_words_it_lacks(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from parl.config.objective import Credit, Loss
-from parl.config.schema import Phase, RoleConfig, Roles
+from parl.config.phases import Phase
+from parl.config.schema import RoleConfig, Roles
 from parl.credit import assign, learnable, token_mass
 from parl.errors import ConfigError
 from parl.types import AgentTrace, Clock, Episode, RewardBreakdown, Sample, ScoredEpisode, Status, Task, Turn

@@ -184,6 +184,34 @@ def test_evaluations_of_any_nesting_are_one_table() -> None:
     assert table["rows"] == [["step_000002", "0.500", "2"], ["cold_start, swarm, greedy", "0.750", "4"]]
 
 
+def test_adapters_skills_and_turns_in_words() -> None:
+    gate = {"metric": "outcome/subtask", "value": 0.8, "max_steps": 30}
+    turns = {"value": {"steps": 5, "first": False}}
+    raw = {
+        "name": "r",
+        "env": {"id": "parl/WideSearch-v0"},
+        "policies": {
+            "main": {},
+            "orchestrator": {"adapter": {"base": "main"}},
+            "subagent": {"adapter": {"base": "main"}},
+        },
+        "roles": {
+            "orchestrator": {"policy": "orchestrator", "trainable": [{"until": gate, "value": False}, turns]},
+            "subagent": {
+                "policy": "subagent",
+                "trainable": [{"until": 4, "value": True}, {"until": gate, "value": False}, turns],
+            },
+        },
+    }
+    found = roles(parse(raw).model_dump(mode="json"))
+    assert [r["model"] for r in found] == ["adapter on main"] * 2
+    skill = "until outcome/subtask reaches 0.8, at most 30 steps"
+    assert [r["trainable"] for r in found] == [
+        f"frozen from step 0 {skill}, by turns of 5 (frozen first) from then on",
+        f"learns steps 0 to 3, frozen from step 4 {skill}, by turns of 5 (frozen first) from then on",
+    ]
+
+
 def test_roles_and_weights_in_words() -> None:
     schedule = [{"until": 20, "value": False}, {"value": True}]
     raw = {

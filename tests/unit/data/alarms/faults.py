@@ -28,8 +28,8 @@ def forgotten_engine() -> None:
     """Episodes are sampled by a copy of the first weights that never gets new ones; the engine that does is idle."""
     handles: Callable[..., dict[str, Any]] = PolicySet.handles
 
-    def stale(self: Any, step: int | None = None) -> dict[str, Any]:
-        out = handles(self, step)
+    def stale(self: Any, roles: Any = None) -> dict[str, Any]:
+        out = handles(self, roles)
         if "_forgotten" not in vars(self):
             self._forgotten = {h.name: self._engine(h.name, self.models[h.name]) for h in out.values()}
         return {role: replace(h, engine=self._forgotten[h.name]) for role, h in out.items()}
