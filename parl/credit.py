@@ -127,7 +127,7 @@ def _trained(group: Group, roles: Roles, step: int) -> Iterator[tuple[ScoredEpis
 
 
 def group_mean(group: Group, config: Credit) -> dict[Agent, float]:
-    """Each role against its own kind (Kimi K2.5, section 3 and eq. 1; for subagents parl.md, section 5, ours).
+    """Each role against its own kind (Kimi K2.5, section 3 and eq. 1; for subagents our choice, docs/credit.md).
 
     Orchestrator: A = r - mean of r over its group (the episodes of the same task).
     Subagent: A = r - b. Its peers are all subagents of the group, or of its episode (`subagent_group`); b is the mean
@@ -205,7 +205,7 @@ def drop_one(group: Group, config: Credit) -> dict[Agent, float]:
     """Subagent: as `group_mean`, with its worth in place of its reward; orchestrator: as `group_mean`.
 
     Worth = score of the answer - score of the answer without this subagent's message: the difference reward
-    D_i = G(z) - G(z_-i) (Wolpert and Tumer 2002; COMA, 1705.08926, section 4), as parl.md, section 5, has it. The
+    D_i = G(z) - G(z_-i) (Wolpert and Tumer 2002; COMA, 1705.08926, section 4). The
     environment tells it (`AgentEnv.contributions`); a subagent whose message left no trace in the answer is worth 0.
     """
     worth: dict[Agent, float] = {}

@@ -1,6 +1,6 @@
 """Held-out evaluation: the same tasks under greedy and sampled decoding, as a swarm, alone, or forced to delegate.
 
-In: a runner per decoding, tasks. Out: the numbers of interfaces' `summary.json`.
+In: a runner per decoding, tasks. Out: the numbers of `summary.json`.
 """
 
 from __future__ import annotations

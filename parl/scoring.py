@@ -264,7 +264,7 @@ class Scorer:
 
 
 def finished(trace: AgentTrace) -> bool:
-    """A subagent ended with a non-empty message that the environment accepts (parl.md, section 3: r_finish)."""
+    """A subagent ended with a non-empty message that the environment accepts (Kimi K2.5, section 3: r_finish)."""
     return trace.status == "completed" and trace.accepted and bool(trace.result.strip())
 
 

@@ -104,7 +104,7 @@ class Reward(Node):
 
 
 class Credit(Node):
-    """From rewards to advantages, per role (parl.md section 5)."""
+    """From rewards to advantages, per role (docs/credit.md)."""
 
     type: Literal["group_mean", "trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one", "siblings"] = (
         "group_mean"
