@@ -62,7 +62,8 @@ class Conversation:
             return (news[0]["content"],), stop + _reply(renderer, news[0]["content"])
         told = iter(news)  # malformed calls, which the client has not seen, are answered with their error
         texts = tuple(c.error if c.error is not None else next(told)["content"] for c in self.turns[-1].tool_calls)
-        return texts, stop + renderer.observe(texts)
+        said = self.tape.ids[self.turns[-1].start : self.turns[-1].end]
+        return texts, stop + renderer.observe(texts, said)
 
     def note(self, texts: tuple[str, ...], env_calls: int) -> None:
         """Write down how the last turn was answered, whether or not the policy will read it."""
@@ -78,7 +79,7 @@ class Conversation:
         policy, start = self.policy, len(self.tape.ids)
         context = tuple(self.tape.ids)
         generation = await policy.engine.generate(
-            Request(self.session, context, tuple(self.messages), room, temperature, seed)
+            Request(self.session, context, tuple(self.messages), room, temperature, seed, policy.adapter)
         )
         self.tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
         text, calls = policy.renderer.parse(self.tape.ids[start:])
@@ -113,11 +114,12 @@ def _render(policy: PolicyHandle, request: ChatRequest) -> list[int]:
         said = messages.pop(0)
         calls = [ToolCall(c["name"], c["arguments"]) for c in said["tool_calls"]]
         text = "\n".join(filter(None, (said["content"], *map(call_text, calls))))
-        ids += [*renderer.encode(text), renderer.stop_ids[0]]
+        turn = [*renderer.encode(text), renderer.stop_ids[0]]
+        ids += turn
         num = len(calls) or 1
         heard, messages = messages[:num], messages[num:]
         texts = [m["content"] for m in heard]
-        ids += renderer.observe(texts) if calls else _reply(renderer, texts[0])
+        ids += renderer.observe(texts, turn) if calls else _reply(renderer, texts[0])
     return ids
 
 

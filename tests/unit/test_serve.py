@@ -50,10 +50,17 @@ class Engine(ScriptedEngine):
 class Endpoint:
     """A service, its engine, and a client."""
 
-    def __init__(self, *said: str, window: int = 10_000, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        *said: str,
+        window: int = 10_000,
+        limits: Limits | None = None,
+        renderer: Tagged | None = None,
+        adapter: str = "",
+    ) -> None:
         self.engine = Engine(said)
         self.record = io.StringIO()
-        policy = PolicyHandle("main", Tagged(), self.engine)
+        policy = PolicyHandle("main", renderer or Tagged(), self.engine, adapter=adapter)
         self.service = Service({"main": Served(policy, window, 500, 1.0)}, self.record)
         app = make_app(lambda path, key: self.service, limits or Limits(), own_names("127.0.0.1"))
         self.client = TestClient(app, base_url="http://127.0.0.1")
@@ -140,6 +147,24 @@ def test_other_tools_start_anew_and_a_foreign_history_is_rendered() -> None:
     assert here.service.counts["resets"] == 1
     assert here.text() == f"<peek>[|hi]blue\0(hi){PEEK.replace('x', 'y')}\0[why]"
     assert here.service.conversations()[-1].tape.mask.count(1) == len("fine\0")
+
+
+def test_the_engine_is_told_the_adapter_and_the_renderer_the_turn() -> None:
+    answered = []
+
+    class Noting(Tagged):
+        """Kimi's format names the calls that it answers."""
+
+        def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
+            answered.append("".join(map(chr, said)))
+            return super().observe(observations, said)
+
+    here = Endpoint(PEEK, "fine", renderer=Noting(), adapter="scout")
+    messages: list[Any] = [dict(USER)]
+    (call,) = here.say(messages, tools=TOOLS)["message"]["tool_calls"]
+    here.say([*messages, answer(call, "one")], tools=TOOLS)
+    assert answered == [PEEK + "\0"]
+    assert [r.adapter for r in here.engine.asked] == ["scout", "scout"]
 
 
 def test_one_history_continued_twice_branches() -> None:
