@@ -6,6 +6,7 @@ import ast
 import tomllib
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from parl import scaffold
@@ -15,6 +16,7 @@ from parl.errors import ConfigError
 @pytest.fixture(autouse=True)
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(gymnasium.registry, "calc/Calc-v0", raising=False)  # another test may have used the template
     return tmp_path
 
 
