@@ -57,6 +57,7 @@ def test_there_are_all_the_recordings() -> None:
         ("no-shaping-1", {"serial_collapse": 17}),
         ("no-shaping-2", {"serial_collapse": 23}),
         ("high-costs", {"serial_collapse": 34, "reward_hacking": 28}),
+        ("no-finish-2", {"reward_hacking": 21}),  # rows that the task does not have are assigned, and paid for
         ("paid-attempts", {"spurious_parallelism": 9, "reward_hacking": 34}),
         ("huge-lr", {"entropy_collapse": 15}),
         # Delegating was lost, too; the last step with an advantage is step 21.
