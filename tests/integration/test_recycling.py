@@ -36,4 +36,5 @@ def test_a_worker_above_the_limit_is_replaced() -> None:
     local = LocalPool(lambda: make_env(config.env), config.rollout).run(runner, jobs)
     assert first == second == local
     assert pool.lost["workers_recycled"] == 2
-    assert pool.lost["workers_lost"] == 0
+    # a call that reaches the old process while it ends runs again, and counts as a loss: one per replacement at most
+    assert pool.lost["workers_lost"] <= pool.lost["workers_recycled"]
