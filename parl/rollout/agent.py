@@ -150,6 +150,13 @@ async def _run(
             break
         tape.feed(fed)
         messages += _exchange(text, calls, observations)
+    return trace_of(spec, policy, tape, turns, status, reason, result)
+
+
+def trace_of(
+    spec: AgentSpec, policy: PolicyHandle, tape: Tape, turns: Sequence[Turn], status: Status, reason: str, result: str
+) -> AgentTrace:
+    """What an agent did, as it is trained on: the tape as it was fed and sampled."""
     return AgentTrace(
         id=spec.id,
         role=spec.role,

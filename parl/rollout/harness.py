@@ -21,7 +21,7 @@ from parl.gateway.chat import ApiError, ChatRequest, Reply
 from parl.gateway.conversation import Conversation, key
 from parl.gateway.live import Gateway
 from parl.policy.base import PolicyHandle
-from parl.rollout.agent import AgentSpec
+from parl.rollout.agent import AgentSpec, trace_of
 from parl.rollout.world import EpisodeFailure, env_calls
 from parl.types import AgentTrace, Status, Task, ToolCall
 
@@ -221,25 +221,6 @@ async def run_harness(
         raise _failed("it has never asked the policy at its base_url")
     if agent.env_calls:  # it answered by itself after these
         agent.conversation.note((), agent.env_calls)
-    return _trace(spec, agent.conversation, policy, agent.stop, answer)
-
-
-def _trace(spec: AgentSpec, talk: Conversation, policy: PolicyHandle, stop: str | None, answer: str) -> AgentTrace:
-    status: Status = "completed" if stop is None else "truncated"
-    tape = talk.tape
-    return AgentTrace(
-        id=spec.id,
-        role=spec.role,
-        parent=spec.parent,
-        spawned_at=spec.spawned_at,
-        name=spec.name,
-        prompt=spec.prompt,
-        policy=policy.name,
-        turns=tuple(talk.turns),
-        status=status,
-        stop_reason=stop or "answer",
-        result=answer,
-        token_ids=tuple(tape.ids),
-        mask=tuple(tape.mask),
-        logprobs=tuple(tape.logprobs),
-    )
+    talk = agent.conversation
+    status: Status = "completed" if agent.stop is None else "truncated"
+    return trace_of(spec, policy, talk.tape, talk.turns, status, agent.stop or "answer", answer)

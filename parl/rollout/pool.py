@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from parl.config.schema import Rollout
+from parl.config.rollout import Rollout
 from parl.env import AgentEnv
 from parl.policy.base import PolicyHandle
 from parl.rollout.swarm import SwarmRunner, failed_episode

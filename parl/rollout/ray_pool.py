@@ -22,7 +22,8 @@ import ray
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
 from parl import ray_session
-from parl.config.schema import EnvConfig, Rollout
+from parl.config.rollout import Rollout
+from parl.config.schema import EnvConfig
 from parl.errors import EngineMismatch
 from parl.policy.base import PolicyHandle
 from parl.rollout.inference import EngineState, InferenceServer, Scores

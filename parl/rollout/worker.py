@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parl.config.schema import EnvConfig, Rollout
+from parl.config.rollout import Rollout
+from parl.config.schema import EnvConfig
 from parl.plugins import load, make_env
 from parl.policy.base import PolicyHandle, Renderer
 from parl.rollout.inference import EngineState, EngineStore, Scores

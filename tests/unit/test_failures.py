@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from parl.config.schema import Rollout
+from parl.config.rollout import Rollout
 from parl.env import AgentEnv
 from parl.policy.base import Generation, Request
 from parl.policy.scripted import ScriptedEngine

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from parl.config import parse
-from parl.config.schema import Limits, Roles, Rollout, Swarm
+from parl.config.rollout import Rollout
+from parl.config.schema import Limits, Roles, Swarm
 from parl.env import AgentEnv
 from parl.errors import ConfigError
 from parl.policy.base import Generation, Request

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from parl.config.schema import Rollout
+from parl.config.rollout import Rollout
 from parl.env import assistant
 from parl.errors import ConfigError, JudgeFailure
 from parl.judge import FACT, Judge, JudgeConfig, Verdict, fact, mean_score, parse_verdict, prompt

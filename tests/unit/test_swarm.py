@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from parl.config.objective import Credit
-from parl.config.schema import Limits, Rollout, Swarm
+from parl.config.rollout import Rollout
+from parl.config.schema import Limits, Swarm
 from parl.env import AgentEnv, Message, Said
 from parl.policy.base import Generation, Request
 from parl.policy.scripted import ScriptedEngine
