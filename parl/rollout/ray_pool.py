@@ -8,6 +8,7 @@ by RLlib's `FaultTolerantActorManager`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import sys
@@ -248,7 +249,9 @@ class RayPool:
                 continue
             self.lost["workers_recycled"] += 1
             print(f"A rollout worker had grown to {rss_mb:.0f} MB and is started anew.", file=sys.stderr)
-            ray.kill(manager.actors()[worker], no_restart=False)
+            actor = manager.actors()[worker]
+            with contextlib.suppress(ray.exceptions.RayError):  # it ends: the old process can answer no health check
+                ray.get(actor.end.remote(), timeout=self._config.stall_s)
             manager.set_actor_state(worker, healthy=False)
             del self._leaking[worker]
 

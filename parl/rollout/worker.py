@@ -73,6 +73,10 @@ class RolloutWorker:
         self._pool = LocalPool(lambda: make_env(env), rollout)
         self._store = EngineStore()
 
+    async def end(self) -> None:
+        """End this process; Ray starts another in its place."""
+        os._exit(1)
+
     async def ping(self) -> str:
         """What RLlib's actor manager asks of an actor that it gave up."""
         return "pong"
