@@ -99,6 +99,8 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
                 f"weights instead: cold_start=null and policies.NAME.model={folder / 'policies' / 'NAME'}."
             )
         return
+    if cold.policy is not None:
+        policies.copy_weights(cold.policy)  # refuses policies of another shape
     for name in (n for n in renderers if config.base_of(n) == n):
         for stage in cold.stages:
             _check_stage(config, name, stage, env, renderers[name], episode)

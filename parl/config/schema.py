@@ -236,6 +236,9 @@ class ColdStart(Node):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     max_attempts: PositiveInt = 2
     """A stage that misses its gate at max_steps is extended by half as many steps, up to this many attempts in all."""
+    policy: str | None = None
+    """The one policy that is trained; the others, models of the same shape, begin as its copies. null = each policy
+    has a cold start of its own."""
     from_run: Path | None = None
     """A run folder whose cold start is taken instead of training one: same policies and tasks."""
 
@@ -257,8 +260,9 @@ class Train(Node):
     """Padded tokens of one micro-batch."""
     updates_per_step: PositiveInt = 1
     """Optimizer steps per step of rollouts: each episode is used once, in one of them."""
-    max_subagent_samples: PositiveInt | None = None
-    """Subagent traces trained per step, drawn at random. null = all."""
+    max_subagent_samples: NonNegInt | None = None
+    """Subagent traces trained per step, drawn at random. null = all; 0 = none: the subagents play the weights that the
+    orchestrator's tokens alone train."""
     mode: Literal["sync", "async"] = "sync"
     """`sync`: sample, then learn; a run repeats bit for bit. `async`: both at once (needs `rollout.backend: ray`)."""
     learner_processes: PositiveInt = 1
@@ -321,6 +325,14 @@ class Config(Node):
                     f"roles.{name} is trainable with temperature 0: greedy tokens have no sampling log-probs to "
                     "train on; set temperature 1.0 or trainable: false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _cold_start_has_its_policy(self) -> Config:
+        name = self.cold_start.policy if self.cold_start is not None else None
+        if name is not None and (name not in self.policies or self.base_of(name) != name):
+            own = sorted(p for p in self.policies if self.base_of(p) == p)
+            raise ValueError(f"cold_start.policy is '{name}', but the policies with weights of their own are {own}")
         return self
 
     @model_validator(mode="after")

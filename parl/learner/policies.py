@@ -18,7 +18,7 @@ from peft import LoraConfig
 from parl import ray_session
 from parl.config.schema import Config, Optimizer, Roles
 from parl.env import AgentEnv, seed_for
-from parl.errors import CheckpointError
+from parl.errors import CheckpointError, ConfigError
 from parl.learner import checkpoint as checkpoints
 from parl.learner.checkpoint import verify
 from parl.learner.experts import router_agreement
@@ -68,6 +68,22 @@ class PolicySet:
         self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, TorchEngine] = {}
         self._frozen: dict[str, TorchEngine] = {}
+
+    def copy_weights(self, source: str) -> None:
+        """Give the weights of `source` to all other policies that have weights of their own.
+
+        Raises ConfigError when one of them is not of its shape.
+        """
+        state = self.models[source].state_dict()
+        for name, model in self.models.items():
+            if name == source or self._config.base_of(name) != name:
+                continue
+            if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in model.state_dict().items()}:
+                raise ConfigError(
+                    f"cold_start.policy: {name} cannot begin as a copy of {source}, it is a model of another shape. "
+                    f"Give it the `model` and `tiny` of policies.{source}, or remove cold_start.policy."
+                )
+            model.load_state_dict(state)
 
     def start_engines(self) -> None:
         """Engines over copies of the current weights; called again after the cold start has changed them."""
