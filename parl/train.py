@@ -328,7 +328,7 @@ class Run:
         decodings = self.config.eval.decoding
         mode: Mode = self.config.swarm.mode
         result: dict[str, Any] = {mode: self._heldout("cold_start", mode, decodings, None)}
-        if mode == "swarm":
+        if mode == "swarm" and self.config.roles.orchestrator.policy not in self.policies.remote:
             result["forced_parallel"] = self._heldout("cold_start", "forced_parallel", ("greedy",), None)
         self.folder.write_json("eval/cold_start.json", result)
 
