@@ -5,8 +5,8 @@
     |-- CheckpointError (ValueError)  a run folder or checkpoint cannot be used as asked: exit code 2
     |-- EnvFailure (RuntimeError)     an environment says what has failed: the kind of an episode's failure
     |   `-- JudgeFailure              a judge gave no verdict: `judge_timeout`, `judge_unavailable`, `judge_malformed`
-    |-- EndpointFailure (RuntimeError) the endpoint of a policy gave no turn: `endpoint_timeout`, `endpoint_unavailable`,
-    |                                 `endpoint_malformed`, the kind of an episode's failure
+    |-- EndpointFailure (RuntimeError) a policy's endpoint gave no turn: `endpoint_timeout`, `endpoint_unavailable`,
+    |                                 `endpoint_malformed`: the kind of an episode's failure, too
     |-- Interrupted                   Ctrl-C between two steps: exit code 1, says how to go on
     `-- EngineMismatch (RuntimeError) sampler and learner disagree about log-probs: stop before training on them
 

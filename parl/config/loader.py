@@ -189,7 +189,7 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
 
 
 def _fields(where: Sequence[str], tags: Sequence[Any] = ()) -> list[str]:
-    """Names that are allowed below a path of the tree, for suggestions; of a union, in the branches that `tags` name."""
+    """Names that are allowed below a path of the tree, for suggestions; in a union, of what `tags` name."""
     node: Any = Config
     for key in where:
         node = _below(node, key)

@@ -61,7 +61,7 @@ class _Reply(BaseModel):
 
 
 class Uncounted(CharRenderer):
-    """A renderer of texts that only the endpoint can count: what agents read is no token before it has said how many."""
+    """A renderer of texts that only the endpoint can count: what was read is no token before it has said how many."""
 
     def start(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
         return []

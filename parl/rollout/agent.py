@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from parl.config.schema import Limits, Sampling
 from parl.env import ANSWER_NOW, Message, ToolSpec, seed_for
-from parl.policy.base import PolicyHandle, Request, WindowFull
+from parl.policy.base import Generation, PolicyHandle, Request, WindowFull
 from parl.types import UNKNOWN_TOKEN, AgentTrace, Role, Status, ToolCall, Turn
 
 ANSWER_RESERVE = 0.25
@@ -65,7 +65,7 @@ class Tape:
         self.logprobs += [0.0] * len(ids)
 
     def counted(self, num: int, known: int) -> int:
-        """An engine that tells no tokens has read `num` in all, `known` of them in earlier turns; returns the length."""
+        """An engine that only counts has read `num` tokens, `known` of them in earlier turns; returns the length."""
         del self.ids[known:], self.mask[known:], self.logprobs[known:]
         self.feed([UNKNOWN_TOKEN] * max(0, num - known))
         return len(self.ids)
@@ -131,12 +131,8 @@ async def _run(
             generation = await policy.engine.generate(request)
         except WindowFull:
             break
-        written = generation.written
-        if written is not None:
-            start = tape.counted(written.num_prompt, turns[-1].end if turns else 0)
-        tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
+        start, text, calls = _record(policy, tape, start, turns, generation)
         said = tape.ids[start:]
-        text, calls = (written.text, written.calls) if written is not None else policy.renderer.parse(said)
         cut = generation.finish == "length"
         answered = Answered((), 0)
         if calls and not cut:
@@ -163,6 +159,19 @@ async def _run(
         tape.feed(fed)
         messages += _exchange(text, calls, observations)
     return trace_of(spec, policy, tape, turns, status, reason, result)
+
+
+def _record(
+    policy: PolicyHandle, tape: Tape, start: int, turns: Sequence[Turn], generation: Generation
+) -> tuple[int, str, tuple[ToolCall, ...]]:
+    """Put a turn on the tape. Returns where it begins, its text and its calls."""
+    written = generation.written
+    if written is not None:
+        start = tape.counted(written.num_prompt, turns[-1].end if turns else 0)
+    tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
+    if written is not None:
+        return start, written.text, written.calls
+    return start, *policy.renderer.parse(tape.ids[start:])
 
 
 def trace_of(
