@@ -80,6 +80,7 @@ class EndpointEngine:
         self._config, self._key = config, key_of(config, "An endpoint's")
         self._client: tuple[Any, asyncio.Semaphore] | None = None
         self._users = 0
+        self._tls: Any = None
 
     def __reduce__(self) -> tuple[type[EndpointEngine], tuple[RemoteConfig]]:
         return EndpointEngine, (self._config,)
@@ -108,10 +109,19 @@ class EndpointEngine:
     @asynccontextmanager
     async def _shared(self) -> AsyncIterator[tuple[Any, asyncio.Semaphore]]:
         """The client of all requests that overlap: it belongs to their event loop, and must not outlive it."""
+        import httpx
         import openai
 
         if self._client is None:
-            client = openai.AsyncOpenAI(base_url=self._config.base_url, api_key=self._key, max_retries=0)
+            self._tls = (
+                self._tls or httpx.create_ssl_context()
+            )  # made once: it takes a hundred times as long as a client
+            client = openai.AsyncOpenAI(
+                base_url=self._config.base_url,
+                api_key=self._key,
+                max_retries=0,
+                http_client=openai.DefaultAsyncHttpxClient(verify=self._tls),
+            )
             self._client = client, asyncio.Semaphore(self._config.max_concurrent)
         shared = self._client
         self._users += 1

@@ -20,6 +20,8 @@ import zstandard
 
 from parl.config import Config, parse
 from parl.env import Message, Said
+from parl.errors import ConfigError
+from parl.export import export
 from parl.gateway.app import Limits, make_app
 from parl.learner.models import load_policy
 from parl.plugins import make_env
@@ -28,7 +30,7 @@ from parl.policy.chatml import ChatML
 from parl.policy.scripted import ScriptedEngine, call_text
 from parl.policy.torch_engine import TorchEngine
 from parl.rollout.swarm import SwarmRunner
-from parl.serve import Served, Service
+from parl.serve import Served, Service, _policies
 from parl.train import train
 from parl.types import UNKNOWN_TOKEN, Episode, ToolCall
 from tests.helpers import ROOT
@@ -213,4 +215,21 @@ def test_an_orchestrator_is_trained_with_subagents_behind_an_endpoint(policy: Pa
         assert line["failures/total"] == 0
         assert line["tokens/subagent"] > 0
         assert "policy/far/loss" not in line
+    with pytest.raises(ConfigError, match="no weights of it"):
+        export(made.run_path, policy.parent / "exported", "far", None, False)
+    served, _ = _policies(made.run_path, None)
+    assert list(served) == ["main"]
     assert service.counts["resets"] == 0  # each turn went on where the last had ended
+
+
+def test_an_endpoint_that_is_not_there_is_told_before_anything_starts(policy: Path) -> None:
+    engine = {"type": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}
+    made = config(
+        policy.parent,
+        "nowhere",
+        policies={"main": main(policy), "far": {"engine": engine}},
+        roles={"subagent": {"policy": "far", "trainable": False}},
+    )
+    with pytest.raises(ConfigError, match=r"policies\.far\.engine: the endpoint gave no turn \(endpoint_unavailable"):
+        train(made, None, False)
+    assert not made.run_path.exists()
