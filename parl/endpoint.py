@@ -27,7 +27,7 @@ def key_of(config: Endpoint, whose: str) -> str:
     key = os.environ.get(config.api_key_env, "")
     if not key:
         raise ConfigError(
-            f"{whose} api_key_env is {config.api_key_env}, a variable that is not set. Type: export "
+            f"{whose}.api_key_env is {config.api_key_env}, a variable that is not set. Type: export "
             f"{config.api_key_env}=KEY (with rollout.backend: ray, where the workers start)."
         )
     return key

@@ -61,7 +61,7 @@ class Judge:
     """Asks for verdicts. Raises ConfigError when the variable with the key is not set."""
 
     def __init__(self, config: JudgeConfig) -> None:
-        self._config, self._key = config, key_of(config, "The judge's")
+        self._config, self._key = config, key_of(config, "judge")
 
     def __call__(
         self, task: str, answer: str, rubrics: Mapping[str, str], reference: str | None = None

@@ -17,6 +17,7 @@ from peft import LoraConfig
 
 from parl import ray_session
 from parl.config.schema import Config, EngineConfig, Optimizer, Roles
+from parl.endpoint import key_of
 from parl.env import AgentEnv, seed_for
 from parl.errors import CheckpointError, ConfigError
 from parl.learner import checkpoint as checkpoints
@@ -55,6 +56,7 @@ class PolicySet:
         for name, policy in sorted(config.policies.items(), key=lambda item: item[1].adapter is not None):
             seed, base = seed_for(config.seed, "model", name) % 2**31, config.base_of(name)
             if policy.remote is not None:
+                key_of(policy.remote, f"policies.{name}.engine")  # raises ConfigError: it is not set
                 self.remote[name], self.renderers[name] = EndpointEngine(policy.remote), Uncounted()
                 continue
             if policy.adapter is not None:

@@ -71,13 +71,13 @@ class Uncounted(CharRenderer):
 
 
 class EndpointEngine:
-    """Asks the endpoint for turns. Raises ConfigError when the variable with the key is not set.
+    """Asks the endpoint for turns.
 
     It travels to other processes as its config: a worker reads the key where it runs.
     """
 
     def __init__(self, config: RemoteConfig) -> None:
-        self._config, self._key = config, key_of(config, "An endpoint's")
+        self._config = config
         self._client: tuple[Any, asyncio.Semaphore] | None = None
         self._users = 0
         self._tls: Any = None
@@ -86,7 +86,7 @@ class EndpointEngine:
         return EndpointEngine, (self._config,)
 
     async def generate(self, request: Request) -> Generation:
-        """One turn. Raises EndpointFailure, WindowFull."""
+        """One turn. Raises EndpointFailure, WindowFull; ConfigError when the variable with the key is not set."""
         config = self._config
         tools = [{"type": "function", "function": t.model_dump()} for t in request.tools]
         body = {
@@ -118,7 +118,7 @@ class EndpointEngine:
             )  # made once: it takes a hundred times as long as a client
             client = openai.AsyncOpenAI(
                 base_url=self._config.base_url,
-                api_key=self._key,
+                api_key=key_of(self._config, "policies.NAME.engine"),
                 max_retries=0,
                 http_client=openai.DefaultAsyncHttpxClient(verify=self._tls),
             )

@@ -259,13 +259,15 @@ def test_the_key_comes_from_the_environment(endpoint: tuple[Fake, str], monkeypa
     fake, base = endpoint
     far = config(base, "good", api_key_env="FAR_KEY")
     monkeypatch.delenv("FAR_KEY", raising=False)
+    message: Message = {"role": "user", "content": "hello", "tool_calls": []}
+    request = Request("s", (), (message,), 5, 1.0, 0)
     with pytest.raises(ConfigError, match="export FAR_KEY=KEY"):
-        EndpointEngine(far)
+        asyncio.run(EndpointEngine(far).generate(request))
     monkeypatch.setenv("FAR_KEY", "secret")
     engine = EndpointEngine(far)
+    asyncio.run(engine.generate(request))
     assert b"secret" not in pickle.dumps(engine)
-    message: Message = {"role": "user", "content": "hello", "tool_calls": []}
-    asyncio.run(pickle.loads(pickle.dumps(engine)).generate(Request("s", (), (message,), 5, 1.0, 0)))
+    asyncio.run(pickle.loads(pickle.dumps(engine)).generate(request))
     assert fake.asked[-1]["key"] == "Bearer secret"
     assert "tools" not in fake.asked[-1]
 
