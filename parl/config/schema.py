@@ -98,9 +98,6 @@ class EngineConfig(Node):
     """Largest number of (padded) prompt tokens in one forward pass."""
     decode_rows: PositiveInt = 256
     """Largest number of sequences in one decoding pass."""
-    draft_tokens: NonNegInt = 5
-    """Most tokens that are guessed from what was written before and checked in one pass with the next one. The text is
-    what it is without (up to rounding), in fewer passes. 0 = none."""
 
 
 def _own_by_default(engine: Any) -> Any:

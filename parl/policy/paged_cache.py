@@ -30,7 +30,7 @@ WINDOW_BYTES = 256 * 2**20
 
 @dataclass(eq=False)
 class _Window:
-    """The pages of some rows, gathered: while the same rows decode together, each pass adds its positions to it."""
+    """The pages of some rows, gathered: while the same rows decode together, each pass adds one position to it."""
 
     slots: tuple[int, ...]
     num_pages: int
@@ -68,18 +68,14 @@ class PagedCache:
         self._free += reversed(self._tables.pop(slot, []))
         self._written(slot, None)
 
-    def begin(self, slots: Sequence[int], at_BC: torch.Tensor, decoding: bool = False) -> int:
-        """Rows are slots; their tokens go to positions `at_BC`. Returns the span (P * PAGE) that attention reads.
-
-        Args:
-            decoding: the same rows will come again, so what is gathered for them is kept.
-        """
+    def begin(self, slots: Sequence[int], at_BC: torch.Tensor) -> int:
+        """Rows are slots; their tokens go to positions `at_BC`. Returns the span (P * PAGE) that attention reads."""
         num_pages = int(at_BC.max()) // PAGE + 1
         tables = [self._tables[s][:num_pages] for s in slots]
         self._table_BP = torch.tensor([t + [SCRATCH] * (num_pages - len(t)) for t in tables])
         self._at_BC = at_BC
         self._write_BC = self._flat(at_BC)
-        self._window = self._find_window(tuple(slots), num_pages) if decoding else None
+        self._window = self._find_window(tuple(slots), num_pages) if at_BC.shape[1] == 1 else None
         for slot in slots:
             self._written(slot, self._window)
         return num_pages * PAGE
@@ -153,7 +149,7 @@ class PagedCache:
             if self._window is not None:
                 self._window.tensors[what, layer] = kept
         else:
-            kept[:, torch.arange(kept.shape[1])[:, None], self._at_BC] = new_HBCD
+            kept[:, torch.arange(kept.shape[1]), self._at_BC[:, 0]] = new_HBCD[:, :, 0]
         return kept.transpose(0, 1)
 
     def _written(self, slot: int, window: _Window | None) -> None:

@@ -2,8 +2,7 @@
 
 In: `Request`s from many concurrent agents. Out: sampled ids with their log-probs and the weight version. An agent's
 state stays in its slot between turns, so a turn feeds only what is new; an agent whose prompt begins like another's
-copies that prefix instead of computing it. A pass checks a guess of what comes next as well (drafts.py). Adapters on
-one model share passes, pages and all but their own weights.
+copies that prefix instead of computing it. Adapters on one model share passes, pages and all but their own weights.
 Three verbs: schedule, run, sample. Everything runs in one event loop and in a fixed order, so the same seed gives the
 same tokens.
 """
@@ -25,9 +24,7 @@ from peft import LoraConfig
 from parl.config.schema import EngineConfig
 from parl.policy import lora
 from parl.policy.base import Blueprint, Generation, Request
-from parl.policy.drafts import Drafts
 from parl.policy.paged_cache import PagedCache
-from parl.policy.weights import to_numpy, to_tensor
 
 BASE = ""
 """What a request without an adapter names: the model itself."""
@@ -91,7 +88,6 @@ class TorchEngine:
         self._config = config
         self._hybrid = "conv" in (getattr(model.config, "layer_types", None) or ())
         self._cache = PagedCache(model.config.num_hidden_layers)
-        self._drafts = Drafts(config.draft_tokens)
         self._num_slots = 0
         self._loop: asyncio.Task[None] | None = None
         self._reset_state()
@@ -109,7 +105,7 @@ class TorchEngine:
     def export_weights(self, part: str = BASE) -> dict[str, np.ndarray[Any, Any]]:
         """A part's weights as numpy arrays: five times faster through an object store than torch tensors."""
         own = lora.base_state(self.model) if part == BASE else lora.adapter_state(self.model, self._slots[part])
-        return {k: to_numpy(v) for k, v in own.items()}
+        return {k: _to_numpy(v) for k, v in own.items()}
 
     def load_weights(self, weights: Mapping[str, Any], version: int, part: str = BASE) -> None:
         """Replace the weights of the model or of one adapter, between two passes.
@@ -118,7 +114,7 @@ class TorchEngine:
         the new version, and the log-prob that it was sampled with. New agents share nothing that older weights have
         computed. Raises RuntimeError when a name or shape does not fit.
         """
-        tensors = {k: to_tensor(v) for k, v in weights.items()}
+        tensors = {k: _to_tensor(v) for k, v in weights.items()}
         if part == BASE:
             lora.set_base_state(self.model, tensors)
         else:
@@ -153,7 +149,6 @@ class TorchEngine:
         uniforms = np.random.Generator(np.random.Philox(request.seed)).random(request.max_tokens)
         done: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Row(request, session.slot, list(request.token_ids), shared, uniforms, done))
-        self._drafts.learn(request.token_ids, shared)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.ensure_future(self._serve())
         return await done
@@ -165,8 +160,6 @@ class TorchEngine:
             self._cache.release(entry.slot)
             self._uses[entry.slot] += 1
             self._free.append(entry.slot)
-        if not self._sessions:
-            self._drafts.clear()  # what a step samples must not depend on what was sampled before it
 
     @torch.inference_mode()
     def score(self, token_ids: Sequence[int], part: str = BASE) -> torch.Tensor:
@@ -175,12 +168,9 @@ class TorchEngine:
         row = _Row(asked, 0, list(token_ids), 0, np.zeros(0), None)  # type: ignore[arg-type]
         cache, self._cache = self._cache, PagedCache(self.model.config.num_hidden_layers)
         half = len(token_ids) // 2
-        hidden = []
-        for piece in (token_ids[:half], token_ids[half:]):
-            hidden.append(self._forward([row], [piece])[0])
-            row.fed += len(piece)
+        hidden = torch.cat([self._forward([row], half)[0], self._forward([row], len(token_ids) - half)[0]])
         self._cache = cache
-        logp = torch.log_softmax(self.model.get_output_embeddings()(torch.cat(hidden)[:-1]).float(), -1)
+        logp = torch.log_softmax(self.model.get_output_embeddings()(hidden[:-1]).float(), -1)
         return logp.gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
 
     def probe(self, token_ids: Sequence[int]) -> torch.Tensor:
@@ -271,75 +261,50 @@ class TorchEngine:
     # --- run ---------------------------------------------------------------------------------------------------------
 
     def _run(self, rows: Sequence[_Row], width: int, sample: bool = True) -> None:
-        """Feed the next `width` tokens of each row (fewer where fewer wait), then sample where none is left.
-
-        A row in which none is left has a guess of what comes next fed as well, so that more than one may be sampled.
-        """
-        drafts = [self._draft(r) if sample and r.pending <= width else [] for r in rows]
-        fed = [r.tokens[r.fed : r.fed + width] + draft for r, draft in zip(rows, drafts, strict=True)]
-        hidden = self._forward(rows, fed)
-        for row, tokens, draft in zip(rows, fed, drafts, strict=True):
-            row.fed += len(tokens) - len(draft)
+        """Feed the next `width` tokens of each row (fewer where fewer wait), then sample where none is left."""
+        counts = [min(width, r.pending) for r in rows]
+        hidden = self._forward(rows, width)
         ready = [i for i, r in enumerate(rows) if r.pending == 0]
         if sample and ready:
-            at = [(i, k) for i in ready for k in range(len(fed[i]) - len(drafts[i]) - 1, len(fed[i]))]
-            last = hidden[[i for i, _ in at], [k for _, k in at]]
-            logits = self.model.get_output_embeddings()(last).float()
-            self._sample([rows[i] for i in ready], [drafts[i] for i in ready], logits)
+            last = hidden[ready, [counts[i] - 1 for i in ready]]
+            self._sample([rows[i] for i in ready], self.model.get_output_embeddings()(last).float())
 
-    def _draft(self, row: _Row) -> list[int]:
-        """A guess of what follows the row's tokens; the token after it must still have room."""
-        return self._drafts.guess(row.tokens, row.request.max_tokens - len(row.sampled) - 1)
-
-    def _forward(self, rows: Sequence[_Row], fed: Sequence[Sequence[int]]) -> torch.Tensor:
-        """One pass of each row's next tokens over the model's body: hidden states (rows, width, d), with padding."""
-        width = max(map(len, fed))
+    def _forward(self, rows: Sequence[_Row], width: int) -> torch.Tensor:
+        """One pass over the model's body: hidden states (rows, width, d), padding included."""
+        counts = [min(width, r.pending) for r in rows]
         ids = torch.zeros((len(rows), width), dtype=torch.long)
-        for i, (row, tokens) in enumerate(zip(rows, fed, strict=True)):
-            ids[i, : len(tokens)] = torch.tensor(tokens)
-            self._cache.extend(row.slot, row.fed + len(tokens))
+        for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            ids[i, :count] = torch.tensor(row.tokens[row.fed : row.fed + count])
+            self._cache.extend(row.slot, row.fed + count)
         at = torch.tensor([r.fed for r in rows])[:, None] + torch.arange(width)
-        span = self._cache.begin([r.slot for r in rows], at, decoding=all(r.pending == 1 for r in rows))
+        span = self._cache.begin([r.slot for r in rows], at)
         mask = (torch.arange(span) <= at[..., None])[:, None]
         if self._row_adapters is not None:
             self._row_adapters.of([self._slots.get(r.request.adapter) for r in rows])
-        self.tokens_fed += sum(map(len, fed))
-        hidden: torch.Tensor = self.model.base_model(
+        hidden = self.model.base_model(
             input_ids=ids,
             position_ids=at,
             attention_mask={"full_attention": mask, "conv": None} if self._hybrid else mask,
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
+        for row, count in zip(rows, counts, strict=True):
+            row.fed += count
+        self.tokens_fed += sum(counts)
         return hidden
 
     # --- sample ------------------------------------------------------------------------------------------------------
 
-    def _sample(self, rows: Sequence[_Row], drafts: Sequence[Sequence[int]], logits_NV: torch.Tensor) -> None:
-        """Draw a token at each row's last position and at those of its guess; keep what the guess was right about.
-
-        Args:
-            logits_NV: of each row in turn, at `1 + len(draft)` positions.
-        """
-        temperature = torch.tensor([r.request.temperature for r, d in zip(rows, drafts, strict=True) for _ in (0, *d)])
-        numbers = [len(r.sampled) + k for r, d in zip(rows, drafts, strict=True) for k in range(1 + len(d))]
-        owners = [r for r, d in zip(rows, drafts, strict=True) for _ in (0, *d)]
+    def _sample(self, rows: Sequence[_Row], logits_BV: torch.Tensor) -> None:
+        temperature = torch.tensor([r.request.temperature for r in rows])
         greedy = temperature == 0
-        logp = torch.log_softmax(logits_NV / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
-        uniform = torch.tensor([r.uniforms[k] for r, k in zip(owners, numbers, strict=True)])
+        logp = torch.log_softmax(logits_BV / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
+        uniform = torch.tensor([r.uniforms[len(r.sampled)] for r in rows])
         cumulative = logp.double().exp().cumsum(-1)
         drawn = (cumulative < (uniform * cumulative[:, -1])[:, None]).sum(-1).clamp(max=logp.shape[-1] - 1)
-        chosen = torch.where(greedy, logits_NV.argmax(-1), drawn)
-        tokens = list(zip(chosen.tolist(), logp.gather(1, chosen[:, None])[:, 0].tolist(), strict=True))
-        first = 0
-        for row, draft in zip(rows, drafts, strict=True):
-            self._keep(row, draft, tokens[first : first + 1 + len(draft)])
-            first += 1 + len(draft)
-
-    def _keep(self, row: _Row, draft: Sequence[int], drawn: Sequence[tuple[int, float]]) -> None:
-        """Append what was drawn, up to the first token that the guess was wrong about."""
-        known = len(row.tokens)
-        for k, (token, logprob) in enumerate(drawn):
+        chosen = torch.where(greedy, logits_BV.argmax(-1), drawn)
+        chosen_logp = logp.gather(1, chosen[:, None])[:, 0].tolist()
+        for row, token, logprob in zip(rows, chosen.tolist(), chosen_logp, strict=True):
             row.tokens.append(token)
             row.sampled.append(token)
             row.logprobs.append(logprob)
@@ -347,11 +312,6 @@ class TorchEngine:
             self.tokens_generated += 1
             if token in self._stop or len(row.sampled) == row.request.max_tokens:
                 self._finish(row, token)
-                break
-            if k == len(draft) or token != draft[k]:
-                break
-            row.fed += 1
-        self._drafts.learn(row.tokens, known)
 
     def _finish(self, row: _Row, last: int) -> None:
         session = self._sessions.get(row.request.session)
@@ -372,6 +332,20 @@ def _build(
     adapters: Mapping[str, LoraConfig],
 ) -> TorchEngine:
     return TorchEngine(kind(model_config).to(getattr(torch, dtype)), stop_ids, config, adapters)
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """bfloat16, which numpy lacks, travels as 16-bit integers."""
+    plain = tensor.detach().cpu()
+    array: np.ndarray[Any, Any] = (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
+    return array
+
+
+def _to_tensor(value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    tensor = torch.tensor(value)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
 
 
 def _prefix_row(row: _Row, length: int) -> _Row:

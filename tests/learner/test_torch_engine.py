@@ -166,47 +166,6 @@ def test_sampling_follows_the_distribution() -> None:
     assert 0.5 * np.abs(counts - expected).sum() < 0.05
 
 
-# --- drafts ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.25, 1.0])
-def test_guesses_change_the_number_of_passes_and_not_the_text(model: Any, temperature: float) -> None:
-    """Several agents of the same task: at a low temperature they write much the same, as trained ones do."""
-    passes = []
-
-    def turns(tokens: int) -> list[Generation]:
-        engine = engine_of(model, draft_tokens=tokens)
-        run, count = engine._run, 0
-
-        def counted(*given: Any, **named: Any) -> None:
-            nonlocal count
-            count += 1
-            run(*given, **named)
-
-        engine._run = counted  # type: ignore[method-assign]
-        ids = [*prompt(30, 1), STOP, *prompt(5, 2)]
-        made = [ask(engine, request(ids, f"s{i}", 40, temperature, seed=i))[0] for i in range(6)]
-        passes.append(count)
-        return made
-
-    plain_turns, guessed = turns(0), turns(5)
-    for one, other in zip(plain_turns, guessed, strict=True):
-        assert (one.token_ids, one.finish) == (other.token_ids, other.finish)
-        assert one.logprobs == pytest.approx(other.logprobs, abs=TOLERANCE)
-    assert sum(len(m.token_ids) for m in guessed) > 100
-    assert passes[1] < (0.6 if temperature == 0 else 1.01) * passes[0]
-
-
-def test_nothing_is_remembered_once_all_agents_have_ended(model: Any) -> None:
-    """A step's text must not depend on what was sampled before it, or a resumed run would not equal a whole one."""
-    engine = engine_of(model)
-    fresh = conversations(engine_of(model), RAGGED)
-    for _ in range(2):
-        assert conversations(engine, RAGGED) == fresh  # log-probs to the last bit
-        for k in range(len(RAGGED)):
-            engine.release(f"s{k}")
-
-
 # --- prefixes --------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +173,7 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(model: Any) -> Non
     common = prompt(100, 5)
     tails = [prompt(n, 50 + n) for n in (1, 4, 30)]
     apart = [ask(engine_of(model), request([*common, *tail], "a", seed=i))[0] for i, tail in enumerate(tails)]
-    engine = engine_of(model, draft_tokens=0)
+    engine = engine_of(model)
     shared = ask(engine, *(request([*common, *tail], f"s{i}", seed=i) for i, tail in enumerate(tails)))
     assert [m.token_ids for m in shared] == [m.token_ids for m in apart]
     for one, other in zip(shared, apart, strict=True):
@@ -224,7 +183,7 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(model: Any) -> Non
 
 
 def test_a_later_agent_uses_the_prefix_of_running_ones(model: Any) -> None:
-    engine = engine_of(model, draft_tokens=0)
+    engine = engine_of(model)
     common = prompt(64, 6)
     ask(engine, *(request([*common, *prompt(5, i)], f"s{i}") for i in range(2)))
     before = engine.tokens_fed
@@ -240,7 +199,7 @@ def test_a_later_agent_uses_the_prefix_of_running_ones(model: Any) -> None:
 
 
 def test_a_turn_feeds_only_what_is_new(model: Any) -> None:
-    engine = engine_of(model, draft_tokens=0)
+    engine = engine_of(model)
 
     async def talk() -> int:
         ids, _ = await converse(engine, "a", [120], 1)
