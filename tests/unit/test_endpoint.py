@@ -26,6 +26,7 @@ from parl.errors import ConfigError, EndpointFailure
 from parl.policy.base import PolicyHandle, Request, WindowFull
 from parl.policy.endpoint import EndpointEngine, Uncounted, chat_messages
 from parl.records import episode_of, episode_record
+from parl.report.episode import decoder
 from parl.rollout.pool import LocalPool
 from parl.rollout.swarm import SwarmRunner
 from parl.types import UNKNOWN_TOKEN, AgentTrace, Episode, RewardBreakdown, ScoredEpisode, ToolCall
@@ -142,6 +143,10 @@ def test_its_tokens_are_counted_and_unknown(endpoint: tuple[Fake, str]) -> None:
     assert [(t.start, t.end) for t in child.turns] == [(100, 107), (120, 127), (140, 147)]
     assert (len(child.token_ids), set(child.token_ids)) == (147, {UNKNOWN_TOKEN})
     assert (child.num_generated, sum(child.mask), set(child.logprobs)) == (3 * SAID, 0, {0.0})
+
+
+def test_the_pages_show_a_counted_token_as_unknown() -> None:
+    assert decoder(lambda policy: None)("far", [UNKNOWN_TOKEN, 7]) == ["?", "7"]
 
 
 def test_it_takes_its_time_on_the_virtual_clock(endpoint: tuple[Fake, str]) -> None:
