@@ -153,13 +153,13 @@ def _training(reader: RunReader, config: Config, name: str) -> Iterator[str]:
     facts.append(
         ("Optimizer", f"learning rate {policy.optimizer.lr:g}, gradient norm at most {policy.optimizer.grad_clip:g}")
     )
-    yield _table(["", ""], facts)
+    yield table(["", ""], facts)
     rows = overview.roles(reader.config)
-    yield _table(
+    yield table(
         ["role", "policy", "learns", "limits"], [[r["role"], r["policy"], r["trainable"], r["limits"]] for r in rows]
     )
     terms = overview.terms(reader.config)
-    yield _table(["reward term", "weight", "knobs"], [[t["name"], t["weight"], t["knobs"]] for t in terms])
+    yield table(["reward term", "weight", "knobs"], [[t["name"], t["weight"], t["knobs"]] for t in terms])
 
 
 def _results(reader: RunReader, config: Config, source: Path) -> Iterator[str]:
@@ -168,17 +168,19 @@ def _results(reader: RunReader, config: Config, source: Path) -> Iterator[str]:
     if summary and source.name == checkpoints.step_name(config.train.num_steps):
         titles, rows = summary_table(summary)
         yield f"Split `{summary['split']}`, tasks that were not trained on. Means over its tasks."
-        yield _table(["policy", "decoding", *titles], rows)
+        yield table(["policy", "decoding", *titles], rows)
         return
     found = {n: e for n, e in reader.evaluations().items() if Path(n).stem.startswith(source.name)}
     if found:
-        table = overview.evaluations(found)
-        yield _table(["evaluation", *table["titles"]], table["rows"])
+        shown = overview.evaluations(found)
+        yield table(["evaluation", *shown["titles"]], shown["rows"])
     else:
         yield f"This checkpoint was not evaluated. `parl eval RUN --checkpoint {source.name}` does it."
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
 
