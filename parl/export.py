@@ -38,14 +38,28 @@ def export(run: Path, output: Path, policy: str | None, which: str | None, merge
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output} holds something already. Choose another folder, or delete it.")
     base = config.base_of(name)
-    if base == name or not merged:
+    dtype = config.policies[base].dtype
+    if base == name and dtype != "float32":
+        _served(source / "policies" / name, output, dtype)
+    elif base == name or not merged:
         shutil.copytree(source / "policies" / name, output, dirs_exist_ok=True)
         if base != name:
             _name_base(output, _base_folder(config, source, base))
     else:
-        merge(source / "policies" / base, source / "policies" / name, output, config.policies[base].dtype)
+        merge(source / "policies" / base, source / "policies" / name, output, dtype)
     (output / CARD).write_text(card(RunReader(run), config, name, source, merged), encoding="utf-8")
     return output
+
+
+def _served(stored: Path, output: Path, dtype: str) -> None:
+    """The weights in the type that was sampled and evaluated: a checkpoint has those that learn, in float32."""
+    import torch
+
+    from parl.learner.models import load_folder
+
+    model, tokenizer = load_folder(stored, getattr(torch, dtype))
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
 
 
 def merge(base: Path, adapter: Path, output: Path, dtype: str) -> None:
@@ -124,9 +138,12 @@ def _what(config: Config, name: str, source: Path, merged: bool) -> str:
         shape = f"LoRA adapter (rank {adapter.rank}, alpha {adapter.alpha}) on the policy `{adapter.base}`"
         kind = f"A {shape}, merged into it" if merged else f"A {shape}"
     plays = f"It plays the {' and the '.join(roles)}" if roles else "Adapters stand on it; no role plays it alone"
+    dtype = config.policies[config.base_of(name)].dtype
+    served = f" Its weights are {dtype}, as they were sampled; the run's checkpoint has those that learned, in float32."
     return (
         f"{kind}, trained with PARL, reinforcement learning for agents that work in parallel. {plays} in "
         f"`{config.env.id}`. Checkpoint: `{source.name}`, seed {config.seed}."
+        f"{served if dtype != 'float32' and adapter is None else ''}"
     )
 
 

@@ -112,7 +112,8 @@ class Policy(Node):
     engine: EngineConfig = EngineConfig()
     optimizer: Optimizer = Optimizer()
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 halves the memory and loses small updates: see docs/models.md."""
+    """In which it samples and computes gradients. Weights that learn, and their optimizer's state, are always float32:
+    see docs/models.md."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
     renderer: Literal["auto", "chatml", "qwen3", "llama3", "kimi_k2_5"] = "auto"

@@ -19,6 +19,7 @@ from parl.errors import ConfigError, did_you_mean
 from parl.learner.checkpoint import verify
 from parl.learner.experts import routers
 from parl.policy import lora
+from parl.policy.base import cast
 from parl.policy.tiny import build_model, build_tokenizer
 from parl.rollout.tools import SWARM_TOOLS
 
@@ -26,12 +27,12 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
-def load_policy(name: str, config: Policy, env: AgentEnv, seed: int) -> tuple[Any, Any]:
-    """(model, tokenizer) of a policy. `tiny` is made for the environment's vocabulary and tools."""
+def load_policy(name: str, config: Policy, env: AgentEnv, seed: int, dtype: torch.dtype) -> tuple[Any, Any]:
+    """(model, tokenizer) of a policy, with weights in `dtype`. `tiny` is made for the environment's words and tools."""
     if config.model == "tiny":
         tokenizer = build_tokenizer(env.vocabulary(), [*env.tool_specs(), *SWARM_TOOLS])
-        return build_model(config.tiny, len(tokenizer), tokenizer.eos_token_id, seed), tokenizer
-    return load_folder(resolve_folder(name, config.model), getattr(torch, config.dtype))
+        return cast(build_model(config.tiny, len(tokenizer), tokenizer.eos_token_id, seed), dtype), tokenizer
+    return load_folder(resolve_folder(name, config.model), dtype)
 
 
 def new_adapter(name: str, config: Policy, base: Any, seed: int) -> Any:
