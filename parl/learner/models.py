@@ -5,12 +5,14 @@ In: a policy's config and the environment. Out: a model and its tokenizer. Raise
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from parl.config.adapters import Adapter
 from parl.config.schema import Policy
@@ -159,4 +161,15 @@ def save_memory(name: str, config: Policy, model: Any) -> None:
         raise ConfigError(
             f"policies.{name}.gradient_checkpointing: {type(model).__name__} does not support it; set it to false."
         )
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    options: dict[str, Any] = {"use_reentrant": False}
+    if config.gradient_checkpointing == "selective":
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _dear_operations())
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def _dear_operations() -> list[Any]:
+    """What takes the time of a layer. Scores of attention that is not fused (`bmm`) are not among it: too large."""
+    aten = torch.ops.aten
+    kinds = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
+    fused = [getattr(aten, f"_scaled_dot_product_{kind}").default for kind in kinds]
+    return [aten.mm.default, aten.addmm.default, *fused]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from parl import models_fetch
@@ -75,12 +77,13 @@ def learn(
     return learner, learner.update(samples, {"orchestrator": 1.0}, 40.0, 0, 1, 1)
 
 
+@pytest.mark.parametrize("setting", [True, "selective"])
 @pytest.mark.parametrize("kind", ["tiny", "mixture"])
-def test_gradient_checkpointing_changes_nothing_but_what_is_kept(kind: str) -> None:
+def test_gradient_checkpointing_changes_nothing_but_what_is_kept(kind: str, setting: Any) -> None:
     """Each layer runs twice, the weights come out the same; sampling is as it was."""
     model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0) if kind == "tiny" else mixture()
     other = copy.deepcopy(model)
-    save_memory("main", Policy(gradient_checkpointing=True), other)
+    save_memory("main", Policy(gradient_checkpointing=setting), other)
     samples = sampled(TorchEngine(copy.deepcopy(other), [7], EngineConfig()))
     assert samples == sampled(TorchEngine(copy.deepcopy(model), [7], EngineConfig()))
     passes = {"kept": 0, "again": 0}
@@ -99,6 +102,27 @@ def test_gradient_checkpointing_changes_nothing_but_what_is_kept(kind: str) -> N
     assert metrics == pytest.approx(metrics_2, abs=1e-6)
     for name, weight in one.weights().items():
         assert torch.allclose(weight, two.weights()[name], atol=1e-6), name
+
+
+def test_selective_checkpointing_runs_each_matrix_product_once() -> None:
+    """`true` runs those of the layers again in the backward pass; the smallest elementwise step is always run again."""
+    run: dict[Any, Counter[Any]] = {}
+    for setting in (False, "selective", True):
+        model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
+        save_memory("main", Policy(gradient_checkpointing=setting), model)
+        run[setting] = Counter()
+
+        class Count(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                run[setting][func] += 1  # noqa: B023
+                return func(*args, **(kwargs or {}))
+
+        loss = model.train()(input_ids=torch.tensor([[8, 9, 10]]), use_cache=False).logits.sum()
+        with Count():
+            loss.backward()
+    mm, silu = torch.ops.aten.mm.default, torch.ops.aten.silu.default
+    assert run[False][mm] == run["selective"][mm] < run[True][mm]
+    assert run[False][silu] < run["selective"][silu] == run[True][silu]
 
 
 def test_bfloat16_is_corrected_by_the_log_probs_of_sampling() -> None:

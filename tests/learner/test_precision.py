@@ -1,4 +1,4 @@
-"""`dtype: bfloat16`: float32 weights learn, bfloat16 copies of them compute. Nothing small is lost; runs go on exactly."""
+"""`dtype: bfloat16`: float32 weights learn, bfloat16 copies compute. Nothing small is lost; runs go on exactly."""
 
 from __future__ import annotations
 
