@@ -17,7 +17,7 @@ from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from parl.config.adapters import Adapter
 from parl.config.schema import Policy
 from parl.env import AgentEnv
-from parl.errors import ConfigError, did_you_mean
+from parl.errors import ConfigError, ModelUnavailable, did_you_mean
 from parl.learner.checkpoint import verify
 from parl.learner.experts import routers
 from parl.policy import lora
@@ -125,7 +125,7 @@ def _from_hub(name: str, model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=HUB_FILES))
     except Exception as error:  # no network, no such model, a licence that was not accepted, a full disk
         reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-        raise ConfigError(
+        raise ModelUnavailable(
             f"policies.{name}.model is '{model}', which is no folder here and could not be fetched from the Hugging "
             f"Face hub: {reason}. Give the path of a transformers folder, or fetch it where there is a network: "
             f"hf download {model} --local-dir FOLDER."
