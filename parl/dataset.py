@@ -27,6 +27,7 @@ from parl.progress import Progress
 from parl.rollout.tools import CREATE, SWARM_TOOLS
 from parl.run_folder import read_episodes, read_resolved
 from parl.run_reader import RunReader
+from parl.types import ROLES
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -71,11 +72,12 @@ def export_episodes(run: Path, output: Path, wanted: Wanted) -> Written:
         ConfigError: a range that is none, nothing that fits, or a run whose agents had prompts of their own.
     """
     config = parse(read_resolved(run), source=str(run))
-    if config.roles.orchestrator.harness is not None:
-        raise ConfigError(
-            f"{run} was played by roles.orchestrator.harness, whose messages are not stored: its episodes hold tokens "
-            "only. Read them with parl.run_folder.read_episodes (docs/read-the-metrics.md)."
-        )
+    for role in ROLES if wanted.role is None else (wanted.role,):
+        if getattr(config.roles, role).harness is not None:
+            raise ConfigError(
+                f"{run} was played by roles.{role}.harness, whose prompts are not stored as messages. Choose the other "
+                "role with --role, or read the tokens with parl.run_folder.read_episodes (docs/read-the-metrics.md)."
+            )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output} holds something already. Choose another folder, or delete it.")
     reader = RunReader(run)

@@ -77,12 +77,15 @@ def merge(base: Path, adapter: Path, output: Path, dtype: str) -> None:
 
 def _policy(config: Config, asked: str | None) -> str:
     """The policy that was asked for, or the one that roles play."""
-    played = list(dict.fromkeys(getattr(config.roles, role).policy for role in ROLES))
+    names = dict.fromkeys(getattr(config.roles, role).policy for role in ROLES)
+    played = [n for n in names if config.policies[n].remote is None] or list(names)
     if asked is None and len(played) > 1:
         raise ConfigError(f"The roles have several policies; say which: --policy {' or --policy '.join(played)}.")
     name = asked or played[0]
     if name not in config.policies:
         raise ConfigError(f"The run has no policy '{name}'.{did_you_mean(name, config.policies)}")
+    if config.policies[name].remote is not None:
+        raise ConfigError(f"The policy '{name}' is served by an endpoint; the run has no weights of it to export.")
     return name
 
 

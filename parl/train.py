@@ -249,8 +249,12 @@ class Run:
         if self.config.cold_start is not None:
             from parl.cold_start import run_cold_start
 
-            for name in (n for n in policies.models if self.config.base_of(n) == n):  # adapters begin on what it learns
+            chosen = self.config.cold_start.policy
+            own = [n for n in policies.models if self.config.base_of(n) == n]  # adapters begin on what these learn
+            for name in own if chosen is None else [chosen]:
                 reports += [asdict(r) for r in run_cold_start(self.config, self.env, policies, name, self.evaluator)]
+            if chosen is not None:
+                policies.copy_weights(chosen)
         state = checkpoints.State(0, {}, reports)
         target = self.folder.path / "checkpoints" / checkpoints.COLD_START
         target.parent.mkdir(exist_ok=True)
@@ -330,7 +334,7 @@ class Run:
         decodings = self.config.eval.decoding
         mode: Mode = self.config.swarm.mode
         result: dict[str, Any] = {mode: self._heldout("cold_start", mode, decodings, None)}
-        if mode == "swarm":
+        if mode == "swarm" and self.config.roles.orchestrator.policy not in self.policies.remote:
             result["forced_parallel"] = self._heldout("cold_start", "forced_parallel", ("greedy",), None)
         self.folder.write_json("eval/cold_start.json", result)
 

@@ -16,9 +16,10 @@ import torch
 from peft import LoraConfig
 
 from parl import ray_session
-from parl.config.schema import Config, Optimizer, Roles
+from parl.config.schema import Config, EngineConfig, Optimizer, Roles
+from parl.endpoint import key_of
 from parl.env import AgentEnv, seed_for
-from parl.errors import CheckpointError
+from parl.errors import CheckpointError, ConfigError
 from parl.learner import checkpoint as checkpoints
 from parl.learner.checkpoint import verify
 from parl.learner.experts import router_agreement
@@ -26,9 +27,10 @@ from parl.learner.learner import Learner, check_engine
 from parl.learner.models import load_folder, load_policy, new_adapter, save_memory, stored_adapter
 from parl.policy import lora
 from parl.policy.base import PolicyHandle, Renderer, cast
+from parl.policy.endpoint import EndpointEngine, Uncounted
 from parl.policy.families import make_renderer
 from parl.policy.torch_engine import BASE, TorchEngine
-from parl.types import ROLES, Sample
+from parl.types import ROLES, UNKNOWN_TOKEN, Sample
 
 if TYPE_CHECKING:
     from parl.learner.group import LearnerGroup
@@ -49,8 +51,14 @@ class PolicySet:
         self.models: dict[str, Any] = {}
         self.tokenizers: dict[str, Any] = {}
         self.renderers: dict[str, Renderer] = {}
+        self.remote: dict[str, EndpointEngine] = {}
+        """Policies without weights here, in no checkpoint."""
         for name, policy in sorted(config.policies.items(), key=lambda item: item[1].adapter is not None):
             seed, base = seed_for(config.seed, "model", name) % 2**31, config.base_of(name)
+            if policy.remote is not None:
+                key_of(policy.remote, f"policies.{name}.engine")  # raises ConfigError: it is not set
+                self.remote[name], self.renderers[name] = EndpointEngine(policy.remote), Uncounted()
+                continue
             if policy.adapter is not None:
                 below = self.models[base]
                 stored = folder / "policies" / name if folder else None
@@ -68,6 +76,22 @@ class PolicySet:
         self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, TorchEngine] = {}
         self._frozen: dict[str, TorchEngine] = {}
+
+    def copy_weights(self, source: str) -> None:
+        """Give the weights of `source` to all other policies that have weights of their own.
+
+        Raises ConfigError when one of them is not of its shape.
+        """
+        state = self.models[source].state_dict()
+        for name, model in self.models.items():
+            if name == source or self._config.base_of(name) != name:
+                continue
+            if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in model.state_dict().items()}:
+                raise ConfigError(
+                    f"cold_start.policy: {name} cannot begin as a copy of {source}, it is a model of another shape. "
+                    f"Give it the `model` and `tiny` of policies.{source}, or remove cold_start.policy."
+                )
+            model.load_state_dict(state)
 
     def start_engines(self) -> None:
         """Engines over copies of the current weights; called again after the cold start has changed them."""
@@ -106,6 +130,7 @@ class PolicySet:
 
     def _engine(self, name: str, model: Any, adapters: Mapping[str, LoraConfig] | None = None) -> TorchEngine:
         engine = self._config.policies[name].engine
+        assert isinstance(engine, EngineConfig)
         own = model if adapters else cast(copy.deepcopy(model), self._dtype(name))
         return TorchEngine(own, self.renderers[name].stop_ids, engine, adapters)
 
@@ -182,6 +207,9 @@ class PolicySet:
         for role in ROLES:
             settings = getattr(self._config.roles, role)
             name, base = settings.policy, self._config.base_of(settings.policy)
+            if name in self.remote:
+                out[role] = PolicyHandle(name, self.renderers[name], self.remote[name], tools_in_prompt=False)
+                continue
             frozen = roles is not None and not getattr(roles, role).trainable and name in self._snapshots()
             engine = self._frozen[name] if frozen and base == name else self._live[base]
             tools = self._config.policies[base].lists_tools
@@ -197,13 +225,14 @@ class PolicySet:
         """Move every learner's weights to its engine; returns the probe's mismatch per policy (and the agreement of
         its experts, where it has some).
 
-        A probe of fewer than two tokens (every episode of the step failed) is replaced by a short text.
+        A probe of fewer than two known tokens (every episode of the step failed, or an endpoint plays the role) is
+        replaced by a short text.
         Raises EngineMismatch when an engine would serve other weights than the learner's.
         """
         off = {}
         for name, learner in self.learners.items():
             self._push(name)
-            if len(probe) < 2:
+            if len(probe) < 2 or UNKNOWN_TOKEN in probe:
                 probe = self.renderers[name].start("probe", (), "probe")
             base = self._config.base_of(name)
             tolerance = TOLERANCE[self._config.policies[base].dtype]

@@ -176,6 +176,6 @@ def test_what_is_refused_leaves_nothing_behind(folder: Path, tmp_path: Path) -> 
         }
     )
     harness = RunFolder.create(tmp_path / "harness", played)
-    with pytest.raises(ConfigError, match="messages are not stored"):
+    with pytest.raises(ConfigError, match="not stored as messages"):
         export_episodes(harness.path, tmp_path / "out", Wanted("sft"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "harness", "mine"]
