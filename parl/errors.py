@@ -2,6 +2,7 @@
 
     ParlError
     |-- ConfigError (ValueError)      the user's input is wrong: exit code 2, one clear message, no traceback
+    |   `-- ModelUnavailable          a model of the hub that could not be fetched
     |-- CheckpointError (ValueError)  a run folder or checkpoint cannot be used as asked: exit code 2
     |-- EnvFailure (RuntimeError)     an environment says what has failed: the kind of an episode's failure
     |   `-- JudgeFailure              a judge gave no verdict: `judge_timeout`, `judge_unavailable`, `judge_malformed`
@@ -26,6 +27,10 @@ class ParlError(Exception):
 
 class ConfigError(ParlError, ValueError):
     """The user's input is wrong. The message says what was given, what is allowed, what to type next."""
+
+
+class ModelUnavailable(ConfigError):
+    """A model of the Hugging Face hub is not in the cache and could not be fetched."""
 
 
 class CheckpointError(ParlError, ValueError):

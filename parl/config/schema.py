@@ -121,9 +121,11 @@ class Policy(Node):
     """`type: openai` instead: the weights are behind an endpoint (see docs/policies.md)."""
     optimizer: Optimizer = Optimizer()
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 halves the memory and loses small updates: see docs/models.md."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    """In which it samples and computes gradients. Weights that learn, and their optimizer's state, are always float32:
+    see docs/models.md."""
+    gradient_checkpointing: bool | Literal["selective"] = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time.
+    `selective` keeps the results of matrix products and attention, and computes the rest again."""
     renderer: Literal["auto", "chatml", "qwen3", "llama3", "kimi_k2_5"] = "auto"
     """The chat format. `auto` tells it by the tokenizer: see docs/models.md."""
     tools_in_prompt: bool = True

@@ -73,6 +73,14 @@ class Engine(Protocol):
         ...
 
 
+def cast(model: Any, dtype: Any) -> Any:
+    """The model with parameters of another type, in place. Buffers stay as they are: the frequencies of a rotary
+    embedding would lose most of their digits."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
 Blueprint = Callable[[], Any]
 """A picklable recipe of an engine without its weights, for a worker in another process."""
 

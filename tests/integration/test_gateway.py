@@ -84,7 +84,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     numbers = env.generate_tasks("train", 1, 0)[0].data["numbers"]
     said = [call_text(ToolCall("lookup", {"name": name})) for name in numbers] + [str(sum(numbers.values()))]
     torch.manual_seed(0)
-    model, tokenizer = load_policy("main", made.policies["main"], env, 0)
+    model, tokenizer = load_policy("main", made.policies["main"], env, 0, torch.float32)
     renderer = ChatML(tokenizer)
     engine = ScriptedEngine(
         lambda messages, rng: [Said(said[sum(m["role"] == "assistant" for m in messages)])], renderer
