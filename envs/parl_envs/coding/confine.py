@@ -1,17 +1,16 @@
-"""What a run may see and do: the policy for sandlock, and what this process gives up before it starts the run.
+"""What a run may see and do: the policy for sandlock, and what it gives up before its first line.
 
-In: the run's folders. Out: a started process that is confined before its first instruction.
+In: the run's folders. Out: a started process.
 
 Three layers, each enforced by the kernel and inherited by everything that the run starts:
 
     Landlock (sandlock)     files outside of the run's folders and the interpreter, signals, ptrace
     seccomp (sandlock, us)  dangerous system calls, every socket, links, devices, files without a name
-    capabilities, rlimits   root's rights are gone; memory, CPU, files, descriptors; none can be raised again
+    capabilities, rlimits   root's rights are gone; memory, CPU, files, descriptors; none can be raised again (LAUNCH)
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import struct
@@ -34,20 +33,30 @@ DENIED = (
     *("chroot", "fsopen", "fsmount", "move_mount", "open_tree", "syslog", "pidfd_getfd", "process_madvise", "kcmp"),
     *("setpriority", "sched_setscheduler", "sched_setattr", "sched_setparam", "ioprio_set", "mq_open", "fanotify_init"),
     *("inotify_init1", "modify_ldt", "clock_settime", "settimeofday", "adjtimex", "setxattr", "vhangup"),
-    *("landlock_create_ruleset", "seccomp", "migrate_pages", "move_pages", "mbind", "set_mempolicy"),
+    *("landlock_create_ruleset", "migrate_pages", "move_pages", "mbind", "set_mempolicy"),
 )
 """System calls that fail with EPERM, on top of sandlock's own list (mount, ptrace, bpf, io_uring, unshare, keyctl ...)."""
 
 LAUNCH = """
 def launch():
-    import _ctypes, _sitebuiltins, builtins, resource, sys
-    path, folder, cpu_s, memory, size, num_files = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+    import _ctypes, _sitebuiltins, array, builtins, resource, sys
+    path, folder, program, *numbers = sys.argv[1:]
+    cpu_s, memory, size, num_files = map(int, numbers)
+    libc = _ctypes.dlopen(None, 2)
+    def call(name, *args):
+        if _ctypes.call_function(_ctypes.dlsym(libc, name), args):
+            raise OSError(name + " failed: this program was not run")
     # Orphans become children of this process, so that whoever watches it sees all of them: PR_SET_CHILD_SUBREAPER.
-    _ctypes.call_function(_ctypes.dlsym(_ctypes.dlopen(None, 2), "prctl"), (36, 1, 0, 0, 0))
+    call("prctl", 36, 1, 0, 0, 0)
     # A core limit of 1 also keeps the kernel from starting its core_pattern program; 0 does not.
     limits = {"CORE": 1, "CPU": cpu_s, "FSIZE": size, "NOFILE": num_files, "MSGQUEUE": 0, "MEMLOCK": 0, "AS": memory}
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
+    # No capabilities: of root, nothing but the number is left. _LINUX_CAPABILITY_VERSION_3, of this thread.
+    call("capset", (0x20080522).to_bytes(4, "little") + bytes(4), bytes(24))
+    # PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct sock_fprog.
+    steps = array.array("B", bytes.fromhex(program))
+    call("prctl", 22, 2, (len(steps) // 8).to_bytes(8, "little") + steps.buffer_info()[0].to_bytes(8, "little"), 0, 0)
     for name in ("exit", "quit"):  # of the module `site`, which is not imported
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D"))
     for stream in (sys.stdout, sys.stderr):
@@ -60,9 +69,9 @@ code = launch()
 del launch
 exec(globals().pop("code"))
 """
-"""What the interpreter runs first, inside of the sandbox."""
+"""What the interpreter runs first, inside of the sandbox: it gives up the rest and runs the program. `_ctypes`, because
+importing `ctypes` would be a third of a short run's time."""
 
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 SYS_SOCKET = {"x86_64": 41, "aarch64": 198}
 
@@ -70,8 +79,7 @@ SYS_SOCKET = {"x86_64": 41, "aarch64": 198}
 def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -> Any:
     """A `sandlock.Process` that runs the file `main` in `folder`, with pipes for its three streams.
 
-    Call it in a thread of its own: that thread loses its capabilities and can make no socket any more. The process
-    dies with the thread. Raises RuntimeError when the sandbox cannot be set up.
+    The process dies with the thread that called. Raises RuntimeError when the sandbox cannot be set up.
     """
     import sandlock
 
@@ -85,9 +93,9 @@ def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -
         extra_deny_syscalls=DENIED,
     )
     limits = [cpu_s, memory_mb << 20, MAX_FILE_MB << 20, MAX_OPEN_FILES]
-    give_up_rights()
+    arguments = [str(main), str(folder), no_sockets(platform.machine()).hex(), *map(str, limits)]
     return sandbox.popen(
-        [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", LAUNCH, str(main), str(folder), *map(str, limits)],
+        [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", LAUNCH, *arguments],
         *[sandlock.StdioMode.PIPED] * 3,
     )
 
@@ -113,24 +121,12 @@ def interpreter_paths() -> Sequence[str]:
     return list(dict.fromkeys(p for p in paths if os.path.exists(p) and p not in ("/usr/lib/", "/lib/")))
 
 
-class _Header(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
-
-
-class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
-
-
-def give_up_rights() -> None:
-    """This thread, and what it starts, has no capabilities and can make no socket of any family.
+def no_sockets(machine: str) -> bytes:
+    """A seccomp program under which `socket` fails, for every family.
 
     sandlock answers `socket` itself for some families, and its answer would come before its own deny list; of several
     filters the kernel takes the strictest, so this one cannot be answered.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    no_rights = (ctypes.c_uint32 * 6)()
-    _check(libc.capset(ctypes.byref(_Header(0x20080522, 0)), ctypes.byref(no_rights)))
-    machine = platform.machine()
     steps = [  # struct sock_filter: code, jump if true, jump if false, operand
         (0x20, 0, 0, 4),  # load the architecture
         (0x15, 0, 3, AUDIT_ARCH[machine]),  # sandlock refuses other ones
@@ -139,11 +135,4 @@ def give_up_rights() -> None:
         (0x06, 0, 0, 0x00050000 | 1),  # fail with EPERM
         (0x06, 0, 0, 0x7FFF0000),  # allow
     ]
-    code = b"".join(struct.pack("HBBI", *step) for step in steps)
-    _check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    _check(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(steps), code)), 0, 0))
-
-
-def _check(status: int) -> None:
-    if status:
-        raise RuntimeError(f"rights cannot be given up: {os.strerror(ctypes.get_errno())}")
+    return b"".join(struct.pack("HBBI", *step) for step in steps)

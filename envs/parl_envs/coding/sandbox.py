@@ -67,15 +67,8 @@ def run_python(
 
     Raises ConfigError: this machine has no sandbox, or a path leads out of the folder.
     """
-    call = _Call(code, stdin, files or {}, folder, timeout_s, memory_mb)
     require()
-    future = call.start()
-    try:
-        return future.result()
-    except BaseException:  # Ctrl-C: nothing outlives the call
-        call.cancelled.set()
-        future.exception()
-        raise
+    return _Call(code, stdin, files or {}, folder, timeout_s, memory_mb).run()
 
 
 async def run_python_async(
@@ -87,15 +80,24 @@ async def run_python_async(
     timeout_s: float = 5.0,
     memory_mb: int = 256,
 ) -> Result:
-    """The same in a thread. Cancelling it stops the program first."""
+    """The same in a thread of its own. Cancelling it stops the program first."""
     call = _Call(code, stdin, files or {}, folder, timeout_s, memory_mb)
-    await asyncio.to_thread(require)
-    future = asyncio.wrap_future(call.start())
+    future: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            require()
+            future.set_result(call.run())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="sandbox", daemon=True).start()
+    waiting = asyncio.wrap_future(future)
     try:
-        return await asyncio.shield(future)
+        return await asyncio.shield(waiting)
     except asyncio.CancelledError:
         call.cancelled.set()
-        await future
+        await waiting
         raise
 
 
@@ -135,19 +137,6 @@ class _Call:
     timeout_s: float
     memory_mb: int
     cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def start(self) -> Future[Result]:
-        """In a thread of its own: confinement takes rights from the thread, for good (`confine.start`)."""
-        future: Future[Result] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(self.run())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=work, name="sandbox", daemon=True).start()
-        return future
 
     def run(self) -> Result:
         private = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
@@ -300,7 +289,7 @@ def problem() -> str | None:
         has = f"has Landlock ABI {abi}" if abi > 0 else "has no Landlock"
         return f"this kernel ({os.uname().release}) {has}; {least} is needed. {needs}, with landlock in /sys/kernel/security/lsm"
     try:
-        result = _Call(PROBE, "", {}, None, 20.0, 256).start().result()
+        result = _Call(PROBE, "", {}, None, 20.0, 256).run()
     except Exception as error:
         return f"a test program could not be started ({type(error).__name__}: {error}). {needs}; a container must allow seccomp and landlock"
     if result.stdout != "done\n":
