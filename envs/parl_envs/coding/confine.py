@@ -11,6 +11,7 @@ Three layers, each enforced by the kernel and inherited by everything that the r
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import resource
@@ -74,7 +75,11 @@ exec(globals().pop("code"))
 that it imports costs every run 30 calls that sandlock has to answer; so not `ctypes`, `resource` or `struct`."""
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-SYS_SOCKET = {"x86_64": 41, "aarch64": 198}
+NUMBERS = {
+    "x86_64": {"socket": 41, "clone3": 435, "prlimit64": 302, "sched_setaffinity": 203, "fcntl": 72},
+    "aarch64": {"socket": 198, "clone3": 435, "prlimit64": 261, "sched_setaffinity": 122, "fcntl": 25},
+}
+F_SETLEASE = 1024
 
 
 def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -> Any:
@@ -103,7 +108,7 @@ def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -
         resource.RLIMIT_AS: memory_mb << 20,
     }
     shown = [f"{name}={value}" for name, value in limits.items()]
-    arguments = [str(main), str(folder), no_sockets(platform.machine()).hex(), *shown]
+    arguments = [str(main), str(folder), second_filter(platform.machine()).hex(), *shown]
     return sandbox.popen(
         [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", LAUNCH, *arguments],
         *[sandlock.StdioMode.PIPED] * 3,
@@ -131,18 +136,22 @@ def interpreter_paths() -> Sequence[str]:
     return list(dict.fromkeys(p for p in paths if os.path.exists(p) and p not in ("/usr/lib/", "/lib/")))
 
 
-def no_sockets(machine: str) -> bytes:
-    """A seccomp program under which `socket` fails, for every family.
+def second_filter(machine: str) -> bytes:
+    """A seccomp program for what sandlock's deny list cannot say. Of several filters the kernel takes the strictest.
 
-    sandlock answers `socket` itself for some families, and its answer would come before its own deny list; of several
-    filters the kernel takes the strictest, so this one cannot be answered.
+    socket                       of any family; sandlock answers some of them itself, before its own list is asked
+    clone3                       "no such call": its flags, namespaces among them, lie where no filter can look
+    prlimit64, sched_setaffinity of another process: Landlock lets them through to all of the same user
+    fcntl(F_SETLEASE)            on a file of the standard library, it would make everybody wait who opens that
     """
-    steps = [  # struct sock_filter: code, jump if true, jump if false, operand
-        (0x20, 0, 0, 4),  # load the architecture
-        (0x15, 0, 3, AUDIT_ARCH[machine]),  # sandlock refuses other ones
-        (0x20, 0, 0, 0),  # load the number of the system call
-        (0x15, 0, 1, SYS_SOCKET[machine]),
-        (0x06, 0, 0, 0x00050000 | 1),  # fail with EPERM
-        (0x06, 0, 0, 0x7FFF0000),  # allow
-    ]
+    number, load, equal, end = NUMBERS[machine], 0x20, 0x15, 0x06  # struct sock_filter: code, if true, if false, operand
+    fail, first_argument, second_argument = 0x00050000, 16, 24
+    steps = [(load, 0, 0, 4), (equal, 1, 0, AUDIT_ARCH[machine]), (end, 0, 0, fail | errno.EPERM), (load, 0, 0, 0)]
+    for name, error in (("socket", errno.EPERM), ("clone3", errno.ENOSYS)):
+        steps += [(equal, 0, 1, number[name]), (end, 0, 0, fail | error)]
+    for name in ("prlimit64", "sched_setaffinity"):  # only the caller itself, process 0
+        steps += [(equal, 0, 3, number[name]), (load, 0, 0, first_argument), (equal, 1, 0, 0)]
+        steps += [(end, 0, 0, fail | errno.EPERM), (load, 0, 0, 0)]
+    steps += [(equal, 0, 2, number["fcntl"]), (load, 0, 0, second_argument), (equal, 1, 0, F_SETLEASE)]
+    steps += [(end, 0, 0, 0x7FFF0000), (end, 0, 0, fail | errno.EPERM)]  # allow; the lease is refused
     return b"".join(struct.pack("HBBI", *step) for step in steps)
