@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The sandbox: what 1,000 runs leave behind, what a run costs over a bare interpreter, and how much of the cores runs get.
+"""The sandbox: what 1,000 runs leave behind, what one costs over a bare interpreter, what share of the cores runs get.
 
 scripts/bench/sandbox.py
 """
