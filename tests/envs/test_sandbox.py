@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import tempfile
 import time
@@ -12,8 +13,9 @@ import pytest
 
 import parl_envs
 from parl.errors import ConfigError
-from parl_envs.coding import confine, sandbox
+from parl_envs.coding import confine, sandbox, watch
 from parl_envs.coding.sandbox import Result, read_files, run_python, run_python_async, write_files
+from tests.helpers import ROOT
 
 needs_sandbox = pytest.mark.skipif(sandbox.problem() is not None, reason=f"no sandbox here: {sandbox.problem()}")
 
@@ -159,3 +161,26 @@ def test_doctor_says_what_a_run_gets() -> None:
     (finding,) = parl_envs.doctor()
     assert finding.ok
     assert "Landlock ABI" in finding.value
+
+
+@needs_sandbox
+def test_the_page_shows_what_happens() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sandbox.md").read_text(), re.DOTALL)
+    exec(example, {})
+
+
+@pytest.mark.parametrize(
+    "said, value",
+    [
+        (r"processes, threads \| (\d+), 128", confine.MAX_PROCESSES),
+        (r"processes, threads \| 16, (\d+)", watch.MAX_THREADS),
+        (r"a file, descriptors \| (\d+) MB", confine.MAX_FILE_MB),
+        (r"a file, descriptors \| 16 MB, (\d+)", confine.MAX_OPEN_FILES),
+        (r"deleted ones too \| (\d+) MB", watch.MAX_DISK_MB),
+        (r"deleted ones too \| 64 MB, ([\d,]+)", watch.MAX_FILES),
+        (r"stdout, stderr \| (\d+) MB", sandbox.MAX_OUTPUT >> 20),
+    ],
+)
+def test_the_page_shows_the_limits(said: str, value: int) -> None:
+    (shown,) = re.findall(said, (ROOT / "docs" / "sandbox.md").read_text())
+    assert int(shown.replace(",", "")) == value

@@ -320,6 +320,12 @@ def test_doctor_names_a_library_that_cannot_be_imported(monkeypatch: pytest.Monk
     assert "make install" in finding.fix
 
 
+def test_a_plugin_adds_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = doctor.Finding("browser", "none", None, "install one")
+    monkeypatch.setattr(plugins, "modules", lambda: [SimpleNamespace(doctor=lambda: [line]), SimpleNamespace()])
+    assert doctor.plugin_findings() == [line]
+
+
 def test_doctor_looks_at_this_machine() -> None:
     light = [doctor.python(), doctor.packages(), doctor.cpus(), doctor.memory(), doctor.disk()]
     assert [finding.name for finding in light] == ["python", "packages", "cpus", "memory", "disk"]
