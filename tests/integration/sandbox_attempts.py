@@ -76,12 +76,12 @@ FILES = {
     "take a file": Attempt("os.rename({victim!r}, 'taken')"),
     "put a file": Attempt("open('mine', 'w').close(); os.rename('mine', {outside!r} + '/mine')"),
     "make a folder": Attempt("os.mkdir({outside!r} + '/folder')"),
-    "write the standard library": Attempt("open(os.__file__, 'r+b')"),
+    "write the standard library": Attempt("open(os.__file__, 'r+b')", "root"),
     "delete the interpreter": Attempt("os.unlink(sys.executable)", "never"),
-    "lease the standard library": Attempt("import fcntl; fcntl.fcntl(open(os.__file__), 1024, 0)"),
+    "lease the standard library": Attempt("import fcntl; fcntl.fcntl(open(os.__file__), 1024, 0)", "root"),
     "open shared memory": Attempt(
-        "from multiprocessing.shared_memory import SharedMemory\n"
-        "m = SharedMemory(create=True, size=9); m.close(); m.unlink()"
+        "import _posixshmem as shm\n"
+        "os.close(shm.shm_open('/parl-test', os.O_CREAT | os.O_RDWR, mode=0o600)); shm.shm_unlink('/parl-test')"
     ),
     "write in /dev/shm": Attempt("open('/dev/shm/parl-test', 'w').close(); os.unlink('/dev/shm/parl-test')"),
     "read the kernel's log": Attempt("os.close(os.open('/dev/kmsg', os.O_RDONLY))", "root"),

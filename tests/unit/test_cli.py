@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import pytest
 
-from parl import cli, doctor
+from parl import cli, doctor, plugins
 from parl.config import load
 from parl.env import AgentEnv, tool
 from parl.errors import CheckpointError, ConfigError
