@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import pytest
 
-from parl import cli, doctor
+from parl import cli, doctor, plugins
 from parl.config import load
 from parl.env import AgentEnv, tool
 from parl.errors import CheckpointError, ConfigError
@@ -318,6 +318,12 @@ def test_doctor_names_a_library_that_cannot_be_imported(monkeypatch: pytest.Monk
     assert finding.ok is False
     assert "cannot be imported" in finding.value
     assert "make install" in finding.fix
+
+
+def test_a_plugin_adds_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = doctor.Finding("browser", "none", None, "install one")
+    monkeypatch.setattr(plugins, "modules", lambda: [SimpleNamespace(doctor=lambda: [line]), SimpleNamespace()])
+    assert doctor.plugin_findings() == [line]
 
 
 def test_doctor_looks_at_this_machine() -> None:

@@ -1,0 +1,1 @@
+"""Coding: untrusted programs, and the sandbox that they run in."""
