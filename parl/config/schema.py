@@ -92,11 +92,14 @@ class TinyModel(Node):
 class EngineConfig(Node):
     """How a policy generates."""
 
-    type: Literal["torch"] = "torch"
+    type: Literal["torch", "vllm"] = "torch"
+    """`torch`: ours, in this process. `vllm`: an extra, in processes of its own (docs/vllm.md)."""
     prefill_tokens: PositiveInt = 4096
     """Largest number of (padded) prompt tokens in one forward pass."""
     decode_rows: PositiveInt = 256
     """Largest number of sequences in one decoding pass."""
+    kv_cache_gb: PositiveFloat = 4.0
+    """vllm: memory of its key-value cache, GiB. The torch engine takes what it needs."""
 
 
 class Policy(Node):

@@ -1,0 +1,332 @@
+"""vLLM behind the protocol of the torch engine; the one module that imports vllm, which is an extra.
+
+In: `Request`s. Out: sampled ids with their log-probs and weight versions. vLLM runs in processes of its own, and its
+client in a thread of its own, so that any event loop here may ask it. New weights go through vLLM's API for RL
+(start, update and finish of a weight update) as a file that its workers read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+import weakref
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from vllm import SamplingParams
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferInitInfo,
+    WeightTransferInitRequest,
+    WeightTransferUpdateInfo,
+    WeightTransferUpdateRequest,
+)
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from parl.config.schema import EngineConfig
+from parl.policy import lora
+from parl.policy.base import Blueprint, Generation, Request
+from parl.policy.torch_engine import BASE, to_numpy, to_tensor
+
+BLOCK = 32
+"""Tokens of a block of its cache: prefixes are shared in whole blocks."""
+SHUTDOWN_S = 5.0
+TRANSFER = "parl"
+"""Name of the way that weights take, in vLLM's registry."""
+WEIGHTS = "weights.safetensors"
+
+
+class VllmEngine:
+    """Samples from a copy of `model`'s weights; `load_weights` replaces them.
+
+    Args:
+        adapters: name -> shape of adapters on the model. Each request names its own, or none.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        stop_ids: Sequence[int],
+        config: EngineConfig,
+        adapters: Mapping[str, LoraConfig] | None = None,
+    ) -> None:
+        shape = copy.deepcopy(model.config)
+        shape.architectures = [type(model).__name__]
+        self._open(shape, str(model.dtype).removeprefix("torch."), tuple(stop_ids), config, dict(adapters or {}))
+        self.load_weights(lora.base_state(model), 0)
+
+    def _open(
+        self,
+        shape: Any,
+        dtype: str,
+        stop_ids: tuple[int, ...],
+        config: EngineConfig,
+        adapters: dict[str, LoraConfig],
+    ) -> None:
+        """Start vLLM with random weights."""
+        self._recipe = (shape, dtype, stop_ids, config, adapters)
+        self._stop_ids, self._adapters, self._tied = stop_ids, adapters, bool(shape.tie_word_embeddings)
+        self.versions: dict[str, int] = dict.fromkeys((BASE, *adapters), -1)
+        """Weight version of each part: the model itself, and each adapter."""
+        self.serial = uuid.uuid4().hex
+        """Tells engines apart, whatever their versions."""
+        self._folder = Path(tempfile.mkdtemp(prefix="parl-vllm-"))
+        self._loras: dict[str, LoRARequest] = {}
+        self._num_loras = self._num_requests = 0
+        shape.save_pretrained(self._folder)
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="vllm", daemon=True)
+        thread.start()
+        self._loop = loop
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._llm: AsyncLLM = self._do(_start(_arguments(self._folder, dtype, config, adapters))).result()
+        self._close = weakref.finalize(self, _stop, self._llm, loop, thread)
+
+    @property
+    def version(self) -> int:
+        """Of all parts together: it grows with each change of any."""
+        return sum(self.versions.values())
+
+    def close(self) -> None:
+        """End vLLM's processes. It also happens when the engine is forgotten."""
+        self._close()
+
+    def blueprint(self) -> Blueprint:
+        """How to build this engine in another process, to which `load_weights` then gives its weights."""
+        return functools.partial(_build, self._recipe)
+
+    def export_weights(self, part: str = BASE) -> dict[str, np.ndarray[Any, Any]]:
+        """A part's weights as they were loaded last, as numpy arrays."""
+        file = self._folder / WEIGHTS if part == BASE else Path(self._loras[part].lora_path) / lora.FILE
+        return {k.removeprefix(lora.PREFIX): to_numpy(v) for k, v in load_file(file).items()}
+
+    def load_weights(self, weights: Mapping[str, Any], version: int, part: str = BASE) -> None:
+        """Replace the weights of the model or of one adapter; nothing that older ones have computed is used again.
+
+        An agent in the middle of a turn goes on under the model's new weights with a state computed anew, and under
+        its adapter's old ones. Raises RuntimeError when a name or shape does not fit.
+        """
+        tensors = {k: to_tensor(v).detach().cpu().contiguous() for k, v in weights.items()}
+        if part == BASE:
+            if self._tied:  # one weight by two names
+                tensors.pop("lm_head.weight", None)
+            save_file(tensors, self._folder / WEIGHTS)
+            self._do(self._sync(version)).result()
+        else:
+            self._do(self._sync_adapter(tensors, version, part)).result()
+        self.versions[part] = version
+
+    # --- the protocol ------------------------------------------------------------------------------------------------
+
+    async def generate(self, request: Request) -> Generation:
+        """Sample one turn: until a stop token or `max_tokens`."""
+        params = SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            stop_token_ids=list(self._stop_ids),
+            ignore_eos=True,  # the renderer alone says what ends a turn
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        return await asyncio.wrap_future(self._do(self._generate(request, params)))
+
+    def release(self, session: str) -> None:
+        """Nothing to do: vLLM drops the blocks that were used longest ago."""
+
+    def score(self, token_ids: Sequence[int], part: str = BASE) -> torch.Tensor:
+        """Log-probs (T-1,) of a sequence's tokens.
+
+        All but the last are those of a prompt. The last is sampled on top of what the prefix cache has, so that a
+        cache of older weights shows as well.
+        """
+        return torch.tensor(self._do(self._score(list(token_ids), part)).result())
+
+    def probe(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """`score` by each part, one row each: what another process's engine with these weights says."""
+        return torch.stack([self.score(token_ids, part) for part in self.versions])
+
+    # --- in vLLM's thread --------------------------------------------------------------------------------------------
+
+    def _do(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _ask(self, token_ids: Sequence[int], params: SamplingParams, part: str) -> Any:
+        self._num_requests += 1
+        prompt: Any = {"prompt_token_ids": list(token_ids)}
+        output = None
+        async for output in self._llm.generate(  # noqa: B007
+            prompt, params, str(self._num_requests), lora_request=self._loras.get(part)
+        ):
+            pass
+        return output
+
+    async def _generate(self, request: Request, params: SamplingParams) -> Generation:
+        version = self.versions[request.adapter]
+        output = await self._ask(request.token_ids, params, request.adapter)
+        sampled = output.outputs[0]
+        ids = tuple(sampled.token_ids)
+        logprobs = tuple(entry[token].logprob for token, entry in zip(ids, sampled.logprobs, strict=True))
+        versions = [version]
+        if request.adapter == BASE:  # vLLM notes which of the model's weights sampled which tokens
+            spans = sampled.weight_versions
+            versions = [int(s.version) for s in spans for _ in range(s.start, s.end)]
+        finish: Literal["stop", "length"] = "stop" if ids[-1] in self._stop_ids else "length"
+        return Generation(ids, logprobs, finish, tuple(versions if len(set(versions)) > 1 else versions[:1]))
+
+    async def _score(self, token_ids: list[int], part: str) -> list[float]:
+        common: dict[str, Any] = {"max_tokens": 1, "temperature": 1.0, "detokenize": False}
+        last = SamplingParams(logprob_token_ids=token_ids[-1:], **common)
+        sampled = (await self._ask(token_ids[:-1], last, part)).outputs[0].logprobs[0]
+        rest = (await self._ask(token_ids, SamplingParams(prompt_logprobs=0, **common), part)).prompt_logprobs
+        scores = [entry[token].logprob for token, entry in zip(token_ids[1:], rest[1:], strict=True)]
+        return [*scores[:-1], sampled[token_ids[-1]].logprob]
+
+    async def _sync(self, version: int) -> None:
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        await self._llm.start_weight_update()
+        await self._llm.update_weights(WeightTransferUpdateRequest({"path": str(self._folder / WEIGHTS)}))
+        await self._llm.finish_weight_update(weight_version=str(version))
+        if not await self._llm.reset_prefix_cache(reset_running_requests=True):
+            raise RuntimeError("vLLM did not reset its prefix cache after a change of weights")
+        await self._llm.resume_generation()
+
+    async def _sync_adapter(self, tensors: Mapping[str, torch.Tensor], version: int, part: str) -> None:
+        """Adapters have a folder for each version: prefixes are told apart by it."""
+        self._num_loras += 1
+        folder = self._folder / f"adapter{self._num_loras}"
+        folder.mkdir()
+        save_file({lora.PREFIX + k: v for k, v in tensors.items()}, folder / lora.FILE, metadata={"format": "pt"})
+        shape = copy.deepcopy(self._adapters[part])
+        shape.task_type, shape.inference_mode = "CAUSAL_LM", True
+        shape.save_pretrained(str(folder))
+        fresh = LoRARequest(f"{part}@{version}", self._num_loras, str(folder))
+        if not await self._llm.add_lora(fresh):
+            raise RuntimeError(f"vLLM did not take the adapter '{part}'")
+        self._loras[part] = fresh
+
+
+def _build(recipe: tuple[Any, str, tuple[int, ...], EngineConfig, dict[str, LoraConfig]]) -> VllmEngine:
+    engine = VllmEngine.__new__(VllmEngine)
+    engine._open(*recipe)
+    return engine
+
+
+def _arguments(folder: Path, dtype: str, config: EngineConfig, adapters: Mapping[str, LoraConfig]) -> AsyncEngineArgs:
+    """vLLM's settings. Log-probs are those of the distribution that is sampled from, temperature applied."""
+    cpu = not torch.cuda.is_available()
+    defaults = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if cpu:  # as many threads as this process has, on any core: more would slow everybody down
+        defaults |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+    most = {"max_loras": len(adapters), "max_lora_rank": _lora_rank(adapters)} if adapters else {}
+    return AsyncEngineArgs(
+        model=str(folder),
+        skip_tokenizer_init=True,
+        load_format="dummy",
+        dtype=dtype,  # type: ignore[arg-type]
+        generation_config="vllm",
+        logprobs_mode="processed_logprobs",
+        enable_prefix_caching=True,
+        block_size=BLOCK,
+        kv_cache_memory_bytes=int(config.kv_cache_gb * 2**30),
+        max_num_seqs=config.decode_rows,
+        max_num_batched_tokens=config.prefill_tokens,
+        enforce_eager=cpu,
+        enable_lora=bool(adapters),
+        worker_extension_cls=f"{__name__}.{WorkerExtension.__name__}",
+        weight_transfer_config=WeightTransferConfig(backend=TRANSFER),
+        disable_log_stats=True,
+        **most,
+    )
+
+
+def _lora_rank(adapters: Mapping[str, LoraConfig]) -> int:
+    """The smallest rank that vLLM offers and that all fit into."""
+    return next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if all(a.r <= r for a in adapters.values()))
+
+
+async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
+    llm = AsyncLLM.from_engine_args(arguments)
+    await llm.init_weight_transfer_engine(WeightTransferInitRequest({}))
+    return llm
+
+
+def _stop(llm: AsyncLLM, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    async def end() -> None:
+        llm.shutdown(timeout=SHUTDOWN_S)
+        await asyncio.sleep(0)  # its own tasks, now cancelled, end before the loop does
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(end(), loop)
+    thread.join()
+    loop.close()
+
+
+# --- in vLLM's workers -----------------------------------------------------------------------------------------------
+
+
+class WorkerExtension:
+    """Empty: vLLM's workers import this module by it, and so know the class below."""
+
+
+@dataclass
+class _Init(WeightTransferInitInfo):
+    pass
+
+
+@dataclass
+class _Update(WeightTransferUpdateInfo):
+    path: str
+
+
+class FileTransfer(WeightTransferEngine[_Init, _Update]):
+    """Reads new weights from a safetensors file."""
+
+    init_info_cls = _Init
+    update_info_cls = _Update
+
+    def init_transfer_engine(self, init_info: _Init) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: _Update) -> None:
+        self.model.load_weights(load_file(update_info.path).items())
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        for module in self.model.modules():
+            if isinstance(module, ParallelLMHead):
+                # On a CPU the head computes with a packed copy of its weights. vLLM does not pack it again where the
+                # weights are the embedding's, and would go on with the old ones.
+                module.quant_method.process_weights_after_loading(module)
+
+    def shutdown(self) -> None:
+        pass
+
+
+if TRANSFER not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(TRANSFER, FileTransfer)
