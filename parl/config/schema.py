@@ -123,6 +123,15 @@ class Policy(Node):
     tools_in_prompt: bool = True
     """List the tools and their schemas in the system message (a `tiny` model has learned them and never lists them)."""
 
+    @model_validator(mode="after")
+    def _vllm_has_a_model(self) -> Policy:
+        if self.engine.type == "vllm" and self.model == "tiny":
+            raise ValueError(
+                "engine.type is vllm, which cannot serve a tiny model; give `model` a transformers folder or an id on "
+                "the Hugging Face hub, or set engine.type: torch"
+            )
+        return self
+
     @property
     def lists_tools(self) -> bool:
         return self.tools_in_prompt and self.model != "tiny"

@@ -43,6 +43,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from parl.config.schema import EngineConfig
+from parl.errors import ConfigError
 from parl.policy import lora
 from parl.policy.base import Blueprint, Generation, Request
 from parl.policy.torch_engine import BASE, to_numpy, to_tensor
@@ -89,6 +90,8 @@ class VllmEngine:
         """Weight version of each part: the model itself, and each adapter."""
         self.serial = uuid.uuid4().hex
         """Tells engines apart, whatever their versions."""
+        self.tokens_generated = 0
+        self.tokens_fed = 0
         self._folder = Path(tempfile.mkdtemp(prefix="parl-vllm-"))
         self._loras: dict[str, LoRARequest] = {}
         self._num_loras = self._num_requests = 0
@@ -98,7 +101,7 @@ class VllmEngine:
         thread.start()
         self._loop = loop
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._llm: AsyncLLM = self._do(_start(_arguments(self._folder, dtype, config, adapters))).result()
+        self._llm: AsyncLLM = self._do(_start(_arguments(self._folder, shape, dtype, config, adapters))).result()
         self._close = weakref.finalize(self, _stop, self._llm, loop, thread)
 
     @property
@@ -191,6 +194,8 @@ class VllmEngine:
         if request.adapter == BASE:  # vLLM notes which of the model's weights sampled which tokens
             spans = sampled.weight_versions
             versions = [int(s.version) for s in spans for _ in range(s.start, s.end)]
+        self.tokens_generated += len(ids)
+        self.tokens_fed += len(request.token_ids) - (output.num_cached_tokens or 0)
         finish: Literal["stop", "length"] = "stop" if ids[-1] in self._stop_ids else "length"
         return Generation(ids, logprobs, finish, tuple(versions if len(set(versions)) > 1 else versions[:1]))
 
@@ -232,9 +237,11 @@ def _build(recipe: tuple[Any, str, tuple[int, ...], EngineConfig, dict[str, Lora
     return engine
 
 
-def _arguments(folder: Path, dtype: str, config: EngineConfig, adapters: Mapping[str, LoraConfig]) -> AsyncEngineArgs:
+def _arguments(
+    folder: Path, shape: Any, dtype: str, config: EngineConfig, adapters: Mapping[str, LoraConfig]
+) -> AsyncEngineArgs:
     """vLLM's settings. Log-probs are those of the distribution that is sampled from, temperature applied."""
-    cpu = not torch.cuda.is_available()
+    cpu, window = not torch.cuda.is_available(), shape.max_position_embeddings
     defaults = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     if cpu:  # as many threads as this process has, on any core: more would slow everybody down
         defaults |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -249,10 +256,12 @@ def _arguments(folder: Path, dtype: str, config: EngineConfig, adapters: Mapping
         generation_config="vllm",
         logprobs_mode="processed_logprobs",
         enable_prefix_caching=True,
+        enable_chunked_prefill=not cpu,  # on a CPU, vLLM cannot feed a prompt with a seed of its own in pieces
+        max_model_len=-1,  # the model's own window, or as much of it as the cache holds
         block_size=BLOCK,
         kv_cache_memory_bytes=int(config.kv_cache_gb * 2**30),
         max_num_seqs=config.decode_rows,
-        max_num_batched_tokens=config.prefill_tokens,
+        max_num_batched_tokens=max(config.prefill_tokens, window) if cpu else config.prefill_tokens,
         enforce_eager=cpu,
         enable_lora=bool(adapters),
         worker_extension_cls=f"{__name__}.{WorkerExtension.__name__}",
@@ -268,7 +277,13 @@ def _lora_rank(adapters: Mapping[str, LoraConfig]) -> int:
 
 
 async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
-    llm = AsyncLLM.from_engine_args(arguments)
+    try:
+        llm = AsyncLLM.from_engine_args(arguments)
+    except Exception as error:  # a model that it does not know, too little memory: its processes have said what
+        raise ConfigError(
+            f"vLLM does not start with this model ({error}). Its own messages are above. Correct the policy's engine "
+            "(docs/vllm.md), or set engine.type: torch."
+        ) from error
     await llm.init_weight_transfer_engine(WeightTransferInitRequest({}))
     return llm
 
