@@ -50,7 +50,6 @@ from parl.policy.torch_engine import BASE, to_numpy, to_tensor
 
 BLOCK = 32
 """Tokens of a block of its cache: prefixes are shared in whole blocks."""
-SHUTDOWN_S = 5.0
 TRANSFER = "parl"
 """Name of the way that weights take, in vLLM's registry."""
 WEIGHTS = "weights.safetensors"
@@ -94,6 +93,7 @@ class VllmEngine:
         self.tokens_fed = 0
         self._folder = Path(tempfile.mkdtemp(prefix="parl-vllm-"))
         self._loras: dict[str, LoRARequest] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._num_loras = self._num_requests = 0
         shape.save_pretrained(self._folder)
         loop = asyncio.new_event_loop()
@@ -112,6 +112,7 @@ class VllmEngine:
     def close(self) -> None:
         """End vLLM's processes. It also happens when the engine is forgotten."""
         self._close()
+        del self._llm
 
     def blueprint(self) -> Blueprint:
         """How to build this engine in another process, to which `load_weights` then gives its weights."""
@@ -132,11 +133,20 @@ class VllmEngine:
         if part == BASE:
             if self._tied:  # one weight by two names
                 tensors.pop("lm_head.weight", None)
+            self._check(tensors)
             save_file(tensors, self._folder / WEIGHTS)
             self._do(self._sync(version)).result()
         else:
             self._do(self._sync_adapter(tensors, version, part)).result()
         self.versions[part] = version
+
+    def _check(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """vLLM keeps the old weights where names are lacking, and says nothing."""
+        shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+        self._shapes = self._shapes or shapes
+        bad = sorted(k for k in {*shapes, *self._shapes} if shapes.get(k) != self._shapes.get(k))
+        if bad:
+            raise RuntimeError(f"the weights do not fit: {', '.join(bad[:3])}")
 
     # --- the protocol ------------------------------------------------------------------------------------------------
 
@@ -290,7 +300,7 @@ async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
 
 def _stop(llm: AsyncLLM, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     async def end() -> None:
-        llm.shutdown(timeout=SHUTDOWN_S)
+        llm.shutdown()
         await asyncio.sleep(0)  # its own tasks, now cancelled, end before the loop does
         loop.stop()
 
