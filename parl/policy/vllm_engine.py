@@ -1,4 +1,4 @@
-"""vLLM behind the protocol of the torch engine; the one module that imports vllm, which is an extra.
+"""vLLM, an extra, behind the protocol of the torch engine.
 
 In: `Request`s. Out: sampled ids with their log-probs and weight versions. vLLM runs in processes of its own, and its
 client in a thread of its own, so that any event loop here may ask it. New weights go through vLLM's API for RL
@@ -18,7 +18,6 @@ import uuid
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,17 +27,9 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from vllm import SamplingParams
 from vllm.config import WeightTransferConfig
-from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
-from vllm.distributed.weight_transfer.base import (
-    WeightTransferInitInfo,
-    WeightTransferInitRequest,
-    WeightTransferUpdateInfo,
-    WeightTransferUpdateRequest,
-)
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -47,12 +38,13 @@ from parl.errors import ConfigError
 from parl.policy import lora
 from parl.policy.base import Blueprint, Generation, Request
 from parl.policy.torch_engine import BASE, to_numpy, to_tensor
+from parl.policy.vllm_worker import TRANSFER, WorkerExtension
 
 BLOCK = 32
 """Tokens of a block of its cache: prefixes are shared in whole blocks."""
-TRANSFER = "parl"
-"""Name of the way that weights take, in vLLM's registry."""
 WEIGHTS = "weights.safetensors"
+_Recipe = tuple[Any, str, tuple[int, ...], EngineConfig, dict[str, LoraConfig]]
+"""The model's config, its dtype, stop ids, settings, shapes of adapters."""
 
 
 class VllmEngine:
@@ -71,19 +63,13 @@ class VllmEngine:
     ) -> None:
         shape = copy.deepcopy(model.config)
         shape.architectures = [type(model).__name__]
-        self._open(shape, str(model.dtype).removeprefix("torch."), tuple(stop_ids), config, dict(adapters or {}))
+        self._open((shape, str(model.dtype).removeprefix("torch."), tuple(stop_ids), config, dict(adapters or {})))
         self.load_weights(lora.base_state(model), 0)
 
-    def _open(
-        self,
-        shape: Any,
-        dtype: str,
-        stop_ids: tuple[int, ...],
-        config: EngineConfig,
-        adapters: dict[str, LoraConfig],
-    ) -> None:
+    def _open(self, recipe: _Recipe) -> None:
         """Start vLLM with random weights."""
-        self._recipe = (shape, dtype, stop_ids, config, adapters)
+        self._recipe = recipe
+        shape, dtype, stop_ids, config, adapters = recipe
         self._stop_ids, self._adapters, self._tied = stop_ids, adapters, bool(shape.tie_word_embeddings)
         self.versions: dict[str, int] = dict.fromkeys((BASE, *adapters), -1)
         """Weight version of each part: the model itself, and each adapter."""
@@ -227,23 +213,33 @@ class VllmEngine:
         await self._llm.resume_generation()
 
     async def _sync_adapter(self, tensors: Mapping[str, torch.Tensor], version: int, part: str) -> None:
-        """Adapters have a folder for each version: prefixes are told apart by it."""
+        self._loras[part] = await self._new_lora(tensors, version, part, self._adapters[part])
+        if BASE not in self._loras:
+            # On a CPU, vLLM gives a request without an adapter another's where both are in one batch. So the model
+            # itself has one that changes nothing.
+            nothing = {k: torch.zeros_like(v) for k, v in tensors.items()}
+            self._loras[BASE] = await self._new_lora(nothing, 0, "none", self._adapters[part])
+
+    async def _new_lora(
+        self, tensors: Mapping[str, torch.Tensor], version: int, name: str, shape: LoraConfig
+    ) -> LoRARequest:
+        """Each version has a folder of its own: vLLM tells prefixes apart by it."""
         self._num_loras += 1
         folder = self._folder / f"adapter{self._num_loras}"
         folder.mkdir()
         save_file({lora.PREFIX + k: v for k, v in tensors.items()}, folder / lora.FILE, metadata={"format": "pt"})
-        shape = copy.deepcopy(self._adapters[part])
+        shape = copy.deepcopy(shape)
         shape.task_type, shape.inference_mode = "CAUSAL_LM", True
         shape.save_pretrained(str(folder))
-        fresh = LoRARequest(f"{part}@{version}", self._num_loras, str(folder))
+        fresh = LoRARequest(f"{name}@{version}", self._num_loras, str(folder))
         if not await self._llm.add_lora(fresh):
-            raise RuntimeError(f"vLLM did not take the adapter '{part}'")
-        self._loras[part] = fresh
+            raise RuntimeError(f"vLLM did not take the adapter '{name}'")
+        return fresh
 
 
-def _build(recipe: tuple[Any, str, tuple[int, ...], EngineConfig, dict[str, LoraConfig]]) -> VllmEngine:
+def _build(recipe: _Recipe) -> VllmEngine:
     engine = VllmEngine.__new__(VllmEngine)
-    engine._open(*recipe)
+    engine._open(recipe)
     return engine
 
 
@@ -257,7 +253,7 @@ def _arguments(
         defaults |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
-    most = {"max_loras": len(adapters), "max_lora_rank": _lora_rank(adapters)} if adapters else {}
+    most = {"max_loras": len(adapters) + 1, "max_lora_rank": _lora_rank(adapters)} if adapters else {}
     return AsyncEngineArgs(
         model=str(folder),
         skip_tokenizer_init=True,
@@ -274,7 +270,7 @@ def _arguments(
         max_num_batched_tokens=max(config.prefill_tokens, window) if cpu else config.prefill_tokens,
         enforce_eager=cpu,
         enable_lora=bool(adapters),
-        worker_extension_cls=f"{__name__}.{WorkerExtension.__name__}",
+        worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
         weight_transfer_config=WeightTransferConfig(backend=TRANSFER),
         disable_log_stats=True,
         **most,
@@ -307,51 +303,3 @@ def _stop(llm: AsyncLLM, loop: asyncio.AbstractEventLoop, thread: threading.Thre
     asyncio.run_coroutine_threadsafe(end(), loop)
     thread.join()
     loop.close()
-
-
-# --- in vLLM's workers -----------------------------------------------------------------------------------------------
-
-
-class WorkerExtension:
-    """Empty: vLLM's workers import this module by it, and so know the class below."""
-
-
-@dataclass
-class _Init(WeightTransferInitInfo):
-    pass
-
-
-@dataclass
-class _Update(WeightTransferUpdateInfo):
-    path: str
-
-
-class FileTransfer(WeightTransferEngine[_Init, _Update]):
-    """Reads new weights from a safetensors file."""
-
-    init_info_cls = _Init
-    update_info_cls = _Update
-
-    def init_transfer_engine(self, init_info: _Init) -> None:
-        pass
-
-    def start_weight_update(self) -> None:
-        initialize_layerwise_reload(self.model)
-
-    def receive_weights(self, update_info: _Update) -> None:
-        self.model.load_weights(load_file(update_info.path).items())
-
-    def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
-        for module in self.model.modules():
-            if isinstance(module, ParallelLMHead):
-                # On a CPU the head computes with a packed copy of its weights. vLLM does not pack it again where the
-                # weights are the embedding's, and would go on with the old ones.
-                module.quant_method.process_weights_after_loading(module)
-
-    def shutdown(self) -> None:
-        pass
-
-
-if TRANSFER not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(TRANSFER, FileTransfer)

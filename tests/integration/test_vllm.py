@@ -61,7 +61,9 @@ def prompt(length: int, seed: int) -> list[int]:
     return torch.randint(6, 300, (length,), generator=made).tolist()  # type: ignore[no-any-return]
 
 
-def request(ids: Sequence[int], seed: int = 0, tokens: int = 16, temperature: float = 1.0, adapter: str = "") -> Request:
+def request(
+    ids: Sequence[int], seed: int = 0, tokens: int = 16, temperature: float = 1.0, adapter: str = ""
+) -> Request:
     return Request(f"{seed}", tuple(ids), (), tokens, temperature, seed, adapter)
 
 
