@@ -313,7 +313,7 @@ def test_adapters_are_served_on_one_base(tmp_path: Path) -> None:
 
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
-LONG = "{limits: {context_tokens: 3500}, sampling: {max_tokens: 200}}"
+LONG = "{limits: {context_tokens: 3500}, sampling: {max_tokens: 500}}"
 RUN = [
     "control=null",
     "policies.main.engine={type: vllm, kv_cache_gb: 0.25}",
