@@ -258,7 +258,7 @@ def _arguments(
         model=str(folder),
         skip_tokenizer_init=True,
         load_format="dummy",
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=dtype,
         generation_config="vllm",
         logprobs_mode="processed_logprobs",
         enable_prefix_caching=True,
@@ -297,6 +297,7 @@ async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
 def _stop(llm: AsyncLLM, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     async def end() -> None:
         llm.shutdown()
+        llm.shutdown = lambda timeout=None: None  # it is called again when the interpreter ends, and would fail there
         await asyncio.sleep(0)  # its own tasks, now cancelled, end before the loop does
         loop.stop()
 
