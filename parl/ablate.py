@@ -161,6 +161,8 @@ def cold_start_key(config: Config, seed: int) -> str | None:
         del policy["optimizer"]  # a stage has its own
     for role in tree["roles"].values():
         del role["trainable"], role["sampling"]["temperature"]  # gates are greedy
+        if config.cold_start.policy is not None:
+            del role["policy"]  # all have the same weights
     del tree["swarm"]["critical_step_budget"]  # lifted in demonstrations and evaluations
     kept = {key: tree[key] for key in ("env", "policies", "roles", "swarm", "clock", "cold_start")}
     return json.dumps([seed, kept, tree["eval"]["num_tasks"]], sort_keys=True)

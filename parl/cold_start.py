@@ -173,6 +173,8 @@ def _gate(
     tasks = load_tasks(config, env, "validation")[: config.eval.num_tasks]
 
     def measure() -> float:
+        if config.cold_start is not None and config.cold_start.policy is not None:
+            policies.copy_weights(config.cold_start.policy)
         policies.start_engines()
         chosen: Any = mode or config.swarm.mode
         return heldout_metrics(evaluator.episodes(policies.handles(), tasks, "greedy", chosen, "gate"))[name]

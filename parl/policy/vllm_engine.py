@@ -42,8 +42,10 @@ from parl.policy.vllm_worker import TRANSFER, WorkerExtension
 
 BLOCK = 32
 """Tokens of a block of its cache: prefixes are shared in whole blocks."""
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""For which vLLM has room to offer."""
 WEIGHTS = "weights.safetensors"
-_Recipe = tuple[Any, str, tuple[int, ...], EngineConfig, dict[str, LoraConfig]]
+_Recipe = tuple[Any, torch.dtype, tuple[int, ...], EngineConfig, dict[str, LoraConfig]]
 """The model's config, its dtype, stop ids, settings, shapes of adapters."""
 
 
@@ -52,6 +54,7 @@ class VllmEngine:
 
     Args:
         adapters: name -> shape of adapters on the model. Each request names its own, or none.
+        dtype: in which it computes; weights may come in another.
     """
 
     def __init__(
@@ -60,26 +63,25 @@ class VllmEngine:
         stop_ids: Sequence[int],
         config: EngineConfig,
         adapters: Mapping[str, LoraConfig] | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         shape = copy.deepcopy(model.config)
         shape.architectures = [type(model).__name__]
-        self._open((shape, str(model.dtype).removeprefix("torch."), tuple(stop_ids), config, dict(adapters or {})))
+        self._open((shape, dtype, tuple(stop_ids), config, dict(adapters or {})))
         self.load_weights(lora.base_state(model), 0)
 
     def _open(self, recipe: _Recipe) -> None:
         """Start vLLM with random weights."""
         self._recipe = recipe
-        shape, dtype, stop_ids, config, adapters = recipe
-        self._stop_ids, self._adapters, self._tied = stop_ids, adapters, bool(shape.tie_word_embeddings)
-        self.versions: dict[str, int] = dict.fromkeys((BASE, *adapters), -1)
-        """Weight version of each part: the model itself, and each adapter."""
+        shape, self._dtype, self._stop_ids, _, self._adapters = recipe
+        self._tied = bool(shape.tie_word_embeddings)
+        self.versions: dict[str, int] = dict.fromkeys((BASE, *self._adapters), -1)
         self.serial = uuid.uuid4().hex
-        """Tells engines apart, whatever their versions."""
-        self.tokens_generated = 0
-        self.tokens_fed = 0
+        self.tokens_generated = self.tokens_fed = 0
         self._folder = Path(tempfile.mkdtemp(prefix="parl-vllm-"))
         self._loras: dict[str, LoRARequest] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._replaced: dict[str, str] = {}
+        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         self._num_loras = self._num_requests = 0
         shape.save_pretrained(self._folder)
         loop = asyncio.new_event_loop()
@@ -87,7 +89,7 @@ class VllmEngine:
         thread.start()
         self._loop = loop
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._llm: AsyncLLM = self._do(_start(_arguments(self._folder, shape, dtype, config, adapters))).result()
+        self._llm: AsyncLLM = self._do(_start(_arguments(self._folder, recipe))).result()
         self._close = weakref.finalize(self, _stop, self._llm, loop, thread)
 
     @property
@@ -116,21 +118,21 @@ class VllmEngine:
         its adapter's old ones. Raises RuntimeError when a name or shape does not fit.
         """
         tensors = {k: to_tensor(v).detach().cpu().contiguous() for k, v in weights.items()}
+        if part == BASE and self._tied:  # one weight by two names
+            tensors.pop("lm_head.weight", None)
+        self._check(tensors, part)
         if part == BASE:
-            if self._tied:  # one weight by two names
-                tensors.pop("lm_head.weight", None)
-            self._check(tensors)
-            save_file(tensors, self._folder / WEIGHTS)
+            save_file({k: v.to(self._dtype) for k, v in tensors.items()}, self._folder / WEIGHTS)
             self._do(self._sync(version)).result()
         else:
             self._do(self._sync_adapter(tensors, version, part)).result()
         self.versions[part] = version
 
-    def _check(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def _check(self, tensors: Mapping[str, torch.Tensor], part: str) -> None:
         """vLLM keeps the old weights where names are lacking, and says nothing."""
         shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-        self._shapes = self._shapes or shapes
-        bad = sorted(k for k in {*shapes, *self._shapes} if shapes.get(k) != self._shapes.get(k))
+        known = self._shapes.setdefault(part, shapes)
+        bad = sorted(k for k in {*shapes, *known} if shapes.get(k) != known.get(k))
         if bad:
             raise RuntimeError(f"the weights do not fit: {', '.join(bad[:3])}")
 
@@ -173,12 +175,8 @@ class VllmEngine:
     async def _ask(self, token_ids: Sequence[int], params: SamplingParams, part: str) -> Any:
         self._num_requests += 1
         prompt: Any = {"prompt_token_ids": list(token_ids)}
-        output = None
-        async for output in self._llm.generate(  # noqa: B007
-            prompt, params, str(self._num_requests), lora_request=self._loras.get(part)
-        ):
-            pass
-        return output
+        outputs = self._llm.generate(prompt, params, str(self._num_requests), lora_request=self._loras.get(part))
+        return [output async for output in outputs][-1]
 
     async def _generate(self, request: Request, params: SamplingParams) -> Generation:
         version = self.versions[request.adapter]
@@ -188,8 +186,7 @@ class VllmEngine:
         logprobs = tuple(entry[token].logprob for token, entry in zip(ids, sampled.logprobs, strict=True))
         versions = [version]
         if request.adapter == BASE:  # vLLM notes which of the model's weights sampled which tokens
-            spans = sampled.weight_versions
-            versions = [int(s.version) for s in spans for _ in range(s.start, s.end)]
+            versions = [int(s.version) for s in sampled.weight_versions for _ in range(s.start, s.end)]
         self.tokens_generated += len(ids)
         self.tokens_fed += len(request.token_ids) - (output.num_cached_tokens or 0)
         finish: Literal["stop", "length"] = "stop" if ids[-1] in self._stop_ids else "length"
@@ -213,16 +210,19 @@ class VllmEngine:
         await self._llm.resume_generation()
 
     async def _sync_adapter(self, tensors: Mapping[str, torch.Tensor], version: int, part: str) -> None:
-        self._loras[part] = await self._new_lora(tensors, version, part, self._adapters[part])
+        before = self._loras.get(part)
+        self._loras[part] = await self._new_lora(tensors, f"{part}@{version}", self._adapters[part])
+        if before is not None:  # turns that wait may still ask for it; nobody does for the one that it had replaced
+            if part in self._replaced:
+                shutil.rmtree(self._replaced[part])
+            self._replaced[part] = before.lora_path
         if BASE not in self._loras:
             # On a CPU, vLLM gives a request without an adapter another's where both are in one batch. So the model
             # itself has one that changes nothing.
             nothing = {k: torch.zeros_like(v) for k, v in tensors.items()}
-            self._loras[BASE] = await self._new_lora(nothing, 0, "none", self._adapters[part])
+            self._loras[BASE] = await self._new_lora(nothing, "none", self._adapters[part])
 
-    async def _new_lora(
-        self, tensors: Mapping[str, torch.Tensor], version: int, name: str, shape: LoraConfig
-    ) -> LoRARequest:
+    async def _new_lora(self, tensors: Mapping[str, torch.Tensor], name: str, shape: LoraConfig) -> LoRARequest:
         """Each version has a folder of its own: vLLM tells prefixes apart by it."""
         self._num_loras += 1
         folder = self._folder / f"adapter{self._num_loras}"
@@ -231,7 +231,7 @@ class VllmEngine:
         shape = copy.deepcopy(shape)
         shape.task_type, shape.inference_mode = "CAUSAL_LM", True
         shape.save_pretrained(str(folder))
-        fresh = LoRARequest(f"{name}@{version}", self._num_loras, str(folder))
+        fresh = LoRARequest(name, self._num_loras, str(folder))
         if not await self._llm.add_lora(fresh):
             raise RuntimeError(f"vLLM did not take the adapter '{name}'")
         return fresh
@@ -243,22 +243,21 @@ def _build(recipe: _Recipe) -> VllmEngine:
     return engine
 
 
-def _arguments(
-    folder: Path, shape: Any, dtype: str, config: EngineConfig, adapters: Mapping[str, LoraConfig]
-) -> AsyncEngineArgs:
+def _arguments(folder: Path, recipe: _Recipe) -> AsyncEngineArgs:
     """vLLM's settings. Log-probs are those of the distribution that is sampled from, temperature applied."""
+    shape, dtype, _, config, adapters = recipe
     cpu, window = not torch.cuda.is_available(), shape.max_position_embeddings
     defaults = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     if cpu:  # as many threads as this process has, on any core: more would slow everybody down
         defaults |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
-    most = {"max_loras": len(adapters) + 1, "max_lora_rank": _lora_rank(adapters)} if adapters else {}
+    rank = next((r for r in LORA_RANKS if all(a.r <= r for a in adapters.values())), LORA_RANKS[-1])
     return AsyncEngineArgs(
         model=str(folder),
         skip_tokenizer_init=True,
         load_format="dummy",
-        dtype=dtype,
+        dtype=str(dtype).removeprefix("torch."),
         generation_config="vllm",
         logprobs_mode="processed_logprobs",
         enable_prefix_caching=True,
@@ -270,16 +269,12 @@ def _arguments(
         max_num_batched_tokens=max(config.prefill_tokens, window) if cpu else config.prefill_tokens,
         enforce_eager=cpu,
         enable_lora=bool(adapters),
+        max_loras=len(adapters) + 1,
+        max_lora_rank=rank,
         worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__name__}",
         weight_transfer_config=WeightTransferConfig(backend=TRANSFER),
         disable_log_stats=True,
-        **most,
     )
-
-
-def _lora_rank(adapters: Mapping[str, LoraConfig]) -> int:
-    """The smallest rank that vLLM offers and that all fit into."""
-    return next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if all(a.r <= r for a in adapters.values()))
 
 
 async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:

@@ -18,11 +18,11 @@ import pytest
 from parl import cli, scoring
 from parl.config import load
 from parl.env import Message, Said
-from parl.errors import Interrupted
+from parl.errors import ConfigError, Interrupted
 from parl.learner.policies import PolicySet
 from parl.policy.scripted import ScriptedEngine, call_text
 from parl.train import Run, train
-from parl.types import ROLES, Episode, ToolCall
+from parl.types import ROLES, Episode, Sample, ToolCall
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -147,3 +147,37 @@ def test_a_run_with_adapters_is_evaluated_exported_and_rescored(
     assert "depends on swarm/num_subagents" in capsys.readouterr().err
     known = ["roles.orchestrator.trainable=true", "roles.subagent.trainable=true"]
     assert parl("rescore", run, run / "config.resolved.yaml", *known) == 0
+
+
+def test_policies_begin_as_copies_of_the_one_that_had_the_cold_start(tmp_path: Path) -> None:
+    tiny = "{tiny: {hidden_size: 32, ff_size: 32}}"
+    settings = ["cold_start.policy=main", f"policies.subagent={tiny}", "roles.subagent.policy=subagent"]
+    run = tmp_path / "run"
+    train(load(SMOKE, ["control=null", "train.num_steps=1", *settings, f"run_dir={run}"]), None, False)
+    found = {f.parent.name: f.read_bytes() for f in (run / "checkpoints/cold_start/policies").rglob("*.safetensors")}
+    assert found["main"] == found["subagent"]
+    assert len(json.loads((run / "summary.json").read_text())["cold_start_stages"]) == 1
+
+
+def test_a_copy_of_another_shape_is_refused(tmp_path: Path) -> None:
+    settings = ["cold_start.policy=main", "policies.subagent={}", "roles.subagent.policy=subagent"]
+    with pytest.raises(ConfigError, match="subagent cannot begin as a copy of main"):
+        train(load(SMOKE, ["control=null", *settings, f"run_dir={tmp_path / 'run'}"]), None, False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_subagent_samples_the_orchestrators_tokens_alone_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, seen = PolicySet.update, set()
+
+    def watched(self: PolicySet, samples: Sequence[Sample], mass: Mapping[str, float], step: int) -> dict[str, float]:
+        seen.update(s.role for s in samples)
+        assert mass["main"] >= sum(s.weight * sum(s.mask) for s in samples) > 0
+        return update(self, samples, mass, step)
+
+    monkeypatch.setattr(PolicySet, "update", watched)
+    run = tmp_path / "run"
+    train(load(SMOKE, [*SETTINGS[:4], "train.max_subagent_samples=0", f"run_dir={run}"]), None, False)
+    assert seen == {"orchestrator"}
+    assert all(row["swarm/num_subagents"] == 2 and row["policy/main/grad_norm"] > 0 for row in metrics(run))

@@ -21,7 +21,7 @@ from parl.config.schema import EngineConfig
 from parl.errors import ConfigError, EngineMismatch
 from parl.learner.learner import check_engine, logprobs
 from parl.learner.policies import TOLERANCE, PolicySet
-from parl.policy.base import Generation, Request
+from parl.policy.base import Generation, Request, cast
 from parl.system import pin_threads
 from parl.train import train
 from parl.types import ROLES
@@ -273,6 +273,21 @@ def test_a_blueprint_and_weights_make_the_same_engine(engine: Any, model: Any) -
         other.close()
 
 
+def test_float32_weights_are_served_in_bfloat16(model: Any) -> None:
+    """As a learner's come that computes in bfloat16 and learns in float32."""
+    from parl.policy.vllm_engine import VllmEngine
+
+    engine = VllmEngine(model, [STOP], VLLM, dtype=torch.bfloat16)
+    try:
+        other = changed(model, 4)
+        engine.load_weights(other.state_dict(), 1)
+        known = Known(cast(copy.deepcopy(other), torch.bfloat16), 1)
+        assert check_engine(engine, known, prompt(64, 4), TOLERANCE["bfloat16"]) < 0.1
+        assert {str(v.dtype) for v in engine.export_weights().values()} == {"int16"}  # as bfloat16 travels
+    finally:
+        engine.close()
+
+
 def saved(tmp_path: Path) -> Path:
     tokenizer = qwen3()
     small_model(len(tokenizer)).save_pretrained(tmp_path / "model")
@@ -294,7 +309,7 @@ def test_adapters_are_served_on_one_base(tmp_path: Path) -> None:
     engine: Any = handles["orchestrator"].engine
     assert engine is handles["subagent"].engine
     probe = prompt(64, 9)
-    for step, names in enumerate((ROLES, ("subagent",)), 1):
+    for step, names in enumerate((ROLES, ("subagent",), ("subagent",)), 1):
         asked = [request(probe, k, adapter=name) for k, name in enumerate((*ROLES, ""))]
         before = ask(engine, *asked)
         both.update(samples(step, names), dict.fromkeys(names, 30.0), step)
@@ -305,7 +320,8 @@ def test_adapters_are_served_on_one_base(tmp_path: Path) -> None:
             plain = both.models[one.adapter or "main"].eval()
             assert off(plain, one, new) < EXACT
             assert (new.token_ids != old.token_ids) == (one.adapter in names)
-    assert engine.versions == {"": 0, "orchestrator": 1, "subagent": 2}
+    assert engine.versions == {"": 0, "orchestrator": 1, "subagent": 3}
+    assert len(list(engine._folder.glob("adapter*"))) == 5  # what is served, and what each adapter had before it
     scores = engine.probe(probe)
     assert float((scores[1] - scores[2]).abs().max()) > 0.01
     engine.close()
