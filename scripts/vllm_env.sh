@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An environment with vLLM for CPUs (3.4 GB), beside the main one: its dependencies want an older numpy than
+# An environment with vLLM for CPUs (4 GB), beside the main one: its dependencies want an older numpy than
 # constraints.txt has. On a machine with a GPU take `pip install -c ... 'parl-swarm[vllm]'` instead (docs/vllm.md).
 #     scripts/vllm_env.sh [FOLDER]      default: .venv-vllm
 set -euo pipefail
