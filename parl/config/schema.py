@@ -93,11 +93,14 @@ class TinyModel(Node):
 class EngineConfig(Node):
     """How a policy generates."""
 
-    type: Literal["torch"] = "torch"
+    type: Literal["torch", "vllm"] = "torch"
+    """`torch`: ours, in this process. `vllm`: an extra, in processes of its own (docs/vllm.md)."""
     prefill_tokens: PositiveInt = 4096
     """Largest number of (padded) prompt tokens in one forward pass."""
     decode_rows: PositiveInt = 256
     """Largest number of sequences in one decoding pass."""
+    kv_cache_gb: PositiveFloat = 4.0
+    """vllm: memory of its key-value cache, GiB. The torch engine takes what it needs."""
 
 
 def _own_by_default(engine: Any) -> Any:
@@ -130,6 +133,15 @@ class Policy(Node):
     """The chat format. `auto` tells it by the tokenizer: see docs/models.md."""
     tools_in_prompt: bool = True
     """List the tools and their schemas in the system message (a `tiny` model has learned them and never lists them)."""
+
+    @model_validator(mode="after")
+    def _vllm_has_a_model(self) -> Policy:
+        if self.engine.type == "vllm" and self.model == "tiny":
+            raise ValueError(
+                "engine.type is vllm, which cannot serve a tiny model; give `model` a transformers folder or an id on "
+                "the Hugging Face hub, or set engine.type: torch"
+            )
+        return self
 
     @property
     def lists_tools(self) -> bool:
