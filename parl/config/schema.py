@@ -17,6 +17,7 @@ from parl.config.base import Fraction, Node, NonNegFloat, NonNegInt, PositiveFlo
 from parl.config.objective import Credit, Loss, Reward
 from parl.config.phases import Trainable
 from parl.config.rollout import Rollout
+from parl.config.tools import ToolsConfig
 
 
 class TaskSource(Node):
@@ -53,6 +54,7 @@ class EnvConfig(Node):
     """For example parl/WideSearch-v0. `parl envs list` prints the registered ones."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the environment; checked by making it once before anything expensive starts."""
+    tools: ToolsConfig = ToolsConfig()
     tasks: Tasks = Tasks()
 
 
