@@ -17,7 +17,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import IO, Any, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 from parl.config.tools import McpConfig
 from parl.errors import ConfigError, EnvFailure
@@ -128,7 +128,7 @@ class _Connection:
         self.retired = False
         self.num_calls = 0
         self._config = config
-        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `_live`)
+        self._log = cast(TextIO, tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 (`_live` closes it)
         self._leave = asyncio.Event()
         self.task = asyncio.create_task(self._live())
         _connections.add(self)
@@ -179,7 +179,7 @@ class _Connection:
             _connections.discard(self)
 
 
-async def _connected(config: McpConfig, log: IO[str], stack: AsyncExitStack) -> Any:
+async def _connected(config: McpConfig, log: TextIO, stack: AsyncExitStack) -> Any:
     import httpx2
     import mcp
     from mcp.client.stdio import stdio_client
