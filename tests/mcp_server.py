@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from mcp.server.mcpserver import Image, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
 server = MCPServer("naughty")
 counted = 0
@@ -30,7 +31,7 @@ def count() -> str:
 @server.tool()
 def fail() -> str:
     """Always fails."""
-    raise ValueError("out of order")
+    raise ToolError("out of order")
 
 
 @server.tool()
@@ -53,7 +54,7 @@ def die() -> str:
     os._exit(1)
 
 
-@server.tool()
+@server.tool(structured_output=False)
 def picture() -> list[Any]:
     """A text and a picture."""
     return ["look", Image(data=b"\x89PNG", format="png")]

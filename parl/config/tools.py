@@ -38,8 +38,10 @@ class McpConfig(Node):
     session: Literal["shared", "episode"] = "shared"
     """`shared`: one session for all episodes of a process, for servers that keep nothing. `episode`: each episode has
     its own (with `command`, a program of its own), which its agents share."""
+    connect_s: PositiveFloat = 60.0
+    """Deadline of a connection, the start of the program included."""
     deadline_s: PositiveFloat = 30.0
-    """Of a connection and of each call."""
+    """Of one call."""
     max_chars: PositiveInt = 20_000
     """Of one result; what is longer is cut."""
 

@@ -157,9 +157,9 @@ class _Connection:
     async def _live(self) -> None:
         import anyio
 
-        deadline_s, problem = self._config.deadline_s, "the connection was closed"
+        connect_s, problem = self._config.connect_s, "the connection was closed"
         try:
-            with anyio.move_on_after(deadline_s) as scope:
+            with anyio.move_on_after(connect_s) as scope:
                 async with AsyncExitStack() as stack:
                     client = await _connected(self._config, self._log, stack)
                     scope.deadline = math.inf
@@ -167,7 +167,7 @@ class _Connection:
                     await self._leave.wait()
                     scope.deadline = anyio.current_time() + CLOSE_S
             if not self.ready.done():
-                problem = f"no connection within {deadline_s:g} s"
+                problem = f"no connection within {connect_s:g} s"
         except Exception as error:  # groups of them included
             problem = _first(error)
         finally:
@@ -193,7 +193,7 @@ async def _connected(config: McpConfig, log: TextIO, stack: AsyncExitStack) -> A
     else:
         assert config.url is not None
         headers = {"Authorization": f"Bearer {os.environ[config.api_key_env]}"} if config.api_key_env else None
-        http = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(config.deadline_s, read=None))
+        http = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(config.connect_s, read=None))
         transport = streamable_http_client(config.url, http_client=await stack.enter_async_context(http))
     return await stack.enter_async_context(mcp.Client(transport))
 
