@@ -25,6 +25,12 @@ KEYS = {
     "concurrency.py --agents 20 --width 4": {"num_agents", "rss_gib", "episodes_per_s"},
     "soak.py --episodes 80 --batch 10 --width 1": {"episodes", "mb_per_10k_episodes", "rss_mb"},
 }
+KEYS["checkpointing.py --hidden 256 --layers 2 --tokens 600"] = {
+    f"{dtype}_{setting}_{unit}"
+    for dtype in ("float32", "bfloat16")
+    for setting in ("false", "selective", "true")
+    for unit in ("mb", "s")
+}
 MINUTES = ("vs_trl.py", "overlap.py")
 """Those that train for minutes: only their arguments are read here."""
 

@@ -106,6 +106,22 @@ def test_eval_hands_on_its_options(run: Run, path: Path, calls: Calls) -> None:
     assert calls == [(([path],), given), (([Path("runs/r"), Path("runs/s")],), absent)]
 
 
+@pytest.mark.parametrize(
+    "options, why",
+    [
+        ("--role subagent", "--role needs --episodes sft or --episodes preferences"),
+        ("--min-margin 0.5", "--min-margin needs --episodes preferences"),
+        ("--episodes sft --min-margin 0.5", "--min-margin needs --episodes preferences"),
+        ("--episodes sft --policy main", "--policy is about a model"),
+        ("--episodes preferences --merged", "--merged is about a model"),
+    ],
+)
+def test_export_refuses_options_of_the_other_kind(run: Run, tmp_path: Path, options: str, why: str) -> None:
+    code, _, err = run("export", tmp_path, "-o", tmp_path / "out", *options.split())
+    assert code == 2
+    assert why in err
+
+
 def test_sft_hands_on_the_config(run: Run, path: Path, calls: Calls) -> None:
     assert run("sft", path, "seed=3")[0] == 0
     assert calls == [((load(path, ["seed=3"]),), {})]
