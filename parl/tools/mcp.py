@@ -13,9 +13,6 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jsonschema
-from referencing import Registry
-
 from parl.config.tools import McpConfig
 from parl.env import Toolset, ToolSpec
 from parl.errors import ConfigError, EnvFailure, did_you_mean
@@ -94,6 +91,9 @@ def _list_tools(config: McpConfig, session: Session) -> tuple[ToolSpec, ...]:
 
 def _wrong_arguments(spec: ToolSpec, arguments: Mapping[str, Any]) -> str | None:
     """What the schema says against the arguments: a server that falls over wrong ones would cost the episode."""
+    import jsonschema  # every command imports this module, few check a schema
+    from referencing import Registry
+
     checker = jsonschema.validators.validator_for(spec.parameters, default=jsonschema.Draft202012Validator)
     try:
         # an empty registry: nothing is fetched for a schema's $ref

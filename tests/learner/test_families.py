@@ -225,7 +225,7 @@ def test_no_text_from_outside_forges_markup(family: str) -> None:
 def test_it_travels_to_a_worker(family: str) -> None:
     renderer = renderer_of(family)
     other = pickle.loads(pickle.dumps(renderer))
-    assert other.start("s", WideSearch.own_tool_specs(), "u") == renderer.start("s", WideSearch.tool_specs(), "u")
+    assert other.start("s", WideSearch.own_tool_specs(), "u") == renderer.start("s", WideSearch.own_tool_specs(), "u")
 
 
 # --- reading what was sampled ----------------------------------------------------------------------------------------
