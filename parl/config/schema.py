@@ -18,6 +18,7 @@ from parl.config.endpoint import RemoteConfig, check_endpoints
 from parl.config.objective import Credit, Loss, Reward
 from parl.config.phases import Trainable
 from parl.config.rollout import Rollout, check_rollout
+from parl.config.tools import ToolsConfig
 
 
 class TaskSource(Node):
@@ -54,6 +55,7 @@ class EnvConfig(Node):
     """For example parl/WideSearch-v0. `parl envs list` prints the registered ones."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the environment; checked by making it once before anything expensive starts."""
+    tools: ToolsConfig = ToolsConfig()
     tasks: Tasks = Tasks()
 
 
