@@ -245,7 +245,7 @@ def test_what_the_server_does_wrong_is_a_failure_of_the_episode(tool: str, kind:
     before = tools.call("count", {}).split()[1]
     began = time.monotonic()
     episode = run(script([call(tool), "blue"]), env=with_tools(tools))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10  # it does not wait until the session is closed, too
     assert (episode.status, episode.failure) == ("failed", kind)
     assert tools.call("count", {}).split() != ["2", before]  # a new process
     assert tools.call("count", {}).split()[0] == "2"
@@ -264,7 +264,7 @@ def test_a_server_that_is_killed_in_mid_call() -> None:
 
 
 def test_a_call_that_hangs_costs_others_nothing() -> None:
-    tools = mcp(deadline_s=2.0)
+    tools = mcp(deadline_s=4.0)
     kinds: list[str] = []
 
     def hang() -> None:
@@ -274,9 +274,9 @@ def test_a_call_that_hangs_costs_others_nothing() -> None:
 
     hanging = threading.Thread(target=hang)
     hanging.start()
-    time.sleep(1.0)
+    time.sleep(2.0)
     late = []
-    slow = threading.Thread(target=lambda: late.append(tools.call("hang", {"seconds": 1.8})))
+    slow = threading.Thread(target=lambda: late.append(tools.call("hang", {"seconds": 3.0})))
     slow.start()
     hanging.join()
     assert tools.call("add", {"a": 1, "b": 1}) == "2"  # in a new session
