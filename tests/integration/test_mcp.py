@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import psutil
 import pytest
 
 from parl import plugins
@@ -50,12 +52,12 @@ def with_tools(*toolsets: Mcp) -> WordsEnv:
 
 def running(marker: str) -> list[int]:
     """Processes, descendants of this one, whose command line holds a text."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()]
-    ours = {os.getpid()}
-    for _ in range(4):
-        ours |= {int(pid) for pid, parent, *_ in rows if int(parent) in ours}
-    return [int(pid) for pid, _, *args in rows if int(pid) in ours and args and marker in args[0]]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended in between
+            if marker in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 def wait_for_none(marker: str, seconds: float = 10.0) -> None:
