@@ -10,7 +10,7 @@ B rows, C tokens of each in a pass (right-padded), T tokens of a context, R rows
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,8 @@ class Context:
     images: tuple[str, ...]
     pads: tuple[int, ...]
     """Places in the context, in order; image by image."""
+    owners: tuple[str, ...]
+    """Of each pad, its image."""
     position_RT: torch.Tensor
 
     def position_at(self, start: int, count: int) -> torch.Tensor:
@@ -57,6 +59,14 @@ class Context:
         num, length = count - known.shape[1], self.position_RT.shape[1]
         first = int(self.position_RT.max()) + 1 + max(0, start - length)
         return torch.cat([known, (first + torch.arange(num)).expand(len(known), -1)], 1)
+
+    def named(self, tokens: Sequence[int]) -> list[Hashable]:
+        """The tokens, and in the places of pads their image."""
+        out: list[Hashable] = list(tokens)
+        for place, uri in zip(self.pads, self.owners, strict=True):
+            if place < len(out):
+                out[place] = uri
+        return out
 
     def between(self, start: int, end: int) -> slice:
         """Which pieces of its images stand there."""
@@ -68,8 +78,10 @@ def context(model: Any, token_ids: Sequence[int], images: Sequence[str]) -> Cont
     eyes = eyes_of(model)
     assert eyes is not None
     pads = tuple(i for i, token in enumerate(token_ids) if token == eyes.pad)
-    assert len(pads) == sum(map(eyes.num_pads, images)), "a context has the spans of its images, whole"
-    return Context(tuple(images), pads, eyes.positions(model, token_ids, [eyes.pixels(uri) for uri in images]))
+    owners = tuple(uri for uri in images for _ in range(eyes.num_pads(uri)))
+    assert len(pads) == len(owners), "a context has the spans of its images, whole"
+    positions = eyes.positions(model, token_ids, [eyes.pixels(uri) for uri in images])
+    return Context(tuple(images), pads, owners, positions)
 
 
 def features(model: Any, images: Sequence[str]) -> dict[str, tuple[torch.Tensor, ...]]:
@@ -111,6 +123,33 @@ def body(
         inputs_embeds=embedded, position_ids=positions if len(positions) == 3 else positions[0], **extra, **options
     ).last_hidden_state
     return hidden
+
+
+class Sight:
+    """What an engine keeps of images: their features, under the weights that it has."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._seen: dict[str, tuple[torch.Tensor, ...]] = {}
+
+    def forget(self) -> None:
+        """The weights have changed."""
+        self._seen.clear()
+
+    def context(self, token_ids: Sequence[int], images: Sequence[str]) -> Context:
+        return context(self._model, token_ids, images)
+
+    def body(
+        self, ids_BC: torch.Tensor, contexts: Sequence[Context], starts: Sequence[int], **options: Any
+    ) -> torch.Tensor:
+        """As the function; images that are new are looked at first, all in one pass."""
+        width = ids_BC.shape[1]
+        needed = dict.fromkeys(u for one, start in zip(contexts, starts, strict=True) for u in one.near(start, width))
+        new = [uri for uri in needed if uri not in self._seen]
+        while len(self._seen) + len(new) > KEPT_IMAGES and self._seen:
+            del self._seen[next(iter(self._seen))]
+        self._seen |= features(self._model, new)
+        return body(self._model, ids_BC, contexts, starts, self._seen, **options)
 
 
 def hidden_states(model: Any, ids_BT: torch.Tensor, images: Sequence[Sequence[str]] = ()) -> torch.Tensor:
