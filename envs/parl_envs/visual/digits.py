@@ -89,7 +89,8 @@ def glyph(image: int, scrambled: int | None = None) -> Array:
     ink = _load()[0][image].astype(np.float64)
     if scrambled is not None:
         ink = np.random.default_rng(scrambled).permutation(ink)
-    return (255 - np.rint(255 * ink * (MEAN_INK / ink.mean()) / INK)).astype(np.uint8).reshape(BLOCK, BLOCK)
+    grey: Array = 255 - np.rint(255 * ink * (MEAN_INK / ink.mean()) / INK)
+    return grey.astype(np.uint8).reshape(BLOCK, BLOCK)
 
 
 def draw(scene: Scene) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -81,12 +82,12 @@ def draw_table(rows: Sequence[Sequence[str]]) -> Any:
     from PIL import Image, ImageDraw
 
     page = Image.new("RGB", (sum(WIDTHS) + 2 * MARGIN, (len(rows) + 1) * ROW + 2 * MARGIN), "white")
-    pen, font = ImageDraw.Draw(page), _font()
+    pen = ImageDraw.Draw(page)
     for i, cells in enumerate([COLUMNS, *rows]):
         x, y = MARGIN, MARGIN + i * ROW
         pen.line([(MARGIN, y + ROW), (page.width - MARGIN, y + ROW)], fill="black" if i == 0 else "lightgrey")
         for cell, width in zip(cells, WIDTHS, strict=True):
-            pen.text((x + 4, y + 6), cell, fill="black", font=font)
+            page.paste("black", (x + 4, y + 6), _written(cell))
             x += width
     return page
 
@@ -95,16 +96,17 @@ def draw_chart(found: Chart) -> Any:
     from PIL import Image, ImageDraw
 
     page = Image.new("RGB", found.size, "white")
-    pen, font = ImageDraw.Draw(page), _font()
-    pen.text((MARGIN, MARGIN), found.title, fill="black", font=font)
+    pen = ImageDraw.Draw(page)
+    page.paste("black", (MARGIN, MARGIN), _written(found.title))
     bottom = MARGIN + BAR + len(found.bars) * BAR
     for quarter in range(5):
         x = MARGIN + LABELS + AXIS * quarter // 4
         pen.line([(x, MARGIN + BAR), (x, bottom)], fill="lightgrey")
-        pen.text((x, bottom + 4), f"{found.top * quarter / 4:g}", fill="black", font=font, anchor="ma")
+        label = _written(f"{found.top * quarter / 4:g}")
+        page.paste("black", (x - label.width // 2, bottom + 4), label)
     for place, (name, _) in enumerate(found.bars):
         x0, y0, x1, y1 = found.bar(place)
-        pen.text((MARGIN, y0), name, fill="black", font=font)
+        page.paste("black", (MARGIN, y0), _written(name))
         pen.rectangle((x0, y0, x1, y1), fill="steelblue")
     return page
 
@@ -116,7 +118,13 @@ def _top(rows: Sequence[Row], title: str) -> float:
     return float(step * (np.floor(highest / step) + 1))
 
 
-def _font() -> Any:
-    from PIL import ImageFont
+@lru_cache(maxsize=1024)
+def _written(text: str) -> Any:
+    """A text as a mask to paste through: setting it takes ten times as long as pasting it."""
+    from PIL import Image, ImageDraw, ImageFont
 
-    return ImageFont.load_default(FONT)
+    font = ImageFont.load_default(FONT)
+    _, _, right, bottom = font.getbbox(text)
+    mask = Image.new("L", (int(right) + 2, int(bottom) + 2))
+    ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=font)
+    return mask

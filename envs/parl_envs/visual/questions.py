@@ -114,7 +114,11 @@ def _several(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answ
     places = list(range(1, num + 1)) if knobs.paged else [1] * num
     placed = list(zip(places, asked, strict=True))
     names = [f"#{i} {f'p{page} ' if knobs.paged else ''}{box.colour}" for i, (page, box) in enumerate(placed, 1)]
-    pages = [_page(scene, [box]) for scene, box in zip(scenes, asked, strict=True)] if knobs.paged else [_page(scenes[0], asked)]
+    pages = (
+        [_page(scene, [box]) for scene, box in zip(scenes, asked, strict=True)]
+        if knobs.paged
+        else [_page(scenes[0], asked)]
+    )
     gold = conclude(name, "", [b.text for b in asked], ())
     return Question(TEXTS[name].format(" ".join(names)), pages, "list" if name == "list" else "read", gold, placed)
 

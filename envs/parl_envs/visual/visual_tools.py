@@ -19,7 +19,7 @@ from parl.errors import ConfigError, did_you_mean
 from parl.types import Task
 from parl_envs.visual import expert, pictures, scores, tasks
 from parl_envs.visual.digits import CELLS, COLOURS, Box
-from parl_envs.visual.pictures import GRID, WHOLE, Bbox, Op, Picture
+from parl_envs.visual.pictures import WHOLE, Bbox, Op, Picture
 from parl_envs.visual.questions import DIGITS, MAKERS, SEVERAL, Knobs
 
 LARGEST_SIZE = 256
