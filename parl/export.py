@@ -167,7 +167,7 @@ def _loading(is_adapter: bool) -> str:
 def _training(reader: RunReader, config: Config, name: str) -> Iterator[str]:
     policy, base = config.policies[name], config.policies[config.base_of(name)]
     stages = [s.name for s in config.cold_start.stages] if config.cold_start else []
-    begin = "from nothing (`tiny`)" if base.model == "tiny" else f"from `{base.model}`"
+    begin = f"from nothing (`{base.model}`)" if base.is_tiny else f"from `{base.model}`"
     cold = f"supervised cold start ({', '.join(stages)})" if stages else "no cold start"
     facts = [("Began", f"{begin}, {cold}"), *overview.setup(reader.config, reader.tasks())]
     facts.append(

@@ -12,7 +12,7 @@ from parl.config.base import Node, PositiveInt
 if TYPE_CHECKING:
     from parl.config.schema import Config, Policy
 
-FROM_THE_BASE = ("tiny", "engine", "dtype", "renderer", "tools_in_prompt")
+FROM_THE_BASE = ("tiny", "tiny_vlm", "engine", "dtype", "renderer", "tools_in_prompt")
 
 
 class Adapter(Node):

@@ -150,6 +150,10 @@ class Renderer(Protocol):
         """
         ...
 
+    def show(self, text: str) -> list[int]:
+        """A text from outside as tokens, its images among them."""
+        ...
+
     def images(self, text: str) -> tuple[str, ...]:
         """The images of a text from outside that the model is shown, in order; none where it reads `[image]`."""
         ...

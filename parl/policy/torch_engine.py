@@ -288,7 +288,7 @@ class TorchEngine:
             self._sample([rows[i] for i in ready], self._logits(last))
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return vision.forbid(self.model, self.model.get_output_embeddings()(hidden).float())
+        return vision.logits(self.model, hidden)
 
     def _forward(self, rows: Sequence[_Row], width: int) -> torch.Tensor:
         """One pass over the model's body: hidden states (rows, width, d), padding included."""
@@ -308,7 +308,7 @@ class TorchEngine:
             "use_cache": True,
         }
         if self._sight is not None:
-            hidden = self._sight.body(ids, [r.context for r in rows], [r.fed for r in rows], **options)
+            hidden = self._sight.body(ids, [r.context for r in rows if r.context], [r.fed for r in rows], **options)
         else:
             hidden = self.model.base_model(input_ids=ids, position_ids=at, **options).last_hidden_state
         for row, count in zip(rows, counts, strict=True):

@@ -121,7 +121,7 @@ class Eyes(ABC):
 
 
 class Qwen(Eyes):
-    """Qwen2.5-VL and Qwen3-VL: any size, positions in time, height and width, features for several layers (DeepStack)."""
+    """Qwen2.5-VL and Qwen3-VL: any size; positions in time, height, width; features for several layers (DeepStack)."""
 
     marks = ("<|vision_start|>", "<|vision_end|>")
 
@@ -148,8 +148,10 @@ class Llava(Eyes):
     def _span(self, pixels: Pixels) -> tuple[int, ...]:
         vision = self.config.vision_config
         height, width = pixels["pixel_values"].shape[-2:]
-        whole = self.config.vision_feature_select_strategy == "full" and vision.model_type == "clip_vision_model"
-        return (self.pad,) * ((height // vision.patch_size) * (width // vision.patch_size) + whole)  # CLIP's first token
+        num = int(height // vision.patch_size) * int(width // vision.patch_size)
+        if self.config.vision_feature_select_strategy == "full" and vision.model_type == "clip_vision_model":
+            num += 1  # CLIP's first token, of the whole image
+        return (self.pad,) * num
 
     def features(self, output: Any, many: Sequence[Pixels]) -> list[tuple[torch.Tensor, ...]]:
         return [(found,) for found in output.pooler_output]
@@ -201,4 +203,4 @@ def load(folder: Path, config: Any, tokenizer: Any) -> Eyes:
 
 
 def _size(uri: str, pixels: Pixels | None) -> int:
-    return len(uri) + sum(a.nbytes for a in (pixels or {}).values() if isinstance(a, np.ndarray))
+    return len(uri) + sum(int(np.asarray(a).nbytes) for a in (pixels or {}).values())

@@ -20,6 +20,8 @@ from parl.policy.vision.eyes import Eyes
 
 Features = Mapping[str, tuple[torch.Tensor, ...]]
 """Image -> its pieces, as `Eyes.features` says."""
+KEPT_IMAGES = 256
+"""Most images whose features an engine keeps; an image that is asked for again is looked at again."""
 NEVER = -1e9
 """A logit that is never sampled; minus infinity would make the entropy no number."""
 
@@ -34,12 +36,11 @@ def text_config(model: Any) -> Any:
     return model.config.get_text_config()
 
 
-def forbid(model: Any, logits: torch.Tensor) -> torch.Tensor:
-    """Logits (..., V) under which what stands for a piece of an image is never written."""
+def logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits (..., V) in float32, under which what stands for a piece of an image is never written."""
+    found: torch.Tensor = model.get_output_embeddings()(hidden).float()
     eyes = eyes_of(model)
-    if eyes is None:
-        return logits
-    return logits.index_fill(-1, torch.tensor(eyes.forbidden), NEVER)
+    return found if eyes is None else found.index_fill(-1, torch.tensor(eyes.forbidden), NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +50,42 @@ class Context:
     images: tuple[str, ...]
     pads: tuple[int, ...]
     """Places in the context, in order; image by image."""
-    owners: tuple[str, ...]
-    """Of each pad, its image."""
+    owners: tuple[int, ...]
+    """Of each pad, which of the images it stands for."""
     position_RT: torch.Tensor
+    next_position: int
+    """Of what is sampled after the context."""
 
     def position_at(self, start: int, count: int) -> torch.Tensor:
-        """Position ids (R, count) from a place on; what was sampled after the context goes on counting."""
+        """Position ids (R, count) from a place on."""
         known = self.position_RT[:, start : start + count]
-        num, length = count - known.shape[1], self.position_RT.shape[1]
-        first = int(self.position_RT.max()) + 1 + max(0, start - length)
-        return torch.cat([known, (first + torch.arange(num)).expand(len(known), -1)], 1)
+        rest = torch.arange(count - known.shape[1]) + self.next_position + max(0, start - self.position_RT.shape[1])
+        return torch.cat([known, rest.expand(len(known), -1)], 1)
 
     def named(self, tokens: Sequence[int]) -> list[Hashable]:
         """The tokens, and in the places of pads their image."""
         out: list[Hashable] = list(tokens)
-        for place, uri in zip(self.pads, self.owners, strict=True):
+        for place, owner in zip(self.pads, self.owners, strict=True):
             if place < len(out):
-                out[place] = uri
+                out[place] = self.images[owner]
         return out
 
-    def between(self, start: int, end: int) -> slice:
-        """Which pieces of its images stand there."""
-        return slice(bisect_left(self.pads, start), bisect_left(self.pads, end))
+    def near(self, start: int, end: int) -> tuple[str, ...]:
+        """Images with a pad among these places."""
+        pads = self._between(start, end)
+        return self.images[self.owners[pads[0]] : self.owners[pads[-1]] + 1] if pads else ()
+
+    def pieces(self, start: int, end: int, seen: Features) -> list[torch.Tensor]:
+        """What stands in the pads among these places, layer by layer; none without pads."""
+        pads = self._between(start, end)
+        if not pads:
+            return []
+        offset = pads[0] - bisect_left(self.owners, self.owners[pads[0]])
+        layers = zip(*(seen[uri] for uri in self.near(start, end)), strict=True)
+        return [torch.cat(layer)[offset : offset + len(pads)] for layer in layers]
+
+    def _between(self, start: int, end: int) -> range:
+        return range(bisect_left(self.pads, start), bisect_left(self.pads, end))
 
 
 def context(model: Any, token_ids: Sequence[int], images: Sequence[str]) -> Context:
@@ -78,10 +93,26 @@ def context(model: Any, token_ids: Sequence[int], images: Sequence[str]) -> Cont
     eyes = eyes_of(model)
     assert eyes is not None
     pads = tuple(i for i, token in enumerate(token_ids) if token == eyes.pad)
-    owners = tuple(uri for uri in images for _ in range(eyes.num_pads(uri)))
+    owners = tuple(i for i, uri in enumerate(images) for _ in range(eyes.num_pads(uri)))
     assert len(pads) == len(owners), "a context has the spans of its images, whole"
     positions = eyes.positions(model, token_ids, [eyes.pixels(uri) for uri in images])
-    return Context(tuple(images), pads, owners, positions)
+    return Context(tuple(images), pads, owners, positions, int(positions.max()) + 1 if len(token_ids) else 0)
+
+
+def shortened(model: Any, token_ids: Sequence[int], images: Sequence[str], num: int) -> tuple[list[int], list[str]]:
+    """The first `num` tokens of a context with their images, more where that would cut an image."""
+    eyes = eyes_of(model)
+    if eyes is None or not images:
+        return list(token_ids[:num]), []
+    end, kept, place = num, 0, 0
+    for uri in images:
+        first = list(token_ids).index(eyes.pad, place)
+        if first >= end:
+            break
+        span = eyes.span(uri)
+        place = first - span.index(eyes.pad) + len(span)
+        end, kept = max(end, place), kept + 1
+    return list(token_ids[:end]), list(images[:kept])
 
 
 def features(model: Any, images: Sequence[str]) -> dict[str, tuple[torch.Tensor, ...]]:
@@ -105,15 +136,10 @@ def body(
     width, eyes = ids_BC.shape[1], eyes_of(model)
     assert eyes is not None
     embedded = model.get_input_embeddings()(ids_BC)
-    pieces: list[tuple[torch.Tensor, ...]] = []
-    for one, start in zip(contexts, starts, strict=True):
-        where = one.between(start, start + width)
-        if where.start < where.stop:
-            layers = zip(*(seen[uri] for uri in one.images), strict=True)
-            pieces.append(tuple(torch.cat(layer)[where] for layer in layers))
+    rows = [one.pieces(start, start + width, seen) for one, start in zip(contexts, starts, strict=True)]
     extra: dict[str, Any] = {}
-    if pieces:
-        first, *deeper = (torch.cat(layer).to(embedded.dtype) for layer in zip(*pieces, strict=True))
+    if any(rows):
+        first, *deeper = (torch.cat(layer).to(embedded.dtype) for layer in zip(*filter(None, rows), strict=True))
         here_BC = ids_BC == eyes.pad
         embedded = embedded.masked_scatter(here_BC[..., None], first)
         if deeper:
@@ -146,8 +172,8 @@ class Sight:
         width = ids_BC.shape[1]
         needed = dict.fromkeys(u for one, start in zip(contexts, starts, strict=True) for u in one.near(start, width))
         new = [uri for uri in needed if uri not in self._seen]
-        while len(self._seen) + len(new) > KEPT_IMAGES and self._seen:
-            del self._seen[next(iter(self._seen))]
+        if len(self._seen) + len(new) > KEPT_IMAGES:
+            self._seen = {uri: found for uri, found in self._seen.items() if uri in needed}
         self._seen |= features(self._model, new)
         return body(self._model, ids_BC, contexts, starts, self._seen, **options)
 
