@@ -18,8 +18,7 @@ from parl.types import ToolCall
 
 
 class ScriptedEngine:
-    """Renders what the script says; log-probs are 0 (the script is certain). The end of a turn is trained on if its last
-    piece is."""
+    """Renders what the script says; log-probs are 0 (the script is certain)."""
 
     def __init__(self, script: Script, renderer: Renderer) -> None:
         self._script, self._renderer = script, renderer
@@ -27,13 +26,12 @@ class ScriptedEngine:
     async def generate(self, request: Request) -> Generation:
         ids: list[int] = []
         mask: list[int] = []
-        said = self._script(request.messages, np.random.default_rng(request.seed))
-        for piece in said:
+        for piece in self._script(request.messages, np.random.default_rng(request.seed)):
             new = self._renderer.encode(piece.text)
             ids += new
             mask += [int(piece.train)] * len(new)
         ids.append(self._renderer.stop_ids[0])
-        mask.append(int(said[-1].train if said else True))
+        mask.append(1)
         cut = len(ids) > request.max_tokens
         ids, mask = ids[: request.max_tokens], mask[: request.max_tokens]
         return Generation(tuple(ids), (0.0,) * len(ids), "length" if cut else "stop", (0,), tuple(mask))

@@ -78,7 +78,7 @@ def conclude(name: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequ
 
 def _one_page(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool) -> Question:
     """`read`, `count`, `locate`: one page."""
-    scene = _scene(knobs, rng, split)
+    scene = draw_scene(knobs, rng, split)
     wanted = int(rng.integers(10))
     if name == "read":
         asked = [scene.boxes[0]]
@@ -99,10 +99,10 @@ def _several(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answ
     """`list`, `sum`, `max` of boxes on one page, or each on a page of its own."""
     num = int(rng.integers(knobs.n[0], knobs.n[1] + 1))
     if knobs.paged:
-        scenes = [_scene(knobs, rng, split) for _ in range(num)]
+        scenes = [draw_scene(knobs, rng, split) for _ in range(num)]
         asked = [scene.boxes[0] for scene in scenes]
     else:
-        scenes = [_scene(knobs, rng, split, num)]
+        scenes = [draw_scene(knobs, rng, split, num)]
         asked = list(scenes[0].boxes[:num])
     if name == "max":
         largest = int(rng.integers(10))
@@ -123,7 +123,7 @@ def _several(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answ
     return Question(TEXTS[name].format(" ".join(names)), pages, "list" if name == "list" else "read", gold, placed)
 
 
-def _scene(knobs: Knobs, rng: np.random.Generator, split: str, least: int = 1) -> Scene:
+def draw_scene(knobs: Knobs, rng: np.random.Generator, split: str, least: int = 1) -> Scene:
     """Boxes of different colours that do not touch."""
     num = max(least, int(rng.integers(knobs.boxes[0], knobs.boxes[1] + 1)))
     places: list[tuple[int, int]] = []
@@ -159,8 +159,13 @@ def _with_digit(
 
 
 def _scramble_one(rng: np.random.Generator, boxes: Sequence[Box]) -> list[Box]:
-    at, seed = int(rng.integers(len(boxes))), int(rng.integers(2**31))
-    return [replace(b, scrambled=seed) if i == at else b for i, b in enumerate(boxes)]
+    at = int(rng.integers(len(boxes)))
+    return [scramble(rng, b) if i == at else b for i, b in enumerate(boxes)]
+
+
+def scramble(rng: np.random.Generator, box: Box) -> Box:
+    """The box made illegible."""
+    return replace(box, scrambled=int(rng.integers(2**31)))
 
 
 def _page(scene: Scene, boxes: Sequence[Box]) -> Mapping[str, Any]:

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from parl.env import AgentEnv, Demonstration, ToolSpec, tool
+from parl.env import AgentEnv, Demonstration, Said, ToolSpec, tool
 from parl.errors import ConfigError, did_you_mean
 from parl.types import Task
-from parl_envs.visual import expert, pictures, scores, tasks
+from parl_envs.visual import expert, pictures, practice, scores, tasks
 from parl_envs.visual.digits import CELLS, COLOURS, Box
 from parl_envs.visual.pictures import WHOLE, Bbox, Op, Picture
 from parl_envs.visual.questions import DIGITS, MAKERS, SEVERAL, Knobs
@@ -218,16 +218,17 @@ class VisualTools(AgentEnv):
 
     def vocabulary(self) -> Sequence[str]:
         self._only_digits("a tiny model reads few words")
-        return expert.vocabulary(self.knobs, self.max_images)
+        return practice.vocabulary(self.knobs, self.max_images)
 
-    def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration:
-        """`episode`: the expert at work. `ground`, `read`, `aggregate`: the same, to learn that one skill from."""
-        if kind not in (*expert.SKILLS, "episode"):
-            raise ConfigError(f"No demonstrations of kind '{kind}'.{did_you_mean(kind, (*expert.SKILLS, 'episode'))}")
+    def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration | Sequence[Said]:
+        """`ground`, `read`, `aggregate`: texts to practise on. `episode`: the expert at work."""
+        if kind in practice.KINDS:
+            return practice.KINDS[kind](rng, self.knobs)
+        if kind != "episode":
+            raise ConfigError(f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}")
         self._only_digits("the expert knows digits only")
         task = tasks.one_task(self.knobs, rng, "train", "demo")
-        skill = None if kind == "episode" else kind
-        return Demonstration(self, task, expert.Expert(task, rng, skill, tools=self.tools, **knobs))
+        return Demonstration(self, task, expert.Expert(task, rng, self.tools, **knobs))
 
     def _only_digits(self, why: str) -> None:
         if not set(self.knobs.questions) <= set(DIGITS):
