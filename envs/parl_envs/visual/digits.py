@@ -26,7 +26,7 @@ SPLITS = {"train": range(7), "validation": range(7, 8), "test": range(8, 10)}
 """Which tenths of the digits a split has; a digit's tenth is a function of its pixels."""
 BLOCK = 8
 """Pixels of a page, in each direction, that one pixel of the overview stands for; and of a digit."""
-CELLS = 16
+CELLS = 8
 """Places for boxes, in each direction."""
 INK, MEAN_INK = 16, 2.8
 """The darkest ink, and the mean to which all digits are scaled: the lightest one's."""
@@ -62,10 +62,9 @@ class Box:
         return "unknown" if self.scrambled is not None else str(_load()[1][self.image])
 
     @property
-    def bbox(self) -> tuple[int, int, int, int]:
+    def bbox(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom in percent of the page."""
-        x0, y0, x1, y1 = (_percent(c) for c in (self.column, self.row, self.column + 1, self.row + 1))
-        return x0, y0, x1, y1
+        return _percent(self.column), _percent(self.row), _percent(self.column + 1), _percent(self.row + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +110,8 @@ def draw(scene: Scene) -> Any:
     return Image.fromarray(page)
 
 
-def _percent(cells: int) -> int:
-    return round(100 * cells / CELLS)
+def _percent(cells: int) -> float:
+    return 100 * cells / CELLS
 
 
 @lru_cache(maxsize=1)

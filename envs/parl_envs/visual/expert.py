@@ -15,7 +15,7 @@ import numpy as np
 
 from parl.env import Message, Said
 from parl.types import Task
-from parl_envs.visual.pictures import UNITS
+from parl_envs.visual.pictures import UNITS, words
 from parl_envs.visual.questions import conclude
 from parl_envs.visual.scores import UNKNOWN
 from parl_envs.visual.tasks import asked
@@ -25,16 +25,12 @@ AGENT_NAME = "helper"
 CALL_END = '"}}</tool_call>'
 
 
-def zoom(bbox: Sequence[int], page: int) -> str:
+def zoom(bbox: Sequence[float], page: int) -> str:
     """A call as the tiny tokenizer writes it: fixed scaffolding tokens around the values."""
     return f'<tool_call>{{"name": "zoom", "arguments": {{"bbox": "{words(bbox)}", "image": "p{page}{CALL_END}'
 
 
-def words(bbox: Sequence[int]) -> str:
-    return " ".join(map(str, bbox))
-
-
-def conclusion(question: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[int]]) -> str:
+def conclusion(question: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]) -> str:
     """The final message about several boxes."""
     answer = conclude(question, wanted, texts, bboxes)
     if question == "list" and answer != UNKNOWN:

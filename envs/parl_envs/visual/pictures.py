@@ -1,7 +1,7 @@
 """What an agent sees of an image: a part of it, never larger than a few tokens; and what it can do with it.
 
 In: a picture and what was asked in words. Out: another picture. Looking closer goes back to the image's own pixels, so
-a part of a part is as sharp as the image is. Coordinates are whole percents of what the agent sees. Bad requests raise
+a part of a part is as sharp as the image is. Coordinates are percents of what the agent sees. Bad requests raise
 ValueError with a text for the agent.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Literal
 
 from parl import images
@@ -75,8 +76,7 @@ class Picture:
 
         width, height = _pixels(self.image, self.box)
         scale = self.size / max(width, height)
-        short = max(GRID, round(min(width, height) * scale / GRID) * GRID)
-        short = min(short, self.size)
+        short = min(self.size, GRID * ceil(min(width, height) * scale / GRID))
         size = (self.size, short) if width >= height else (short, self.size)
         # each pixel is the mean of those it stands for: nothing of a neighbour, and nothing that is smaller
         how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
@@ -116,6 +116,11 @@ def read_bboxes(text: str) -> list[tuple[float, ...]]:
     except ValueError:
         return []
     return [tuple(numbers[i : i + 4]) for i in range(0, len(numbers), 4)] if len(numbers) % 4 == 0 else []
+
+
+def words(bbox: Sequence[float]) -> str:
+    """A bbox as an agent says it."""
+    return " ".join(f"{n:g}" for n in bbox)
 
 
 def open_image(source: str) -> Any:

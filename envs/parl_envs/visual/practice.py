@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from parl.env import Said
-from parl_envs.visual.digits import COLOURS, draw
-from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, words, zoom
-from parl_envs.visual.pictures import OPS, UNITS, Picture
+from parl_envs.visual.digits import CELLS, COLOURS, draw
+from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, zoom
+from parl_envs.visual.pictures import OPS, UNITS, Picture, words
 from parl_envs.visual.questions import SEVERAL, TEXTS, Knobs, draw_scene, scramble
 from parl_envs.visual.scores import UNKNOWN
 
@@ -30,7 +30,8 @@ COMMON = tuple(
 def vocabulary(knobs: Knobs, max_images: int) -> tuple[str, ...]:
     """Every word that an episode about digits may hold."""
     most = len(COLOURS)
-    numbers = [*(str(i) for i in range(UNITS + 1)), *(f"#{i}" for i in range(1, most + 1))]
+    places = [words([UNITS * i / CELLS]) for i in range(CELLS + 1)]
+    numbers = [*places, *(str(i) for i in range(UNITS + 1)), *(f"#{i}" for i in range(1, most + 1))]
     names = [*(f"p{i}" for i in range(1, most + 1)), *(f"v{i}" for i in range(1, max_images + 1))]
     asked = [word for text in TEXTS.values() for word in text.split() if word != "{}"]
     fixed = ["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, UNKNOWN, *OPS]
@@ -54,11 +55,8 @@ def read(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     page = Picture(draw(replace(scene, boxes=tuple(boxes))), knobs.size)
     said = []
     for i, box in enumerate(boxes, 1):
-        left, top, right, bottom = box.bbox
-        said += [
-            Said(f"{TO_TOOL}v{i} {page.zoom((left, top, right, bottom)).uri()}{END}{TO_AGENT}", train=False),
-            Said(box.text),
-        ]
+        shown = page.zoom(box.bbox).uri()
+        said += [Said(f"{TO_TOOL}v{i} {shown}{END}{TO_AGENT}", train=False), Said(box.text)]
     return said
 
 
@@ -75,7 +73,7 @@ def aggregate(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     else:
         between = f" {zoom((0, 0, 0, 0), 1)}{END}{TO_TOOL}{END}{TO_AGENT}".join(notes)
     asked = TEXTS[name].format("").strip()
-    return [Said(f"{asked}{END}{TO_AGENT}{between}", train=False), *map(Said, [conclusion(name, "", texts, [])])]
+    return [Said(f"{asked}{END}{TO_AGENT}{between}", train=False), Said(conclusion(name, "", texts, []))]
 
 
 KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Said]]] = {

@@ -14,6 +14,7 @@ import numpy as np
 
 from parl_envs.visual import documents
 from parl_envs.visual.digits import CELLS, COLOURS, Box, Scene, images_of
+from parl_envs.visual.pictures import words
 from parl_envs.visual.scores import UNKNOWN
 
 SEVERAL = ("list", "sum", "max")
@@ -59,10 +60,10 @@ Maker = Callable[[Knobs, np.random.Generator, str, str, bool], Question]
 """(knobs, randomness, split, name of the question, whether it can be answered) -> the question."""
 
 
-def conclude(name: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[int]]) -> str:
+def conclude(name: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]) -> str:
     """The answer to a question about digits from what the boxes hold: `unknown` if one that matters is illegible."""
     if name == "locate":
-        found = [" ".join(map(str, bbox)) for bbox, text in zip(bboxes, texts, strict=True) if text == wanted]
+        found = [words(bbox) for bbox, text in zip(bboxes, texts, strict=True) if text == wanted]
         return " ; ".join(found) or UNKNOWN
     if UNKNOWN in texts:
         return UNKNOWN

@@ -18,12 +18,12 @@ from parl.env import AgentEnv, Demonstration, Said, ToolSpec, tool
 from parl.errors import ConfigError, did_you_mean
 from parl.types import Task
 from parl_envs.visual import expert, pictures, practice, scores, tasks
-from parl_envs.visual.digits import CELLS, COLOURS, Box
-from parl_envs.visual.pictures import WHOLE, Bbox, Op, Picture
+from parl_envs.visual.digits import COLOURS, Box
+from parl_envs.visual.pictures import GRID, WHOLE, Bbox, Op, Picture
 from parl_envs.visual.questions import DIGITS, MAKERS, SEVERAL, Knobs
 
-LARGEST_SIZE = 256
-"""Of `size`: a page of digits is 8 times as large."""
+SIZES = (32, 256)
+"""Least and largest `size`: a page of digits is 8 times as large."""
 FOUND = 0.5
 """IoU from which on a part counts as that of a box."""
 NAME = Annotated[str, Field(description="p1, p2, ... (a page, whole) or v1, v2, ... (what a tool returned).")]
@@ -65,10 +65,8 @@ class VisualTools(AgentEnv):
                 f"env.kwargs.questions is {list(questions)}; give at least one, and with paged: true only some of "
                 f"{', '.join(SEVERAL)}"
             )
-        if not 3 * CELLS <= size <= LARGEST_SIZE or size % CELLS:
-            raise ConfigError(
-                f"env.kwargs.size is {size}; give a multiple of {CELLS} from {3 * CELLS} to {LARGEST_SIZE}"
-            )
+        if size % GRID or not SIZES[0] <= size <= SIZES[1]:
+            raise ConfigError(f"env.kwargs.size is {size}; give a multiple of {GRID} from {SIZES[0]} to {SIZES[1]}")
         if not 0 <= unanswerable <= 1:
             raise ConfigError(f"env.kwargs.unanswerable is {unanswerable}; a share is from 0 to 1")
         if max_images < 1:
@@ -209,7 +207,7 @@ class VisualTools(AgentEnv):
         boxes = tasks.boxes_of(pages[page - 1])
         by_colour = {box.colour: box for box in boxes}
         found = [by_colour[w] for w in words if w in by_colour]
-        numbers = " ".join(w for w in words if re.fullmatch(r"\d{1,3}", w))
+        numbers = " ".join(w for w in words if re.fullmatch(r"\d{1,3}(\.\d+)?", w))
         for part in pictures.read_bboxes(numbers):
             found += [box for box in boxes if scores.iou(box.bbox, part) >= FOUND]
         return found
