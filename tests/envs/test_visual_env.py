@@ -48,7 +48,7 @@ def right(task: Task) -> str:
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"questions": ["list", "max"], "paged": True}, {"tools": False}, {"unanswerable": 0.5, "size": 48}]
+    "kwargs", [{}, {"questions": ["list", "max"], "paged": True}, {"tools": False}, {"unanswerable": 0.5, "size": 128}]
 )
 def test_it_keeps_every_promise_of_an_environment(kwargs: dict[str, Any]) -> None:
     found = list(check(EnvConfig(id="parl/VisualTools-v0", kwargs=kwargs)))
@@ -112,16 +112,16 @@ def features(split: str, num: int, size: int) -> tuple[np.ndarray, np.ndarray, n
     """Of boxes: what is inside of their frames in the overview, and enlarged; their digits."""
     env = VisualTools(questions=["read"], size=size)
     small, large, digits = [], [], []
-    cell = size // CELLS
-    frame = cell // 3
+    cell, side = size // CELLS, size // CELLS // 2
+    frame = side // 4
     for task in env.generate_tasks(split, num, 5):
         env.reset(seed=0, options={"task": task})
         (_, box) = tasks.asked(task.data)[0]
         overview = np.asarray(images.from_uri(images.find(task.prompt)[0]), float)
-        y, x = box.row * cell + frame, box.column * cell + frame
-        small.append(overview[y : y + cell - 2 * frame, x : x + cell - 2 * frame, 1].ravel())
+        y, x = (place * cell + cell // 4 + frame for place in (box.row, box.column))
+        small.append(overview[y : y + side - 2 * frame, x : x + side - 2 * frame, 1].ravel())
         zoomed = np.asarray(picture(env.zoom(words(box.bbox), "p1")), float)
-        inside = slice(size * frame // cell, size - size * frame // cell)
+        inside = slice(size * frame // side, size - size * frame // side)
         large.append(zoomed[inside, inside, 1].ravel())
         digits.append(int(task.data["gold"]))
     return np.array(small), np.array(large), np.array(digits)
@@ -133,7 +133,7 @@ def nearest(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndar
     return labels[distance.argmin(1)]
 
 
-@pytest.mark.parametrize("size", [48, 64])
+@pytest.mark.parametrize("size", [64, 128])
 def test_a_digit_cannot_be_read_in_the_overview_and_can_be_when_it_is_enlarged(size: int) -> None:
     small, large, digits = features("train", 700, size)
     small_test, large_test, truth = features("test", 300, size)
@@ -145,9 +145,9 @@ def test_a_digit_cannot_be_read_in_the_overview_and_can_be_when_it_is_enlarged(s
 
 def test_all_digits_are_one_grey_pixel_in_the_overview() -> None:
     greys = set()
-    for task in VisualTools(questions=["read"], size=48, unanswerable=0.5).generate_tasks("train", 300, 0):
+    for task in VisualTools(questions=["read"], size=64, unanswerable=0.5).generate_tasks("train", 300, 0):
         overview = np.asarray(images.from_uri(images.find(task.prompt)[0]))
-        greys |= {tuple(overview[6 * b.row + 2, 6 * b.column + 2]) for b in tasks.boxes_of(task.data["pages"][0])}
+        greys |= {tuple(overview[8 * b.row + 3, 8 * b.column + 3]) for b in tasks.boxes_of(task.data["pages"][0])}
     assert len({g for g, *_ in greys}) <= 2  # rounding
     assert max(g for g, *_ in greys) - min(g for g, *_ in greys) <= 1
 

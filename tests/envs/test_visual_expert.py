@@ -87,7 +87,7 @@ def test_the_vocabulary_has_every_word(paged: bool) -> None:
         words = {
             w for text in texts for piece in images.split(text) if not images.is_image(piece) for w in piece.split()
         }
-        assert words <= known, words - known
+        assert words <= known - {"?"}, words - known  # `?` is what a tiny model reads for a word that it does not know
     assert len(known) < 260
 
 

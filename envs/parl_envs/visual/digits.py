@@ -27,7 +27,10 @@ SPLITS = {"train": range(7), "validation": range(7, 8), "test": range(8, 10)}
 BLOCK = 8
 """Pixels of a page, in each direction, that one pixel of the overview stands for; and of a digit."""
 CELLS = 8
-"""Places for boxes, in each direction."""
+"""Places for boxes, in each direction. As many boxes as there are colours always find places that do not touch."""
+_EDGES = tuple((100 * (i + 0.25) / CELLS, 100 * (i + 0.75) / CELLS) for i in range(CELLS))
+"""Of a box, in percent: it fills the middle half of its place."""
+EDGES = tuple(edge for both in _EDGES for edge in both)
 INK, MEAN_INK = 16, 2.8
 """The darkest ink, and the mean to which all digits are scaled: the lightest one's."""
 COLOURS: Mapping[str, tuple[int, int, int]] = {
@@ -64,12 +67,13 @@ class Box:
     @property
     def bbox(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom in percent of the page."""
-        return _percent(self.column), _percent(self.row), _percent(self.column + 1), _percent(self.row + 1)
+        (x0, x1), (y0, y1) = (_EDGES[place] for place in (self.column, self.row))
+        return x0, y0, x1, y1
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A page of boxes on a grey ground. `size` is the side of its overview in pixels, a multiple of CELLS."""
+    """A page of boxes on a grey ground. `size` is the side of its overview in pixels, a multiple of 4 * CELLS."""
 
     size: int
     ground: int
@@ -97,21 +101,16 @@ def draw(scene: Scene) -> Any:
     from PIL import Image
 
     cell = scene.size // CELLS
-    frame = max(1, cell // 3)
-    page = np.full((scene.size * BLOCK, scene.size * BLOCK, 3), scene.ground, np.uint8)
+    side = cell // 2
+    frame, middle = side // 4, (side - 1) // 2
+    page = np.full((scene.size, BLOCK, scene.size, BLOCK, 3), scene.ground, np.uint8)
     for box in scene.boxes:
-        x, y = box.column * cell * BLOCK, box.row * cell * BLOCK
-        page[y : y + cell * BLOCK, x : x + cell * BLOCK] = COLOURS[box.colour]
-        inside, end = frame * BLOCK, (cell - frame) * BLOCK
-        page[y + inside : y + end, x + inside : x + end] = 255
-        middle = (cell - 1) // 2 * BLOCK
-        x, y = x + middle, y + middle
-        page[y : y + BLOCK, x : x + BLOCK] = glyph(box.image, box.scrambled)[..., None]
+        x, y = box.column * cell + cell // 4, box.row * cell + cell // 4
+        page[y : y + side, :, x : x + side] = COLOURS[box.colour]
+        page[y + frame : y + side - frame, :, x + frame : x + side - frame] = 255
+        page[y + middle, :, x + middle] = glyph(box.image, box.scrambled)[..., None]
+    page = page.reshape(scene.size * BLOCK, scene.size * BLOCK, 3)
     return Image.fromarray(page)
-
-
-def _percent(cells: int) -> float:
-    return 100 * cells / CELLS
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from parl.env import Said
-from parl_envs.visual.digits import CELLS, COLOURS, draw
+from parl_envs.visual.digits import COLOURS, EDGES, draw
 from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, zoom
 from parl_envs.visual.pictures import OPS, UNITS, Picture, words
 from parl_envs.visual.questions import SEVERAL, TEXTS, Knobs, draw_scene, scramble
@@ -22,7 +22,7 @@ from parl_envs.visual.scores import UNKNOWN
 END, TO_TOOL, TO_AGENT = "<|im_end|>", "\n<|im_start|>tool\n", "\n<|im_start|>assistant\n"
 READ_AT_ONCE = 4
 COMMON = tuple(
-    ": ; , ? ok orchestrator pages error: no image images to at most answer answer: bbox is with and <= < "  # noqa: SIM905
+    ": ; , ok orchestrator pages error: no image images to at most answer answer: bbox is with and <= < "  # noqa: SIM905
     "duplicate task budget exhausted stopped (turns) environment call(s) per turn there are tools".split()
 )
 
@@ -30,8 +30,11 @@ COMMON = tuple(
 def vocabulary(knobs: Knobs, max_images: int) -> tuple[str, ...]:
     """Every word that an episode about digits may hold."""
     most = len(COLOURS)
-    places = [words([UNITS * i / CELLS]) for i in range(CELLS + 1)]
-    numbers = [*places, *(str(i) for i in range(UNITS + 1)), *(f"#{i}" for i in range(1, most + 1))]
+    numbers = [
+        *(words([edge]) for edge in EDGES),
+        *(str(i) for i in range(UNITS + 1)),
+        *(f"#{i}" for i in range(1, most + 1)),
+    ]
     names = [*(f"p{i}" for i in range(1, most + 1)), *(f"v{i}" for i in range(1, max_images + 1))]
     asked = [word for text in TEXTS.values() for word in text.split() if word != "{}"]
     fixed = ["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, UNKNOWN, *OPS]

@@ -22,12 +22,12 @@ SEVERAL = ("list", "sum", "max")
 DIGITS = ("read", *SEVERAL, "count", "locate")
 MOST_LOCATED = 3
 TEXTS = {
-    "read": "what digit is in the {} box ?",
+    "read": "what digit is in the {} box",
     "list": "list the digits in {}",
     "sum": "last digit of the sum of {}",
     "max": "largest digit of {}",
-    "count": "how many boxes hold a {} ?",
-    "locate": "where is each {} ?",
+    "count": "how many boxes hold a {}",
+    "locate": "where is each {}",
 }
 
 

@@ -19,11 +19,11 @@ from parl.errors import ConfigError, did_you_mean
 from parl.types import Task
 from parl_envs.visual import expert, pictures, practice, scores, tasks
 from parl_envs.visual.digits import COLOURS, Box
-from parl_envs.visual.pictures import GRID, WHOLE, Bbox, Op, Picture
+from parl_envs.visual.pictures import WHOLE, Bbox, Op, Picture
 from parl_envs.visual.questions import DIGITS, MAKERS, SEVERAL, Knobs
 
-SIZES = (32, 256)
-"""Least and largest `size`: a page of digits is 8 times as large."""
+SIZES = (64, 96, 128, 160, 192, 224, 256)
+"""Pixels; a page of digits is 8 times as large."""
 FOUND = 0.5
 """IoU from which on a part counts as that of a box."""
 NAME = Annotated[str, Field(description="p1, p2, ... (a page, whole) or v1, v2, ... (what a tool returned).")]
@@ -38,7 +38,7 @@ class VisualTools(AgentEnv):
         boxes: the range of boxes on a page of digits, [lo, hi].
         n: the range of boxes that list, sum and max ask for.
         paged: each of these boxes is on a page of its own, and no page is in the prompt.
-        size: longer side of every image that an agent sees, in pixels, a multiple of 16.
+        size: longer side of every image that an agent sees, in pixels, a multiple of 32.
         tools: false leaves out the tools: what can be answered from the overview alone.
         unanswerable: share of generated tasks to which `unknown` is the right answer.
         max_images: most images that the tools give one agent.
@@ -65,8 +65,8 @@ class VisualTools(AgentEnv):
                 f"env.kwargs.questions is {list(questions)}; give at least one, and with paged: true only some of "
                 f"{', '.join(SEVERAL)}"
             )
-        if size % GRID or not SIZES[0] <= size <= SIZES[1]:
-            raise ConfigError(f"env.kwargs.size is {size}; give a multiple of {GRID} from {SIZES[0]} to {SIZES[1]}")
+        if size not in SIZES:
+            raise ConfigError(f"env.kwargs.size is {size}; give one of {', '.join(map(str, SIZES))}")
         if not 0 <= unanswerable <= 1:
             raise ConfigError(f"env.kwargs.unanswerable is {unanswerable}; a share is from 0 to 1")
         if max_images < 1:
