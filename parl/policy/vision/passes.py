@@ -170,7 +170,9 @@ class Sight:
     ) -> torch.Tensor:
         """As the function; images that are new are looked at first, all in one pass."""
         width = ids_BC.shape[1]
-        needed = dict.fromkeys(u for one, start in zip(contexts, starts, strict=True) for u in one.near(start, width))
+        needed = dict.fromkeys(
+            u for one, start in zip(contexts, starts, strict=True) for u in one.near(start, start + width)
+        )
         new = [uri for uri in needed if uri not in self._seen]
         if len(self._seen) + len(new) > KEPT_IMAGES:
             self._seen = {uri: found for uri, found in self._seen.items() if uri in needed}
