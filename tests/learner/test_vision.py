@@ -126,8 +126,9 @@ def test_an_image_changes_what_follows_it(seeing: tuple[Any, Any]) -> None:
         return await asyncio.gather(*map(engine.generate, asked))
 
     first, second, again = asyncio.run(ask())
-    assert first == again
-    assert first.logprobs != second.logprobs
+    assert first.token_ids == again.token_ids
+    assert first.logprobs == pytest.approx(again.logprobs, abs=1e-5)
+    assert first.logprobs != pytest.approx(second.logprobs, abs=1e-3)
     assert engine.tokens_fed < 3 * len(one)  # the third copied the first's prefix
     for made, uri in ((first, A), (second, other)):
         ids = (*one, *made.token_ids)
