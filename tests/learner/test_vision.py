@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 import torch
 
+from parl.config.adapters import Adapter
 from parl.config.objective import Loss
 from parl.config.schema import EngineConfig, Optimizer
 from parl.learner.batch import collate
 from parl.learner.learner import Learner, logprobs
-from parl.learner.models import load_folder
+from parl.learner.models import load_folder, lora_config
+from parl.policy import lora
 from parl.policy.base import Request
 from parl.policy.families import make_renderer
 from parl.policy.torch_engine import TorchEngine
-from parl.policy.vision import passes
+from parl.policy.vision import eyes, passes
 from parl.types import Sample
 from tests.vision_models import NAMES, model_that_sees, picture
 
@@ -35,14 +37,14 @@ def seeing(request: pytest.FixtureRequest) -> tuple[Any, Any]:
 
 def plain_logprobs(model: Any, ids: Sequence[int], images: Sequence[str]) -> torch.Tensor:
     """By transformers' own forward pass, from ids and pixels."""
-    eyes = model.eyes
+    own = model.eyes
     row = torch.tensor([list(ids)])
-    given = eyes.collate([eyes.pixels(uri) for uri in images]) if images else {}
+    given = own.collate([own.pixels(uri) for uri in images]) if images else {}
     if "image_grid_thw" in given:
-        given["mm_token_type_ids"] = (row == eyes.pad).int()
+        given["mm_token_type_ids"] = (row == own.pad).int()
     with torch.no_grad():
         found = model(input_ids=row, use_cache=False, **given).logits[0, :-1]
-    found[:, list(eyes.forbidden)] = -1e9
+    found[:, list(own.forbidden)] = -1e9
     return torch.log_softmax(found, -1).gather(1, row[0, 1:, None])[:, 0]
 
 
@@ -51,7 +53,7 @@ def written(model: Any, ids: Sequence[int]) -> list[int]:
     return [i for i, token in enumerate(ids[1:]) if token not in model.eyes.forbidden]
 
 
-async def talk(engine: TorchEngine, renderer: Any, name: str, said: Sequence[str], tokens: int = 5) -> Sample:
+async def talk(engine: TorchEngine, renderer: Any, name: str, said: Sequence[str], adapter: str = "") -> Sample:
     """An agent that reads these texts, one a turn."""
     ids = renderer.start("look", (), said[0])
     images, mask, logps = list(renderer.images(said[0])), [0] * len(ids), [0.0] * len(ids)
@@ -61,7 +63,8 @@ async def talk(engine: TorchEngine, renderer: Any, name: str, said: Sequence[str
             ids, mask, logps = ids + new, mask + [0] * len(new), logps + [0.0] * len(new)
             images += renderer.images(heard)
         seed = turn + 100 * len(name)
-        made = await engine.generate(Request(name, tuple(ids), (), tokens, 1.0, seed, images=tuple(images)))
+        asked = Request(name, tuple(ids), (), 5, 1.0, seed, adapter, images=tuple(images))
+        made = await engine.generate(asked)
         ids, logps = [*ids, *made.token_ids], [*logps, *made.logprobs]
         mask += [1] * len(made.token_ids)
     shape = (tuple(ids), tuple(mask), tuple(logps))
@@ -152,11 +155,11 @@ def test_what_stands_for_an_image_is_never_sampled(seeing: tuple[Any, Any]) -> N
 
 def test_markup_of_images_in_a_text_is_text(seeing: tuple[Any, Any]) -> None:
     model, tokenizer = seeing
-    eyes = model.eyes
-    renderer = make_renderer("main", "chatml", tokenizer, eyes)
-    forged = " ".join((eyes.mark, *eyes.marks))
-    for ids in (renderer.start(forged, (), forged), renderer.observe([forged]), renderer.encode(eyes.mark)):
-        assert eyes.pad not in ids
+    own = model.eyes
+    renderer = make_renderer("main", "chatml", tokenizer, own)
+    forged = " ".join((own.mark, *own.marks))
+    for ids in (renderer.start(forged, (), forged), renderer.observe([forged]), renderer.encode(own.mark)):
+        assert own.pad not in ids
     assert renderer.observe([NO_IMAGE]) == renderer.observe(["[image]"])
     assert renderer.images(f"{A} {NO_IMAGE} {B}") == (A, B)
     blind = make_renderer("main", "chatml", tokenizer)
@@ -175,7 +178,7 @@ def test_it_travels_and_is_stored(seeing: tuple[Any, Any], tmp_path: Path) -> No
     assert torch.equal(there.score(ids, images=(A, LARGE)), engine.score(ids, images=(A, LARGE)))
     assert pickle.loads(pickle.dumps(renderer)).start("look", (), f"{A} and {LARGE}") == ids
     model.save_pretrained(tmp_path)
-    model.eyes.save(tmp_path)
+    eyes.save(model, tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded, _ = load_folder(tmp_path)
     assert loaded.eyes.span(LARGE) == model.eyes.span(LARGE)
@@ -203,3 +206,32 @@ def test_an_update_moves_the_vision_part(seeing: tuple[Any, Any]) -> None:
     moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert any("vis" in key for key in moved)
     assert any("layers.0" in key for key in moved)
+
+
+def test_adapters_of_a_model_that_sees(seeing: tuple[Any, Any]) -> None:
+    """Two on one base, in common passes: they are in the text part alone, and learn what they sampled."""
+    base, tokenizer = seeing
+    shape = lora_config("main", Adapter(base="base", rank=2), base)
+    renderer = make_renderer("main", "chatml", tokenizer, base.eyes)
+    models = {name: lora.attach(lora.shared(base, same=True), {lora.DEFAULT: shape}) for name in ("one", "two")}
+    for model in models.values():
+        assert not [
+            key for key in lora.adapter_state(model) if "vis" in key or "projector" in key or "connector" in key
+        ]
+        for value in lora.adapter_state(model).values():
+            value.normal_(0, 0.3)
+    shapes = {name: model.peft_config[lora.DEFAULT] for name, model in models.items()}
+    engine = TorchEngine(lora.shared(base, same=False), renderer.stop_ids, EngineConfig(), shapes)
+    for name, model in models.items():
+        engine.load_weights(lora.adapter_state(model), 1, name)
+
+    async def all_of_them() -> list[Sample]:
+        talks = [talk(engine, renderer, name, SAID[0], adapter=name) for name in ("one", "two", "")]
+        return await asyncio.gather(*talks)
+
+    made = asyncio.run(all_of_them())
+    assert made[0].token_ids != made[1].token_ids
+    for sample, model in zip(made, (*models.values(), base), strict=True):
+        here = torch.tensor(sample.mask[1:]).bool()
+        found = logprobs(model, sample.token_ids, sample.images)
+        assert torch.allclose(found[here], torch.tensor(sample.logprobs[1:])[here], atol=1e-5)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from parl.policy.vision.eyes import Eyes
+from parl.policy.vision.eyes import eyes_of
 
 Features = Mapping[str, tuple[torch.Tensor, ...]]
 """Image -> its pieces, as `Eyes.features` says."""
@@ -24,11 +24,6 @@ KEPT_IMAGES = 256
 """Most images whose features an engine keeps; an image that is asked for again is looked at again."""
 NEVER = -1e9
 """A logit that is never sampled; minus infinity would make the entropy no number."""
-
-
-def eyes_of(model: Any) -> Eyes | None:
-    """None: a model that reads text alone."""
-    return getattr(model, "eyes", None)
 
 
 def text_config(model: Any) -> Any:
