@@ -46,7 +46,7 @@ NO_VLLM = (
     "(make vllm, or pip install 'parl-swarm[vllm]' where there is a GPU; docs/vllm.md), or set engine.type: torch."
 )
 NO_EYES = (
-    "policies.{name}.engine.type is vllm, which is given no images here, but the model sees (it is of the type {kind}). "
+    "policies.{name}.engine.type is vllm, which is given no images here, but the model ({kind}) sees. "
     "Set engine.type: torch, or take a model that reads text alone: it reads [image] in their place."
 )
 SNAPSHOT = " at the cold start"
