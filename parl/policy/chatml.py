@@ -111,7 +111,8 @@ class ChatML:
         text = images.IMAGE.sub("", text)  # what is read in its place need not be known
         encoded = self._literal.encode(text, add_special_tokens=False)
         unknown = self._tokenizer.unk_token_id
-        return [text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets, strict=True) if i == unknown]
+        words = (text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets, strict=True) if i == unknown)
+        return [word for word in words if word != self._tokenizer.unk_token]
 
     def _header(self, role: str, first: bool = True) -> tuple[int, ...]:
         return self._markup(("" if first else "\n") + f"<|im_start|>{role}\n")
