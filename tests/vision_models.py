@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,3 +136,10 @@ def idefics3() -> tuple[Any, Any]:
     model: Any = Idefics3ForConditionalGeneration(config)
     model.eyes = eyes.Idefics3(config, processor, tokenizer)
     return model, tokenizer
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write one as a transformers folder."""
+    model.save_pretrained(folder)
+    eyes.save(model, folder)
+    tokenizer.save_pretrained(folder)

@@ -22,9 +22,9 @@ from parl.policy import lora
 from parl.policy.base import Request
 from parl.policy.families import make_renderer
 from parl.policy.torch_engine import TorchEngine
-from parl.policy.vision import eyes, passes
+from parl.policy.vision import passes
 from parl.types import Sample
-from tests.vision_models import NAMES, model_that_sees, picture
+from tests.vision_models import NAMES, model_that_sees, picture, save_model
 
 A, B, LARGE = picture(0), picture(1, 40, 40), picture(2, 160, 100)
 NO_IMAGE = "data:image/png;base64,AAAA"
@@ -177,9 +177,7 @@ def test_it_travels_and_is_stored(seeing: tuple[Any, Any], tmp_path: Path) -> No
     there.load_weights(engine.export_weights(), 1)
     assert torch.equal(there.score(ids, images=(A, LARGE)), engine.score(ids, images=(A, LARGE)))
     assert pickle.loads(pickle.dumps(renderer)).start("look", (), f"{A} and {LARGE}") == ids
-    model.save_pretrained(tmp_path)
-    eyes.save(model, tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    save_model(model, tokenizer, tmp_path)
     loaded, _ = load_folder(tmp_path)
     assert loaded.eyes.span(LARGE) == model.eyes.span(LARGE)
     assert torch.equal(logprobs(loaded, ids, (A, LARGE)), logprobs(model, ids, (A, LARGE)))
