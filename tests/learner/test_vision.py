@@ -14,16 +14,18 @@ import torch
 
 from parl.config.adapters import Adapter
 from parl.config.objective import Loss
-from parl.config.schema import EngineConfig, Optimizer
+from parl.config.schema import EngineConfig, Optimizer, Policy
+from parl.config.tiny import TinyVlm
 from parl.learner.batch import collate
 from parl.learner.learner import Learner, logprobs
-from parl.learner.models import load_folder, lora_config
+from parl.learner.models import load_folder, lora_config, save_memory
 from parl.policy import lora
-from parl.policy.base import Request
-from parl.policy.families import make_renderer
+from parl.policy.base import Request, cast
+from parl.policy.families import FamilyRenderer, make_renderer
 from parl.policy.torch_engine import TorchEngine
-from parl.policy.vision import passes
+from parl.policy.vision import passes, tiny
 from parl.types import Sample
+from tests.tokenizers import QWEN3, qwen3, tokenizer_with
 from tests.vision_models import NAMES, model_that_sees, picture, save_model
 
 A, B, LARGE = picture(0), picture(1, 40, 40), picture(2, 160, 100)
@@ -233,3 +235,45 @@ def test_adapters_of_a_model_that_sees(seeing: tuple[Any, Any]) -> None:
         here = torch.tensor(sample.mask[1:]).bool()
         found = logprobs(model, sample.token_ids, sample.images)
         assert torch.allclose(found[here], torch.tensor(sample.logprobs[1:])[here], atol=1e-5)
+
+
+def test_other_precision_and_checkpointing(seeing: tuple[Any, Any]) -> None:
+    """bfloat16 sees the same within its rounding; recomputing activations changes no gradient."""
+    model, tokenizer = seeing
+    samples = samples_of(model, tokenizer)
+    short = cast(copy.deepcopy(model), torch.bfloat16)
+    for sample in samples[:2]:
+        ours, theirs = (logprobs(m, sample.token_ids, sample.images) for m in (model, short))
+        assert float((ours - theirs).abs().mean()) < 0.1
+    other = copy.deepcopy(model)
+    save_memory("main", Policy(gradient_checkpointing=True), other)
+    moved = []
+    for one in (model, other):
+        learner = Learner("main", one, Optimizer(lr=1e-3), Loss(), 200)
+        learner.update(samples, {"orchestrator": 1.0}, 40.0, 0, 1, 1)
+        moved.append(learner.weights())
+    assert all(torch.allclose(moved[0][key], moved[1][key], atol=1e-5) for key in moved[0])
+
+
+def test_images_in_the_chat_format_of_a_family() -> None:
+    """Qwen's: in the user's message and in a tool's answer, as its own template has them."""
+    plain = qwen3()
+    tokenizer = tokenizer_with((*QWEN3, *tiny.MARKS), "<|im_end|>", "qwen3.jinja", pad_token="<|endoftext|>")
+    eyes = tiny.build_model(TinyVlm(hidden_size=32, num_heads=2), tokenizer, 0).eyes
+    renderer = make_renderer("main", "auto", tokenizer, eyes)
+    assert isinstance(renderer, FamilyRenderer)
+    start, end, pad, _ = (tokenizer.convert_tokens_to_ids(mark) for mark in tiny.MARKS)
+    for ids, texts in (
+        (renderer.start("look", (), f"a {A} b {LARGE}"), (A, LARGE)),
+        (renderer.observe([f"x{B}", f"{NO_IMAGE}{A}"]), (B, A)),
+        (renderer.show(f"{B} c"), (B,)),
+    ):
+        spans = [i for i, token in enumerate(ids) if token == start]
+        assert [ids[i : ids.index(end, i) + 1] for i in spans] == [list(eyes.span(uri)) for uri in texts]
+        assert ids.count(pad) == sum(eyes.num_pads(uri) for uri in texts)
+    blind = make_renderer("main", "auto", plain)
+    text = tokenizer.decode([i for i in renderer.start("look", (), f"a {A} b") if i not in (start, end, pad)])
+    assert text == plain.decode(blind.start("look", (), "a  b"))
+    assert blind.observe([f"x {A}"]) == blind.observe(["x [image]"])
+    assert pad not in renderer.start(eyes.mark, (), eyes.mark)
+    assert pad not in renderer.encode(eyes.mark)

@@ -117,7 +117,8 @@ def features(model: Any, images: Sequence[str]) -> dict[str, tuple[torch.Tensor,
     many = [eyes.pixels(uri) for uri in images]
     if not many:
         return {}
-    output = model.base_model.get_image_features(**eyes.collate(many), return_dict=True)
+    given = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in eyes.collate(many).items()}
+    output = model.base_model.get_image_features(**given, return_dict=True)
     return dict(zip(images, eyes.features(output, many), strict=True))
 
 
