@@ -328,6 +328,7 @@ def _train_stage(
             callbacks=[Gate()],
         )
         trainer.remove_callback(PrinterCallback)  # progress is ours
+        trainer.model_accepts_loss_kwargs = True  # `compute_loss` divides by the count, whatever the model's own does
         trainer.train()
         steps = int(trainer.state.global_step)
     return steps, value

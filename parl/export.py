@@ -56,9 +56,11 @@ def _served(stored: Path, output: Path, dtype: str) -> None:
     import torch
 
     from parl.learner.models import load_folder
+    from parl.policy.vision import eyes
 
     model, tokenizer = load_folder(stored, getattr(torch, dtype))
     model.save_pretrained(output)
+    eyes.save(model, output)
     tokenizer.save_pretrained(output)
 
 
@@ -68,10 +70,12 @@ def merge(base: Path, adapter: Path, output: Path, dtype: str) -> None:
     from peft import PeftModel
 
     from parl.learner.models import load_folder
+    from parl.policy.vision import eyes
 
     model, tokenizer = load_folder(base, getattr(torch, dtype))
     whole: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     whole.save_pretrained(output)
+    eyes.save(model, output)
     tokenizer.save_pretrained(output)
 
 

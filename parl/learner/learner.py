@@ -24,7 +24,8 @@ from parl.learner.loss import grpo, gspo, kimi_k2_5
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
 from parl.learner.precision import Passes
 from parl.policy import lora
-from parl.policy.vision.passes import eyes_of, hidden_states, logits
+from parl.policy.vision.eyes import eyes_of
+from parl.policy.vision.passes import hidden_states, logits
 from parl.types import Sample
 
 

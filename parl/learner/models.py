@@ -79,10 +79,13 @@ def load_adapter(name: str, model: Any, folder: Path) -> None:
 
 def lora_config(name: str, adapter: Adapter, base: Any) -> LoraConfig:
     """The adapter in peft's terms. Raises ConfigError for a target that is no linear layer of the base."""
-    head = base.get_output_embeddings()
+    head, sees = base.get_output_embeddings(), eyes.eyes_of(base) is not None
     layers = [key for key, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
     if routers(base):  # their weights are fused, and the router is nobody's to bend
         layers = [key for key in layers if ".mlp." not in key]
+    # One pass of the vision part serves agents with other adapters, so it has none.
+    decoder = next((f"{key}." for key, m in base.named_modules() if m is base.get_decoder()), "") if sees else ""
+    layers = [key for key in layers if key.startswith(decoder)]
     linear = sorted({key.rpartition(".")[2] for key in layers})
     targets = linear if adapter.target_modules == "all-linear" else list(adapter.target_modules)
     for target in targets:
@@ -92,7 +95,11 @@ def lora_config(name: str, adapter: Adapter, base: Any) -> LoraConfig:
                 f"{did_you_mean(target, linear)} Or say all-linear."
             )
     return LoraConfig(
-        r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets, base_model_name_or_path=adapter.base
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        target_modules=targets,
+        exclude_modules=rf"(?!{re.escape(decoder)}).*" if decoder else None,
+        base_model_name_or_path=adapter.base,
     )
 
 

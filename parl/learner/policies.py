@@ -31,7 +31,8 @@ from parl.policy.base import PolicyHandle, Renderer, WeightedEngine, cast
 from parl.policy.endpoint import EndpointEngine, Uncounted
 from parl.policy.families import make_renderer
 from parl.policy.torch_engine import BASE, TorchEngine
-from parl.policy.vision.passes import eyes_of, shortened
+from parl.policy.vision.eyes import eyes_of
+from parl.policy.vision.passes import shortened
 from parl.types import ROLES, UNKNOWN_TOKEN, Sample
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ PROBE_TOKENS = 64
 NO_VLLM = (
     "policies.{name}.engine.type is vllm, but there is no vllm in this environment. Install it into one of its own "
     "(make vllm, or pip install 'parl-swarm[vllm]' where there is a GPU; docs/vllm.md), or set engine.type: torch."
+)
+NO_EYES = (
+    "policies.{name}.engine.type is vllm, which is given no images here, but the model ({kind}) sees. "
+    "Set engine.type: torch, or take a model that reads text alone: it reads [image] in their place."
 )
 SNAPSHOT = " at the cold start"
 """Ends the name of an adapter whose weights no longer change."""
@@ -79,6 +84,8 @@ class PolicySet:
                 model, tokenizer = load_policy(name, policy, env, seed, self._held_in(name))
             else:
                 model, tokenizer = load_folder(folder / "policies" / name, self._held_in(name))
+            if eyes_of(model) is not None and config.policies[base].engine.type == "vllm":
+                raise ConfigError(NO_EYES.format(name=base, kind=model.config.model_type))
             save_memory(name, policy, model)
             self.models[name], self.tokenizers[name] = model, tokenizer
             self.renderers[name] = make_renderer(name, config.policies[base].renderer, tokenizer, eyes_of(model))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from parl import images
 from parl.env import ToolSpec
 from parl.errors import ConfigError
 from parl.policy.pictures import Pictures
@@ -107,10 +108,11 @@ class ChatML:
 
     def unknown_words(self, text: str) -> list[str]:
         """Parts of a text that the vocabulary lacks (a word-level one: the policy would read `?` in their place)."""
-        text = " ".join(piece for piece in self._pictures.pieces(text) if isinstance(piece, str))
+        text = images.IMAGE.sub("", text)  # what is read in its place need not be known
         encoded = self._literal.encode(text, add_special_tokens=False)
         unknown = self._tokenizer.unk_token_id
-        return [text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets, strict=True) if i == unknown]
+        words = (text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets, strict=True) if i == unknown)
+        return [word for word in words if word != self._tokenizer.unk_token]
 
     def _header(self, role: str, first: bool = True) -> tuple[int, ...]:
         return self._markup(("" if first else "\n") + f"<|im_start|>{role}\n")

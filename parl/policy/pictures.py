@@ -17,6 +17,11 @@ NO_IMAGE = "[image]"
 BEGIN = "data:image/"
 
 
+def without_images(text: str) -> str:
+    """As a policy without eyes reads it."""
+    return images.IMAGE.sub(NO_IMAGE, text) if BEGIN in text else text
+
+
 class Pictures:
     """What a renderer knows of images.
 

@@ -26,7 +26,7 @@ from parl.policy import lora
 from parl.policy.base import Blueprint, Generation, Request, cast
 from parl.policy.paged_cache import PagedCache
 from parl.policy.vision import passes as vision
-from parl.policy.vision.eyes import Eyes
+from parl.policy.vision.eyes import Eyes, eyes_of
 
 BASE = ""
 """What a request without an adapter names: the model itself."""
@@ -98,7 +98,7 @@ class TorchEngine:
         self._shape = vision.text_config(model)
         self._hybrid = "conv" in (getattr(self._shape, "layer_types", None) or ())
         self._cache = PagedCache(self._shape.num_hidden_layers)
-        self._sight = vision.Sight(model) if vision.eyes_of(model) is not None else None
+        self._sight = vision.Sight(model) if eyes_of(model) is not None else None
         self._num_slots = 0
         self._loop: asyncio.Task[None] | None = None
         self._reset_state()
@@ -111,9 +111,7 @@ class TorchEngine:
     def blueprint(self) -> Blueprint:
         """How to build this engine in another process, to which `load_weights` then gives its weights."""
         shape = (type(self.model), self.model.config, str(self.model.dtype).removeprefix("torch."))
-        return functools.partial(
-            _build, *shape, tuple(self._stop), self._config, self._adapters, vision.eyes_of(self.model)
-        )
+        return functools.partial(_build, *shape, tuple(self._stop), self._config, self._adapters, eyes_of(self.model))
 
     def export_weights(self, part: str = BASE) -> dict[str, np.ndarray[Any, Any]]:
         """A part's weights as numpy arrays: five times faster through an object store than torch tensors."""
@@ -130,11 +128,11 @@ class TorchEngine:
         tensors = {k: to_tensor(v) for k, v in weights.items()}
         if part == BASE:
             lora.set_base_state(self.model, tensors)
+            if self._sight is not None:
+                self._sight.forget()
         else:
             lora.set_adapter_state(self.model, tensors, self._slots[part])
         self.versions[part] = version
-        if self._sight is not None:
-            self._sight.forget()
         if self._sessions:
             self._prefixes.clear()
         else:

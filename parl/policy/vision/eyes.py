@@ -60,10 +60,6 @@ class Eyes(ABC):
     def __deepcopy__(self, memo: Any) -> Eyes:
         return self  # a model's copy sees as the model does
 
-    def save(self, folder: Path) -> None:
-        """Write what `load` reads, beside the model and the tokenizer."""
-        self.processor.save_pretrained(folder)
-
     # --- one image ---------------------------------------------------------------------------------------------------
 
     def sees(self, uri: str) -> bool:
@@ -186,6 +182,17 @@ class Idefics3(Eyes):
 
 FAMILIES: dict[str, type[Eyes]] = {"qwen3_vl": Qwen, "qwen2_5_vl": Qwen, "llava": Llava, "idefics3": Idefics3}
 """By the `model_type` of a model's config."""
+
+
+def eyes_of(model: Any) -> Eyes | None:
+    """None: a model that reads text alone."""
+    return getattr(model, "eyes", None)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write what `load` reads, beside the model and the tokenizer; nothing for a model that reads text alone."""
+    if eyes_of(model) is not None:
+        model.eyes.processor.save_pretrained(folder)
 
 
 def load(folder: Path, config: Any, tokenizer: Any) -> Eyes:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from parl.policy.vision.eyes import Eyes
+from parl.policy.vision.eyes import eyes_of
 
 Features = Mapping[str, tuple[torch.Tensor, ...]]
 """Image -> its pieces, as `Eyes.features` says."""
@@ -24,11 +24,6 @@ KEPT_IMAGES = 256
 """Most images whose features an engine keeps; an image that is asked for again is looked at again."""
 NEVER = -1e9
 """A logit that is never sampled; minus infinity would make the entropy no number."""
-
-
-def eyes_of(model: Any) -> Eyes | None:
-    """None: a model that reads text alone."""
-    return getattr(model, "eyes", None)
 
 
 def text_config(model: Any) -> Any:
@@ -122,7 +117,8 @@ def features(model: Any, images: Sequence[str]) -> dict[str, tuple[torch.Tensor,
     many = [eyes.pixels(uri) for uri in images]
     if not many:
         return {}
-    output = model.base_model.get_image_features(**eyes.collate(many), return_dict=True)
+    given = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in eyes.collate(many).items()}
+    output = model.base_model.get_image_features(**given, return_dict=True)
     return dict(zip(images, eyes.features(output, many), strict=True))
 
 
@@ -170,7 +166,9 @@ class Sight:
     ) -> torch.Tensor:
         """As the function; images that are new are looked at first, all in one pass."""
         width = ids_BC.shape[1]
-        needed = dict.fromkeys(u for one, start in zip(contexts, starts, strict=True) for u in one.near(start, width))
+        needed = dict.fromkeys(
+            u for one, start in zip(contexts, starts, strict=True) for u in one.near(start, start + width)
+        )
         new = [uri for uri in needed if uri not in self._seen]
         if len(self._seen) + len(new) > KEPT_IMAGES:
             self._seen = {uri: found for uri, found in self._seen.items() if uri in needed}
