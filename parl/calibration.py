@@ -5,13 +5,21 @@ the rates over the counts of many episodes.
 
 Example: a right answer, a wrong one to a question without an answer, and a right abstention
     tally([Question(True, "answer", 1.0), Question(False, "answer"), Question(False, "unknown")])
-        == {"questions": 3, "unanswerable": 2, "answered": 2, "answered_right": 1.0, "abstained": 1, "abstained_right": 1}
+        == {"questions": 3, "unanswerable": 2, "answered": 2, "answered_right": 1.0,
+            "abstained": 1, "abstained_right": 1}
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
+
+RATES = {
+    "accuracy_answered": ("answered_right", "answered"),
+    "abstention_precision": ("abstained_right", "abstained"),
+    "abstention_recall": ("abstained_right", "unanswerable"),
+}
+"""Each rate is one count over another."""
 
 
 class Question(NamedTuple):
@@ -48,10 +56,5 @@ def rates(counts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     the agent abstained.
     """
     tallies = list(counts)
-    parts = {
-        "accuracy_answered": ("answered_right", "answered"),
-        "abstention_precision": ("abstained_right", "abstained"),
-        "abstention_recall": ("abstained_right", "unanswerable"),
-    }
-    sums = {key: sum(tally[key] for tally in tallies) for pair in parts.values() for key in pair}
-    return {name: sums[part] / sums[whole] for name, (part, whole) in parts.items() if sums[whole]}
+    sums = {key: sum(tally[key] for tally in tallies) for pair in RATES.values() for key in pair}
+    return {name: sums[part] / sums[whole] for name, (part, whole) in RATES.items() if sums[whole]}
