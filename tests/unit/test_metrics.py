@@ -34,9 +34,8 @@ def test_siblings_cost_tokens_and_no_steps() -> None:
 def test_rates_of_abstentions_are_pooled_over_the_episodes_that_count() -> None:
     one = run(script(["blue"]))
     right, honest = Question(True, "answer", 1.0), Question(False, "unknown")
-    counted = [
-        replace(one, facts={"calibration": tally(q)}) for q in ([right, honest], [honest, Question(True, "unknown")])
-    ]
+    asked = ([right, honest], [honest, Question(True, "unknown")])
+    counted = [replace(one, facts={"calibration": tally(questions)}) for questions in asked]
     step, held_out = outcome_metrics([*counted, one]), heldout_metrics([*counted, one])
     expected = {"accuracy_answered": 1.0, "abstention_precision": 2 / 3, "abstention_recall": 1.0}
     assert {k: step[f"outcome/{k}"] for k in expected} == pytest.approx(expected)
