@@ -1,0 +1,1 @@
+"""Coding: repair repositories; whatever agents write runs in a sandbox."""
