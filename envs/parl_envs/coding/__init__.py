@@ -1,1 +1,1 @@
-"""Coding: repair repositories; whatever agents write runs in a sandbox."""
+"""Coding: an environment of small repositories to repair, and the sandbox that untrusted programs run in."""
