@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from parl.errors import ConfigError
 from parl_envs.coding.testing import Case
-
-BUILTIN = ("math",)
-"""Modules that a check may use."""
 
 
 def read_asserts(text: str, files: Mapping[str, str], hidden: bool, source: str) -> list[Case]:
@@ -28,20 +25,21 @@ def read_asserts(text: str, files: Mapping[str, str], hidden: bool, source: str)
             f"{source}: no import names a file of the task ({', '.join(sorted(files)) or 'it has none'}). Begin with, "
             "say, `from calc import add`."
         )
-    setup = "\n".join(ast.unparse(n) for n in imports)
-    return _cases(tree, where, setup, hidden, source)
+    return _cases(tree, where, imports, hidden, source)
 
 
 def read_check(text: str, entry: str, file: str, hidden: bool, source: str) -> list[Case]:
     """The cases of asserts about one function: HumanEval's `check(candidate)`, MBPP's lists. Raises ConfigError."""
     tree = _Rename("candidate", entry).visit(_parse(text, source))
     module = file.removesuffix(".py")
-    setup = f"import math\nfrom {module} import {entry}"
-    return _cases(tree, {entry: file}, setup, hidden, source)
+    imports = ast.parse(f"import math\nfrom {module} import {entry}").body
+    return _cases(tree, {entry: file}, imports, hidden, source)
 
 
-def _cases(tree: ast.Module, where: Mapping[str, str], setup: str, hidden: bool, source: str) -> list[Case]:
-    cases = [case for node in _asserts(tree) if (case := _case(node.test, where, setup, hidden)) is not None]
+def _cases(
+    tree: ast.Module, where: Mapping[str, str], imports: Sequence[ast.stmt], hidden: bool, source: str
+) -> list[Case]:
+    cases = [case for node in _asserts(tree) if (case := _case(node.test, where, imports, hidden)) is not None]
     if not cases:
         raise ConfigError(
             f"{source}: no assert calls {' or '.join(sorted(where))} exactly once. Write asserts such as "
@@ -57,12 +55,13 @@ def _asserts(tree: ast.Module) -> Iterator[ast.Assert]:
         yield from (n for n in body if isinstance(n, ast.Assert))
 
 
-def _case(test: ast.expr, where: Mapping[str, str], setup: str, hidden: bool) -> Case | None:
+def _case(test: ast.expr, where: Mapping[str, str], imports: Sequence[ast.stmt], hidden: bool) -> Case | None:
     calls = list(_calls(test, where))
     if len(calls) != 1:
         return None
     call, name = calls[0]
     text = ast.unparse(call)
+    setup = _setup(imports, where, {n.id for n in ast.walk(call) if isinstance(n, ast.Name)})
     if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
         left, right = test.left, test.comparators[0]
         other = right if left is call else left if right is call else None
@@ -70,6 +69,16 @@ def _case(test: ast.expr, where: Mapping[str, str], setup: str, hidden: bool) ->
             return Case(where[name], setup, text, repr(ast.literal_eval(other)), hidden=hidden)
     check = ast.unparse(_Replace(call).visit(copy.deepcopy(test)))
     return Case(where[name], setup, text, "", check, hidden)
+
+
+def _setup(imports: Sequence[ast.stmt], where: Mapping[str, str], used: set[str]) -> str:
+    """The imports that a call needs: of the code under test, only what it uses, lest one file spoil another's tests."""
+    kept = []
+    for node in imports:
+        names = {name for name, _ in _imported(node)}
+        if not names & set(where) or names & used:
+            kept.append(ast.unparse(node))
+    return "\n".join(kept)
 
 
 def _calls(node: ast.AST, where: Mapping[str, str]) -> Iterator[tuple[ast.Call, str]]:
@@ -85,12 +94,12 @@ def _calls(node: ast.AST, where: Mapping[str, str]) -> Iterator[tuple[ast.Call, 
         yield from _calls(child, where)
 
 
-def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+def _imported(node: ast.stmt) -> Iterator[tuple[str, str]]:
     """(name in the tests, file that it would come from)."""
     if isinstance(node, ast.ImportFrom):
         for alias in node.names:
             yield alias.asname or alias.name, f"{(node.module or '').replace('.', '/')}.py"
-    else:
+    elif isinstance(node, ast.Import):
         for alias in node.names:
             yield alias.asname or alias.name.split(".")[0], f"{alias.name.replace('.', '/')}.py"
 

@@ -37,6 +37,7 @@ class Coding(AgentEnv):
     """
 
     blocking = True
+    merges = ("merge",)
 
     def __init__(
         self,
@@ -107,7 +108,8 @@ class Coding(AgentEnv):
         """Take over what your subagents changed in their copies. A conflict leaves your file and adds theirs beside."""
         merged: dict[str, None] = {}
         conflicts = []
-        for number, child in enumerate(self.forks.values(), 1):
+        # in the order of their subtasks: that of their threads would differ from run to run
+        for number, (_, child) in enumerate(sorted(self.forks.items()), 1):
             for path in sorted(set(child.files) | set(child.base)):
                 base, ours, theirs = child.base.get(path), self.files.get(path), child.files.get(path)
                 if theirs == base:

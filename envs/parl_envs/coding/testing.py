@@ -76,7 +76,7 @@ def run_cases(files: Mapping[str, str], cases: Sequence[Case]) -> list[Verdict]:
     """Verdicts in the order of the cases. One process for each file under test, so no file spoils another's."""
     verdicts: dict[Case, Verdict] = {}
     for group in _by_setup(cases):
-        needed = _needed(group[0].file, files)
+        needed = _needed(group, files)
         verdicts |= zip(group, _run(needed, tuple(group)), strict=True)
     return [verdicts[c] for c in cases]
 
@@ -93,12 +93,13 @@ def _by_setup(cases: Sequence[Case]) -> list[list[Case]]:
     return list(groups.values())
 
 
-def _needed(file: str, files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The file alone where it names no other one: an equal text is then an equal run, whatever stands beside it."""
-    words = set(re.findall(r"\w+", files.get(file, "")))
+def _needed(group: Sequence[Case], files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The file alone where nothing names another one: an equal text is then an equal run, whatever stands beside it."""
+    file = group[0].file
+    text = " ".join([files.get(file, ""), group[0].setup, *(case.call for case in group)])
     others = {part for path in files if path != file for part in PurePosixPath(path).with_suffix("").parts}
-    wanted = files if words & others else {file: files[file]} if file in files else {}
-    return tuple(sorted(wanted.items()))
+    alone = {file: files[file]} if file in files else {}
+    return tuple(sorted((files if others & set(re.findall(r"\w+", text)) else alone).items()))
 
 
 @lru_cache(maxsize=65536)
