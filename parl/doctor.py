@@ -37,7 +37,7 @@ class Finding:
 def findings() -> list[Finding]:
     """All checks, in the order in which they should be fixed."""
     checks = (python, packages, torch, gpu, transformers, ray, cpus, memory, shared_memory, disk, installed_plugins)
-    return [finding for check in checks if (finding := check()) is not None]
+    return [finding for check in checks if (finding := check()) is not None] + plugin_findings()
 
 
 def python() -> Finding:
@@ -123,6 +123,15 @@ def installed_plugins() -> Finding:
     except ConfigError as error:
         return Finding("plugins", str(error).splitlines()[0], False, str(error).splitlines()[-1])
     return Finding("plugins", f"{num_envs} environments, {len(scoring.registered())} reward terms", True)
+
+
+def plugin_findings() -> list[Finding]:
+    """What plugins say about this machine: a module named by an entry point may have `doctor() -> list[Finding]`."""
+    try:
+        modules = plugins.modules()
+    except ConfigError:  # the line about plugins says so
+        return []
+    return [finding for module in modules if hasattr(module, "doctor") for finding in module.doctor()]
 
 
 def _library(name: str, describe: Callable[[Any], str]) -> Finding:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -39,6 +40,12 @@ def load() -> None:
                 if entry not in _loaded:
                     _import(entry)
                     _loaded.add(entry)
+
+
+def modules() -> list[ModuleType]:
+    """The modules that entry points name, imported, each once, sorted by name."""
+    load()
+    return [sys.modules[name] for name in sorted({entry.module for entry in _loaded})]
 
 
 def _import(entry: EntryPoint) -> None:

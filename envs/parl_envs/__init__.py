@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import gymnasium
+
+if TYPE_CHECKING:
+    from parl.doctor import Finding
 
 gymnasium.register(id="parl/WideSearch-v0", entry_point="parl_envs.search.wide_search:WideSearch")
 gymnasium.register(id="parl/Coding-v0", entry_point="parl_envs.coding.coding_env:Coding")
+
+
+def doctor() -> list[Finding]:
+    """The line of `parl doctor` about the sandbox of the coding environments."""
+    from parl.doctor import Finding
+    from parl_envs.coding import sandbox
+
+    if (problem := sandbox.problem()) is None:
+        return [Finding("sandbox", sandbox.describe(), True)]
+    return [Finding("sandbox", f"none: {problem}", None, "only environments that run code need it: docs/sandbox.md")]

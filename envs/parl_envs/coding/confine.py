@@ -1,19 +1,20 @@
-"""What a run may see and do: the policy for sandlock, and what this process gives up before it starts the run.
+"""What a run may see and do: the policy for sandlock, and what it gives up before its first line.
 
-In: the run's folders. Out: a started process that is confined before its first instruction.
+In: the run's folders. Out: a started process.
 
 Three layers, each enforced by the kernel and inherited by everything that the run starts:
 
     Landlock (sandlock)     files outside of the run's folders and the interpreter, signals, ptrace
     seccomp (sandlock, us)  dangerous system calls, every socket, links, devices, files without a name
-    capabilities, rlimits   root's rights are gone; memory, CPU, files, descriptors; none can be raised again
+    capabilities, rlimits   root's rights are gone; memory, CPU, files, descriptors; none can be raised again (LAUNCH)
 """
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import os
 import platform
+import resource
 import struct
 import sys
 import sysconfig
@@ -28,28 +29,38 @@ MAX_FILE_MB = 16
 """The largest file that a run can write."""
 
 DENIED = (
-    # A file without a name escapes the quota; a link or a fifo would be followed by whoever reads the folder afterwards.
-    *("memfd_create", "memfd_secret", "symlink", "symlinkat", "link", "linkat", "mknod", "mknodat"),
+    # A file without a name escapes the quota; a link or fifo would fool whoever reads the folder afterwards.
+    *("memfd_create", "memfd_secret", "symlinkat", "linkat", "mknodat"),
+    *(("symlink", "link", "mknod", "modify_ldt") if platform.machine() == "x86_64" else ()),
     # What no program under test needs.
     *("chroot", "fsopen", "fsmount", "move_mount", "open_tree", "syslog", "pidfd_getfd", "process_madvise", "kcmp"),
     *("setpriority", "sched_setscheduler", "sched_setattr", "sched_setparam", "ioprio_set", "mq_open", "fanotify_init"),
-    *("inotify_init1", "modify_ldt", "clock_settime", "settimeofday", "adjtimex", "setxattr", "vhangup"),
-    *("landlock_create_ruleset", "seccomp", "migrate_pages", "move_pages", "mbind", "set_mempolicy"),
+    *("inotify_init1", "clock_settime", "settimeofday", "adjtimex", "setxattr", "vhangup"),
+    *("landlock_create_ruleset", "migrate_pages", "move_pages", "mbind", "set_mempolicy"),
 )
-"""System calls that fail with EPERM, on top of sandlock's own list (mount, ptrace, bpf, io_uring, unshare, keyctl ...)."""
+"""System calls that fail with EPERM, on top of sandlock's own list (mount, ptrace, bpf, io_uring, unshare ...)."""
 
 LAUNCH = """
 def launch():
-    import _ctypes, _sitebuiltins, builtins, resource, sys
-    path, folder, cpu_s, memory, size, num_files = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+    import _ctypes, builtins, sys
+    path, folder, program, *limits = sys.argv[1:]
+    libc = _ctypes.dlopen(None, 2)
+    def call(name, *args):
+        if _ctypes.call_function(_ctypes.dlsym(libc, name), args):
+            raise OSError(name + " failed: the program was not run")
+    def word(number):
+        return number.to_bytes(8, "little")
     # Orphans become children of this process, so that whoever watches it sees all of them: PR_SET_CHILD_SUBREAPER.
-    _ctypes.call_function(_ctypes.dlsym(_ctypes.dlopen(None, 2), "prctl"), (36, 1, 0, 0, 0))
-    # A core limit of 1 also keeps the kernel from starting its core_pattern program; 0 does not.
-    limits = {"CORE": 1, "CPU": cpu_s, "FSIZE": size, "NOFILE": num_files, "MSGQUEUE": 0, "MEMLOCK": 0, "AS": memory}
-    for name, value in limits.items():
-        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
-    for name in ("exit", "quit"):  # of the module `site`, which is not imported
-        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D"))
+    call("prctl", 36, 1, 0, 0, 0)
+    for limit in limits:
+        name, value = map(int, limit.split("="))
+        call("setrlimit", name, 2 * word(value))
+    # No capabilities: of root, nothing but the number is left. _LINUX_CAPABILITY_VERSION_3, of this process.
+    call("capset", word(0x20080522), bytes(24))
+    # PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct sock_fprog with the address of the bytes' first byte.
+    steps = bytes.fromhex(program)
+    call("prctl", 22, 2, word(len(steps) // 8) + word(id(steps) + bytes.__basicsize__ - 1), 0, 0)
+    builtins.exit = builtins.quit = sys.exit  # as the module `site` would, which is not imported
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # a run that is stopped has said what it said
     sys.argv[:] = ["main.py"]
@@ -60,18 +71,21 @@ code = launch()
 del launch
 exec(globals().pop("code"))
 """
-"""What the interpreter runs first, inside of the sandbox."""
+"""What the interpreter runs first, inside of the sandbox: it gives up the rest and runs the program. Each module
+that it imports costs every run 30 calls that sandlock has to answer; so not `ctypes`, `resource` or `struct`."""
 
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-SYS_SOCKET = {"x86_64": 41, "aarch64": 198}
+NUMBERS = {
+    "x86_64": {"socket": 41, "clone3": 435, "prlimit64": 302, "sched_setaffinity": 203, "fcntl": 72},
+    "aarch64": {"socket": 198, "clone3": 435, "prlimit64": 261, "sched_setaffinity": 122, "fcntl": 25},
+}
+F_SETLEASE = 1024
 
 
 def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -> Any:
     """A `sandlock.Process` that runs the file `main` in `folder`, with pipes for its three streams.
 
-    Call it in a thread of its own: that thread loses its capabilities and can make no socket any more. The process
-    dies with the thread. Raises RuntimeError when the sandbox cannot be set up.
+    The process dies with the thread that called. Raises RuntimeError when the sandbox cannot be set up.
     """
     import sandlock
 
@@ -84,10 +98,19 @@ def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -
         max_processes=MAX_PROCESSES,
         extra_deny_syscalls=DENIED,
     )
-    limits = [cpu_s, memory_mb << 20, MAX_FILE_MB << 20, MAX_OPEN_FILES]
-    give_up_rights()
+    limits = {
+        resource.RLIMIT_CORE: 1,  # which also keeps the kernel from starting its core_pattern program; 0 does not
+        resource.RLIMIT_CPU: cpu_s,
+        resource.RLIMIT_FSIZE: MAX_FILE_MB << 20,
+        resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_AS: memory_mb << 20,
+    }
+    shown = [f"{name}={value}" for name, value in limits.items()]
+    arguments = [str(main), str(folder), second_filter(platform.machine()).hex(), *shown]
     return sandbox.popen(
-        [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", LAUNCH, str(main), str(folder), *map(str, limits)],
+        [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", LAUNCH, *arguments],
         *[sandlock.StdioMode.PIPED] * 3,
     )
 
@@ -99,7 +122,7 @@ def environment(home: Path) -> Mapping[str, str]:
 
 @cache
 def interpreter() -> str:
-    """The interpreter itself, not a virtual environment's link to it: a run sees the standard library and no package."""
+    """The interpreter itself, not a virtual environment's link to it: a run sees the standard library alone."""
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
@@ -113,37 +136,22 @@ def interpreter_paths() -> Sequence[str]:
     return list(dict.fromkeys(p for p in paths if os.path.exists(p) and p not in ("/usr/lib/", "/lib/")))
 
 
-class _Header(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+def second_filter(machine: str) -> bytes:
+    """A seccomp program for what sandlock's deny list cannot say. Of several filters the kernel takes the strictest.
 
-
-class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
-
-
-def give_up_rights() -> None:
-    """This thread, and what it starts, has no capabilities and can make no socket of any family.
-
-    sandlock answers `socket` itself for some families, and its answer would come before its own deny list; of several
-    filters the kernel takes the strictest, so this one cannot be answered.
+    socket                       of any family; sandlock answers some of them itself, before its own list is asked
+    clone3                       "no such call": its flags, namespaces among them, lie where no filter can look
+    prlimit64, sched_setaffinity of another process: Landlock lets them through to all of the same user
+    fcntl(F_SETLEASE)            on a file of the standard library, it would make everybody wait who opens that
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    no_rights = (ctypes.c_uint32 * 6)()
-    _check(libc.capset(ctypes.byref(_Header(0x20080522, 0)), ctypes.byref(no_rights)))
-    machine = platform.machine()
-    steps = [  # struct sock_filter: code, jump if true, jump if false, operand
-        (0x20, 0, 0, 4),  # load the architecture
-        (0x15, 0, 3, AUDIT_ARCH[machine]),  # sandlock refuses other ones
-        (0x20, 0, 0, 0),  # load the number of the system call
-        (0x15, 0, 1, SYS_SOCKET[machine]),
-        (0x06, 0, 0, 0x00050000 | 1),  # fail with EPERM
-        (0x06, 0, 0, 0x7FFF0000),  # allow
-    ]
-    code = b"".join(struct.pack("HBBI", *step) for step in steps)
-    _check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    _check(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(steps), code)), 0, 0))
-
-
-def _check(status: int) -> None:
-    if status:
-        raise RuntimeError(f"rights cannot be given up: {os.strerror(ctypes.get_errno())}")
+    number, load, equal, end = NUMBERS[machine], 0x20, 0x15, 0x06  # struct sock_filter: code, if true, if false, operand
+    fail, first_argument, second_argument = 0x00050000, 16, 24
+    steps = [(load, 0, 0, 4), (equal, 1, 0, AUDIT_ARCH[machine]), (end, 0, 0, fail | errno.EPERM), (load, 0, 0, 0)]
+    for name, error in (("socket", errno.EPERM), ("clone3", errno.ENOSYS)):
+        steps += [(equal, 0, 1, number[name]), (end, 0, 0, fail | error)]
+    for name in ("prlimit64", "sched_setaffinity"):  # only the caller itself, process 0
+        steps += [(equal, 0, 3, number[name]), (load, 0, 0, first_argument), (equal, 1, 0, 0)]
+        steps += [(end, 0, 0, fail | errno.EPERM), (load, 0, 0, 0)]
+    steps += [(equal, 0, 2, number["fcntl"]), (load, 0, 0, second_argument), (equal, 1, 0, F_SETLEASE)]
+    steps += [(end, 0, 0, 0x7FFF0000), (end, 0, 0, fail | errno.EPERM)]  # allow; the lease is refused
+    return b"".join(struct.pack("HBBI", *step) for step in steps)

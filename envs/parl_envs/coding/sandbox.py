@@ -67,15 +67,8 @@ def run_python(
 
     Raises ConfigError: this machine has no sandbox, or a path leads out of the folder.
     """
-    call = _Call(code, stdin, files or {}, folder, timeout_s, memory_mb)
     require()
-    future = call.start()
-    try:
-        return future.result()
-    except BaseException:  # Ctrl-C: nothing outlives the call
-        call.cancelled.set()
-        future.exception()
-        raise
+    return _Call(code, stdin, files or {}, folder, timeout_s, memory_mb).run()
 
 
 async def run_python_async(
@@ -87,15 +80,24 @@ async def run_python_async(
     timeout_s: float = 5.0,
     memory_mb: int = 256,
 ) -> Result:
-    """The same in a thread. Cancelling it stops the program first."""
+    """The same in a thread of its own. Cancelling it stops the program first."""
     call = _Call(code, stdin, files or {}, folder, timeout_s, memory_mb)
-    await asyncio.to_thread(require)
-    future = asyncio.wrap_future(call.start())
+    future: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            require()
+            future.set_result(call.run())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="sandbox", daemon=True).start()
+    waiting = asyncio.wrap_future(future)
     try:
-        return await asyncio.shield(future)
+        return await asyncio.shield(waiting)
     except asyncio.CancelledError:
         call.cancelled.set()
-        await future
+        await waiting
         raise
 
 
@@ -107,7 +109,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
         if not parts or name.startswith("/") or ".." in parts or "\0" in name or not _inside(path, folder):
             raise ConfigError(f"files: '{name}' leads out of the folder. Give a relative path without '..': pkg/mod.py")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_bytes(text.encode(errors="replace"))
 
 
 def read_files(folder: Path, max_bytes: int = 1 << 20) -> dict[str, str]:
@@ -136,19 +138,6 @@ class _Call:
     memory_mb: int
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def start(self) -> Future[Result]:
-        """In a thread of its own: confinement takes rights from the thread, for good (`confine.start`)."""
-        future: Future[Result] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(self.run())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=work, name="sandbox", daemon=True).start()
-        return future
-
     def run(self) -> Result:
         private = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
         try:
@@ -156,7 +145,7 @@ class _Call:
             folder = private / "work" if self.folder is None else self.folder.resolve()
             home.mkdir()
             folder.mkdir(exist_ok=True)
-            main.write_text(self.code)
+            main.write_bytes(self.code.encode(errors="replace"))
             write_files(folder, self.files)
             had = usage([folder, home])
             cpu_s = math.ceil(self.timeout_s) + 1
@@ -172,7 +161,7 @@ class _Supervisor:
 
     def __init__(self, call: _Call, process: Any, watch: Watch) -> None:
         self.call, self.process, self.watch = call, process, watch
-        self.stdin = memoryview(call.stdin.encode())
+        self.stdin = memoryview(call.stdin.encode(errors="replace"))
         self.output = {process.stdout: bytearray(), process.stderr: bytearray()}
 
     def result(self) -> Result:
@@ -235,7 +224,7 @@ class _Supervisor:
 
     def _take(self, stream: Any) -> bool:
         """Whether there was anything (False: its end)."""
-        piece = stream.read(65536)
+        piece: bytes | None = stream.read(65536)  # None: nothing now
         self.output[stream] += piece or b""
         return piece != b""
 
@@ -290,19 +279,22 @@ print("done")
 @cache
 def problem() -> str | None:
     """What keeps this machine from confining a program, and what to do; None if it can. Tried once, by a run."""
-    needs = "It needs Linux 6.12 or newer (Landlock ABI 6, seccomp) on x86-64 or ARM64"
+    needs = "It needs Linux 6.12 or newer on x86-64 or ARM64, with Landlock switched on (/sys/kernel/security/lsm)"
     try:
         import sandlock
     except Exception as error:  # no wheel for this platform, or a C library that is too old
-        return f"sandlock cannot be imported ({type(error).__name__}: {error}). {needs}; pip install sandlock==0.9.*"
+        return f"sandlock cannot be imported ({type(error).__name__}: {error}). {needs}; pip install 'sandlock==0.9.*'"
     abi, least = sandlock.landlock_abi_version(), sandlock.min_landlock_abi()
     if abi < least:
         has = f"has Landlock ABI {abi}" if abi > 0 else "has no Landlock"
-        return f"this kernel ({os.uname().release}) {has}; {least} is needed. {needs}, with landlock in /sys/kernel/security/lsm"
+        return f"this kernel ({os.uname().release}) {has}, and {least} is the least. {needs}"
     try:
-        result = _Call(PROBE, "", {}, None, 20.0, 256).start().result()
+        result = _Call(PROBE, "", {}, None, 20.0, 256).run()
     except Exception as error:
-        return f"a test program could not be started ({type(error).__name__}: {error}). {needs}; a container must allow seccomp and landlock"
+        reason = f"{type(error).__name__}: {error}"
+        return (
+            f"a test program could not be started ({reason}). {needs}; a container must let it use seccomp and Landlock"
+        )
     if result.stdout != "done\n":
         said = result.stdout.removesuffix("done\n").strip().replace("\n", ", ") or result.stderr.strip()[-300:]
         return f"a test program is not confined as it should be: {said or result}. {needs}"
