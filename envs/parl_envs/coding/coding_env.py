@@ -203,7 +203,7 @@ class Coding(AgentEnv):
     def vocabulary(self) -> Sequence[str]:
         if self.knobs.style != "words":
             raise ConfigError("`model: tiny` reads words: set env.kwargs.style: words")
-        return practice.vocabulary()
+        return practice.vocabulary(self.knobs.n[1])
 
     def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration | Sequence[Said]:
         """`recall`, `enumerate`, `copy`, `locate`, `repair`: texts to practise on. `episode`: the expert at work."""

@@ -61,25 +61,26 @@ class Expert:
         if messages[0]["role"] == "system" and messages[0]["content"] == SUBAGENT_SYSTEM:
             return self._fix(messages[1:], [messages[1]["content"]], rng)
         at = next(i for i, m in enumerate(messages) if m["role"] == "user")
-        paths = messages[at]["content"].removeprefix("fix : ").split(" ; ")
+        files = messages[at]["content"].removeprefix("fix : ").split(" ; ")
         if self._delegates:
-            return self._orchestrate(messages[at:], paths)
-        return self._fix(messages[at:], paths, rng)
+            return self._orchestrate(messages[at:], files)
+        return self._fix(messages[at:], files, rng)
 
-    def _orchestrate(self, messages: Sequence[Message], paths: Sequence[str]) -> Sequence[Said]:
+    def _orchestrate(self, messages: Sequence[Message], files: Sequence[str]) -> Sequence[Said]:
         if len(messages) == 1:
-            launches = [call("assign_task", AGENT_NAME, path) for path in paths]
+            launches = [call("assign_task", AGENT_NAME, file) for file in files]
             head = call("create_subagent", AGENT_NAME, SUBAGENT_SYSTEM)
             return [Said(head, self._trains_decision), Said(" ".join(launches))]
         merged = sum(m["role"] == "assistant" for m in messages) > 1
         return [Said(DONE if merged else call("merge"))]
 
-    def _fix(self, messages: Sequence[Message], paths: Sequence[str], rng: np.random.Generator) -> Sequence[Said]:
-        """Read a file, write it, and so on; `messages` begin with the request."""
-        number, writes = divmod(sum(m["role"] == "tool" for m in messages), 2)
-        if number == len(paths):
+    def _fix(self, messages: Sequence[Message], files: Sequence[str], rng: np.random.Generator) -> Sequence[Said]:
+        """Read a file, write it, and so on; `messages` begin with the request, `files` are such as `#2 f7.py`."""
+        place, writes = divmod(sum(m["role"] == "tool" for m in messages), 2)
+        if place == len(files):
             return [Said(DONE)]
+        number, path = files[place].split()
         if not writes:
-            return [Said(call("read_file", paths[number]))]
+            return [Said(f"{number} {call('read_file', path)}")]
         found = messages[-1]["content"]
-        return [Said(call("write_file", paths[number], found if rng.random() < self.lazy else correct(found)))]
+        return [Said(call("write_file", path, found if rng.random() < self.lazy else correct(found)))]

@@ -15,7 +15,7 @@ import numpy as np
 from parl.env import Said
 from parl_envs.coding.expert import AGENT_NAME, DONE, SUBAGENT_SYSTEM, call
 from parl_envs.coding.functions import CONSTANTS, LETTERS, SYMBOLS, Exercise, draw
-from parl_envs.coding.tasks import HIDDEN, MODULES, SHOWN, Knobs
+from parl_envs.coding.tasks import HIDDEN, MODULES, SHOWN, Knobs, numbered
 
 END, TO_TOOL, TO_AGENT = "<|im_end|>", "\n<|im_start|>tool\n", "\n<|im_start|>assistant\n"
 PYTHON = tuple("def return ( ) , : ' ; = then".split())  # noqa: SIM905
@@ -25,10 +25,11 @@ COMMON = tuple(
 )
 
 
-@lru_cache(maxsize=1)
-def vocabulary() -> tuple[str, ...]:
+@lru_cache(maxsize=8)
+def vocabulary(most_files: int) -> tuple[str, ...]:
     """Every word of the `words` style."""
-    return tuple(dict.fromkeys(["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, DONE, *PYTHON, *content_words()]))
+    numbers = [f"#{i}" for i in range(1, most_files + 1)]
+    return tuple(dict.fromkeys(["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, DONE, *PYTHON, *numbers, *content_words()]))
 
 
 @lru_cache(maxsize=1)
@@ -57,8 +58,8 @@ def enumerate_files(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     """A task, then one assignment for each of its files."""
     num = int(rng.integers(1, knobs.n[1] + 1))
     paths = [f"{m}.py" for m in rng.choice(MODULES, size=num, replace=False)]
-    launches = " ".join(call("assign_task", AGENT_NAME, path) for path in paths)
-    return [Said(f"fix : {' ; '.join(paths)} {END}", train=False), Said(f"{launches} {END}")]
+    launches = " ".join(call("assign_task", AGENT_NAME, file) for file in numbered(paths))
+    return [Said(f"fix : {' ; '.join(numbered(paths))} {END}", train=False), Said(f"{launches} {END}")]
 
 
 def copy_file(rng: np.random.Generator, knobs: Knobs) -> list[Said]:

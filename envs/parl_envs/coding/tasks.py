@@ -57,6 +57,11 @@ def one_task(knobs: Knobs, rng: np.random.Generator, split: str, task_id: str) -
     return Task(task_id, ENV_ID, _prompt(paths, knobs.style), data)
 
 
+def numbered(paths: Sequence[str]) -> list[str]:
+    """`#1 f7.py` and so on: who works through a list by number does not lose its place."""
+    return [f"#{i} {path}" for i, path in enumerate(paths, 1)]
+
+
 def load_task(row: Mapping[str, Any]) -> Task:
     """A task from a row of a file. Raises ConfigError."""
     if "entry_point" in row:
@@ -92,7 +97,7 @@ def _tests(path: str, exercise: functions.Exercise) -> list[Case]:
 
 def _prompt(paths: Sequence[str], style: str) -> str:
     if style == "words":
-        return f"fix : {' ; '.join(paths)}"
+        return f"fix : {' ; '.join(numbered(paths))}"
     return (
         f"Tests fail in each of these files: {', '.join(paths)}. Each has a function that does not do what its docstring "
         "says. Correct the files, then say that you are done."
