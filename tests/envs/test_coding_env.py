@@ -80,10 +80,11 @@ def test_a_solution_scores_1_and_what_is_empty_or_untouched_0(style: str) -> Non
     assert env.score("done")["score"] == 0.0
     for path, text in task.data["solution"].items():
         env.write_file(path, text)
-    assert env.score("")["score"] == 1.0
+    assert env.score("done")["score"] == 1.0
     for path, text in task.data["solution"].items():
         env.write_file(path, text + "\n# not the same text: it is run")
-    assert env.score("") == {"score": 1.0, "tests_passed": 1.0, "files_solved": 1.0, "success": 1.0}
+    assert env.score("done") == {"score": 1.0, "tests_passed": 1.0, "files_solved": 1.0, "success": 1.0}
+    assert env.score(" ")["score"] == 0.0  # it went on until a limit
     for path in task.data["solution"]:
         env.write_file(path, "")
     assert env.score("done")["score"] == 0.0
@@ -150,9 +151,9 @@ def test_editing_the_tests_or_the_answer_gains_nothing() -> None:
         assert env.write_file(path, "assert True\ndef dumps(x): return 'passed'\ndef loads(x): return '', []") == "ok"
     assert env.score("5 8 6 25")["score"] == 0.0
     env.write_file("calc.py", ADD.replace("-", "+"))
-    assert env.score("")["score"] == 0.5
+    assert env.score("done")["score"] == 0.5
     env.write_file("mul.py", "import os\nos._exit(0)")  # and spoils no other file
-    assert env.score("")["score"] == 0.5
+    assert env.score("done")["score"] == 0.5
 
 
 def test_values_are_read_and_never_run() -> None:
@@ -167,7 +168,7 @@ def test_a_file_that_hangs_is_wrong_alone(monkeypatch: pytest.MonkeyPatch) -> No
     env = started(calc())
     env.write_file("calc.py", "def add(a, b):\n    while a != 4: a += 0\n    return a + b\n")
     env.write_file("mul.py", "from calc import add\ndef mul(a, b):\n    return sum([a] * b)\n")
-    assert env.score("")["score"] == 0.5
+    assert env.score("done")["score"] == 0.5
     assert "timed out" in env.run_tests("calc.py")
 
 
@@ -208,10 +209,10 @@ def test_changes_of_subagents_come_back_by_merge_only() -> None:
     assert [w.check_result("done") for w in (first, second)] == [True, True]
     assert not first.check_result(" ")
     assert (first.subtask_score(""), second.subtask_score(""), env.fork("look").subtask_score("")) == (1.0, 1.0, None)
-    assert env.score("")["score"] == 0.0
+    assert env.score("done")["score"] == 0.0
     assert env.facts() == {"files_changed": [], "conflicts": 0, "unmerged": 3}
     assert env.merge() == "merged calc.py mul.py"
-    assert env.score("")["score"] == 1.0
+    assert env.score("done")["score"] == 1.0
     assert env.facts() == {"files_changed": ["calc.py", "mul.py"], "conflicts": 0, "unmerged": 0}
     assert env.merge() == "nothing to merge"
 
@@ -339,7 +340,7 @@ def score_of(task: Task, files: Mapping[str, str]) -> float:
     env = started(task)
     for path, text in files.items():
         env.write_file(path, text)
-    return env.score("")["score"]
+    return env.score("done")["score"]
 
 
 def test_rows_of_human_eval_and_mbpp() -> None:

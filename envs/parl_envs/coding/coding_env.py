@@ -142,15 +142,16 @@ class Coding(AgentEnv):
         self.asked = frozenset()
 
     def score(self, answer: str) -> Mapping[str, float]:
-        """The answer is not read: the files are what counts."""
+        """The files count, whatever the answer says; but without an answer (a limit was reached) the score is 0."""
         passed = self._passed([c for c in self.cases if c.hidden])
         solved = sum(all(passed[c] for c in passed if c.file == file) for file in self._tested())
         share = sum(passed.values()) / len(passed)
+        score = share if answer.strip() else 0.0
         return {
-            "score": share,
+            "score": score,
             "tests_passed": share,
             "files_solved": solved / len(self._tested()),
-            "success": float(share == 1.0),
+            "success": float(score == 1.0),
         }
 
     def facts(self) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from parl_envs.coding.sandbox import run_python
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 10.0
 LONGEST_VALUE = 20_000
 """Characters of a value's text. What is longer counts as wrong: it would only keep this process busy."""
 
