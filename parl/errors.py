@@ -2,9 +2,12 @@
 
     ParlError
     |-- ConfigError (ValueError)      the user's input is wrong: exit code 2, one clear message, no traceback
+    |   `-- ModelUnavailable          a model of the hub that could not be fetched
     |-- CheckpointError (ValueError)  a run folder or checkpoint cannot be used as asked: exit code 2
     |-- EnvFailure (RuntimeError)     an environment says what has failed: the kind of an episode's failure
     |   `-- JudgeFailure              a judge gave no verdict: `judge_timeout`, `judge_unavailable`, `judge_malformed`
+    |-- EndpointFailure (RuntimeError) a policy's endpoint gave no turn: `endpoint_timeout`, `endpoint_unavailable`,
+    |                                 `endpoint_malformed`: the kind of an episode's failure, too
     |-- Interrupted                   Ctrl-C between two steps: exit code 1, says how to go on
     `-- EngineMismatch (RuntimeError) sampler and learner disagree about log-probs: stop before training on them
 
@@ -24,6 +27,10 @@ class ParlError(Exception):
 
 class ConfigError(ParlError, ValueError):
     """The user's input is wrong. The message says what was given, what is allowed, what to type next."""
+
+
+class ModelUnavailable(ConfigError):
+    """A model of the Hugging Face hub is not in the cache and could not be fetched."""
 
 
 class CheckpointError(ParlError, ValueError):
@@ -47,6 +54,17 @@ class EnvFailure(ParlError, RuntimeError):
 
 class JudgeFailure(EnvFailure):
     """A judge gave no verdict that can be used."""
+
+
+class EndpointFailure(ParlError, RuntimeError):
+    """A policy's endpoint gave no turn that can be used: the episode is masked, never scored."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class Interrupted(ParlError):

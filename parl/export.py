@@ -38,14 +38,28 @@ def export(run: Path, output: Path, policy: str | None, which: str | None, merge
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output} holds something already. Choose another folder, or delete it.")
     base = config.base_of(name)
-    if base == name or not merged:
+    dtype = config.policies[base].dtype
+    if base == name and dtype != "float32":
+        _served(source / "policies" / name, output, dtype)
+    elif base == name or not merged:
         shutil.copytree(source / "policies" / name, output, dirs_exist_ok=True)
         if base != name:
             _name_base(output, _base_folder(config, source, base))
     else:
-        merge(source / "policies" / base, source / "policies" / name, output, config.policies[base].dtype)
+        merge(source / "policies" / base, source / "policies" / name, output, dtype)
     (output / CARD).write_text(card(RunReader(run), config, name, source, merged), encoding="utf-8")
     return output
+
+
+def _served(stored: Path, output: Path, dtype: str) -> None:
+    """The weights in the type that was sampled and evaluated: a checkpoint has those that learn, in float32."""
+    import torch
+
+    from parl.learner.models import load_folder
+
+    model, tokenizer = load_folder(stored, getattr(torch, dtype))
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
 
 
 def merge(base: Path, adapter: Path, output: Path, dtype: str) -> None:
@@ -63,12 +77,15 @@ def merge(base: Path, adapter: Path, output: Path, dtype: str) -> None:
 
 def _policy(config: Config, asked: str | None) -> str:
     """The policy that was asked for, or the one that roles play."""
-    played = list(dict.fromkeys(getattr(config.roles, role).policy for role in ROLES))
+    names = dict.fromkeys(getattr(config.roles, role).policy for role in ROLES)
+    played = [n for n in names if config.policies[n].remote is None] or list(names)
     if asked is None and len(played) > 1:
         raise ConfigError(f"The roles have several policies; say which: --policy {' or --policy '.join(played)}.")
     name = asked or played[0]
     if name not in config.policies:
         raise ConfigError(f"The run has no policy '{name}'.{did_you_mean(name, config.policies)}")
+    if config.policies[name].remote is not None:
+        raise ConfigError(f"The policy '{name}' is served by an endpoint; the run has no weights of it to export.")
     return name
 
 
@@ -124,9 +141,12 @@ def _what(config: Config, name: str, source: Path, merged: bool) -> str:
         shape = f"LoRA adapter (rank {adapter.rank}, alpha {adapter.alpha}) on the policy `{adapter.base}`"
         kind = f"A {shape}, merged into it" if merged else f"A {shape}"
     plays = f"It plays the {' and the '.join(roles)}" if roles else "Adapters stand on it; no role plays it alone"
+    dtype = config.policies[config.base_of(name)].dtype
+    served = f" Its weights are {dtype}, as they were sampled; the run's checkpoint has those that learned, in float32."
     return (
         f"{kind}, trained with PARL, reinforcement learning for agents that work in parallel. {plays} in "
         f"`{config.env.id}`. Checkpoint: `{source.name}`, seed {config.seed}."
+        f"{served if dtype != 'float32' and adapter is None else ''}"
     )
 
 
@@ -153,13 +173,13 @@ def _training(reader: RunReader, config: Config, name: str) -> Iterator[str]:
     facts.append(
         ("Optimizer", f"learning rate {policy.optimizer.lr:g}, gradient norm at most {policy.optimizer.grad_clip:g}")
     )
-    yield _table(["", ""], facts)
+    yield table(["", ""], facts)
     rows = overview.roles(reader.config)
-    yield _table(
+    yield table(
         ["role", "policy", "learns", "limits"], [[r["role"], r["policy"], r["trainable"], r["limits"]] for r in rows]
     )
     terms = overview.terms(reader.config)
-    yield _table(["reward term", "weight", "knobs"], [[t["name"], t["weight"], t["knobs"]] for t in terms])
+    yield table(["reward term", "weight", "knobs"], [[t["name"], t["weight"], t["knobs"]] for t in terms])
 
 
 def _results(reader: RunReader, config: Config, source: Path) -> Iterator[str]:
@@ -168,17 +188,19 @@ def _results(reader: RunReader, config: Config, source: Path) -> Iterator[str]:
     if summary and source.name == checkpoints.step_name(config.train.num_steps):
         titles, rows = summary_table(summary)
         yield f"Split `{summary['split']}`, tasks that were not trained on. Means over its tasks."
-        yield _table(["policy", "decoding", *titles], rows)
+        yield table(["policy", "decoding", *titles], rows)
         return
     found = {n: e for n, e in reader.evaluations().items() if Path(n).stem.startswith(source.name)}
     if found:
-        table = overview.evaluations(found)
-        yield _table(["evaluation", *table["titles"]], table["rows"])
+        shown = overview.evaluations(found)
+        yield table(["evaluation", *shown["titles"]], shown["rows"])
     else:
         yield f"This checkpoint was not evaluated. `parl eval RUN --checkpoint {source.name}` does it."
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
 

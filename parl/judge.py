@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from parl.config.base import Node, NonNegFloat, NonNegInt, PositiveFloat, PositiveInt
-from parl.errors import ConfigError, JudgeFailure
+from parl.config.base import NonNegFloat, PositiveInt
+from parl.config.endpoint import Endpoint
+from parl.endpoint import Malformed, ask, key_of
+from parl.errors import JudgeFailure
 
 FACT = "judge"
 """Where an environment leaves the verdicts among its facts, and the reward term `judge` finds them."""
@@ -40,21 +41,12 @@ Grade the answer by the rubric."""
 FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 
 
-class JudgeConfig(Node):
+class JudgeConfig(Endpoint):
     """Where the judge is asked. An environment takes it as an argument (`env.kwargs.judge`)."""
 
-    base_url: str
-    """An OpenAI-compatible endpoint: http://127.0.0.1:8000/v1, say."""
-    model: str
-    api_key_env: str | None = None
-    """Name of the environment variable that holds the key. The key itself never stands in a file."""
     temperature: NonNegFloat = 0.0
     max_tokens: PositiveInt = 512
     """Of one verdict."""
-    deadline_s: PositiveFloat = 60.0
-    """For all verdicts of an answer, new attempts included."""
-    max_retries: NonNegInt = 2
-    """New attempts of a rubric when the endpoint fails or its reply is no verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +57,11 @@ class Verdict:
     reason: str
 
 
-class _Malformed(Exception):
-    """A reply that is no verdict."""
-
-
 class Judge:
     """Asks for verdicts. Raises ConfigError when the variable with the key is not set."""
 
     def __init__(self, config: JudgeConfig) -> None:
-        self._config = config
-        self._key = "none"  # the client wants one, local endpoints do not
-        if config.api_key_env is not None:
-            self._key = os.environ.get(config.api_key_env, "")
-            if not self._key:
-                raise ConfigError(
-                    f"The judge's api_key_env is {config.api_key_env}, a variable that is not set. Type: export "
-                    f"{config.api_key_env}=KEY (with rollout.backend: ray, where the workers start)."
-                )
+        self._config, self._key = config, key_of(config, "judge")
 
     def __call__(
         self, task: str, answer: str, rubrics: Mapping[str, str], reference: str | None = None
@@ -117,32 +97,16 @@ class Judge:
         return dict(zip(rubrics, verdicts, strict=True))
 
     async def _one(self, client: Any, messages: Sequence[Mapping[str, str]]) -> Verdict:
-        import openai
-
-        config, kind, detail = self._config, "", ""
-        for attempt in range(config.max_retries + 1):
-            if attempt:
-                await asyncio.sleep(0.5 * 2 ** (attempt - 1))
-            try:
-                done = await client.chat.completions.create(
-                    model=config.model,
-                    messages=messages,
-                    temperature=config.temperature,
-                    max_tokens=config.max_tokens,
-                    timeout=config.deadline_s,
-                )
-                if not getattr(done, "choices", None):  # the client hands on whatever a 200 holds
-                    raise _Malformed(f"not a chat completion: {str(done)[:200]!r}")
-                return parse_verdict(done.choices[0].message.content)
-            except _Malformed as error:
-                kind, detail = "judge_malformed", str(error)
-            except openai.APIStatusError as error:
-                kind, detail = "judge_unavailable", f"{error.status_code}: {error.message}"
-                if error.status_code < 500 and error.status_code not in (408, 409, 429):
-                    break  # asked again, it would say the same
-            except openai.APIError as error:  # no connection, or an answer that is not of the API
-                kind, detail = "judge_unavailable", repr(error)
-        raise JudgeFailure(kind, detail[:500])
+        config = self._config
+        return await ask(
+            client,
+            config,
+            lambda reply: parse_verdict(reply.choices[0].message.content),
+            lambda kind, detail: JudgeFailure(f"judge_{kind}", detail),
+            messages=messages,
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
+        )
 
 
 def prompt(task: str, answer: str, rubric: str, reference: str | None = None) -> list[dict[str, str]]:
@@ -160,10 +124,10 @@ def parse_verdict(reply: str | None) -> Verdict:
     try:
         raw = json.loads(fenced.group(1) if fenced else text)
     except (ValueError, RecursionError):
-        raise _Malformed(f"not one JSON object: {text[:200]!r}") from None
+        raise Malformed(f"not one JSON object: {text[:200]!r}") from None
     score = raw.get("score") if isinstance(raw, dict) else None
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
-        raise _Malformed(f"no score from 0 to 1: {text[:200]!r}")
+        raise Malformed(f"no score from 0 to 1: {text[:200]!r}")
     return Verdict(float(score), str(raw.get("reason", "")))
 
 

@@ -6,25 +6,25 @@ In: a config. Raises ConfigError or CheckpointError, and writes nothing. Types o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from parl import plugins
 from parl.config import Config, load
 from parl.config.phases import Gate
-from parl.config.schema import Stage
-from parl.env import AgentEnv, Said
-from parl.errors import ConfigError, did_you_mean
+from parl.config.schema import Stage, TinyModel
+from parl.env import AgentEnv, Message, Said
+from parl.errors import ConfigError, EndpointFailure, did_you_mean
 from parl.evaluate import heldout_metrics
 from parl.metrics import step_metrics
 from parl.plugins import make_env
-from parl.policy.base import PolicyHandle
+from parl.policy.base import Engine, PolicyHandle, Request
 from parl.policy.scripted import ScriptedEngine
 from parl.rollout.harness import load_harness
 from parl.rollout.swarm import SwarmRunner
 from parl.scoring import Scorer, validate
-from parl.types import Episode, Task
+from parl.types import ROLES, Episode, Task
 
 LATER = ("outcome/subtask", "swarm/finish_rate", "reward/subagent")
 """Metrics of steps with subagents, of which the rehearsal has none."""
@@ -36,8 +36,10 @@ def check_names(config: Config) -> AgentEnv:
     plugins.load()
     validate(config.reward)
     env = make_env(config.env)
-    if config.roles.orchestrator.harness is not None:
-        load_harness(config.roles.orchestrator.harness)
+    for role in ROLES:
+        harness = getattr(config.roles, role).harness
+        if harness is not None:
+            load_harness(role, harness)
     if config.control is not None:
         try:
             control = load(config.control)
@@ -51,7 +53,7 @@ def check_names(config: Config) -> AgentEnv:
 def check_words(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     """A tiny policy must know every word of the tasks: it would read any other as `?`, and the run would be lost."""
     name = config.base_of(config.roles.orchestrator.policy)
-    if config.policies[name].model != "tiny":
+    if config.policies[name].model != "tiny" or name in policies.remote:
         return
     for task in tasks:
         unknown = policies.renderers[name].unknown_words(task.prompt)
@@ -69,6 +71,7 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     Args:
         policies: the run's `PolicySet`, for its renderers.
     """
+    _check_endpoints(policies.remote)
     env = make_env(config.env)  # one of its own: what it remembers of the rehearsal must not change the run
     renderers = policies.renderers
     episode = _rehearse(config, env, tasks[0], renderers)
@@ -92,7 +95,7 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
 
         folder = checkpoint.find(cold.from_run, "cold-start")
         checkpoint.verify(folder)
-        lacking = [name for name in config.policies if not (folder / "policies" / name).is_dir()]
+        lacking = [name for name in policies.models if not (folder / "policies" / name).is_dir()]
         if lacking:
             raise ConfigError(
                 f"cold_start.from_run: the cold start of {cold.from_run} has no policy '{lacking[0]}'. Start from its "
@@ -101,9 +104,35 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
         return
     if cold.policy is not None:
         policies.copy_weights(cold.policy)  # refuses policies of another shape
-    for name in (n for n in renderers if config.base_of(n) == n):
+    for name in (n for n in policies.models if config.base_of(n) == n):
         for stage in cold.stages:
             _check_stage(config, name, stage, env, renderers[name], episode)
+
+
+def rehearse_without_models(config: Config, env: AgentEnv, tasks: Sequence[Task]) -> None:
+    """`check_run` where a model cannot be fetched: small ones stand in for all that have weights of their own."""
+    from parl.learner.policies import PolicySet
+
+    stand_in = {"model": "tiny", "tiny": TinyModel(hidden_size=32, ff_size=32), "renderer": "auto"}
+    policies = {
+        name: policy if policy.adapter is not None or policy.remote is not None else policy.model_copy(update=stand_in)
+        for name, policy in config.policies.items()
+    }
+    small = config.model_copy(update={"policies": policies})
+    check_run(small, tasks, PolicySet(small, env))
+
+
+def _check_endpoints(engines: Mapping[str, Engine]) -> None:
+    """Every endpoint that plays a role says a word."""
+    messages: tuple[Message, ...] = ({"role": "user", "content": "Say ok.", "tool_calls": []},)
+    for name, engine in engines.items():
+        try:
+            asyncio.run(engine.generate(Request("check", (), messages, max_tokens=8, temperature=1.0, seed=0)))
+        except EndpointFailure as error:
+            raise ConfigError(
+                f"policies.{name}.engine: the endpoint gave no turn ({error.kind}: {error}). Start it, or correct its "
+                "base_url, model and api_key_env."
+            ) from None
 
 
 def _check_gates(config: Config, metrics: Iterable[str]) -> None:

@@ -183,6 +183,8 @@ def _policies(run: Path, checkpoint: str | None) -> tuple[dict[str, Served], str
     policies.start_engines()
     served: dict[str, Served] = {}
     for role, handle in policies.handles().items():
+        if handle.name in policies.remote:
+            continue  # it is served already
         sampling = getattr(config.roles, role).sampling
         window = policies.models[handle.name].config.max_position_embeddings
         served.setdefault(handle.name, Served(handle, window, sampling.max_tokens, 1.0))

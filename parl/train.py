@@ -23,12 +23,12 @@ from parl import alarms, credit
 from parl.config import Config, parse, phases
 from parl.config.schema import Roles
 from parl.env import seed_for
-from parl.errors import CheckpointError, ConfigError, Interrupted
+from parl.errors import CheckpointError, ConfigError, Interrupted, ModelUnavailable
 from parl.evaluate import Decoding, Evaluator, Mode, fingerprint, heldout_metrics, heldout_rows, load_tasks, make_pool
 from parl.learner import checkpoint as checkpoints
 from parl.learner.policies import PolicySet
 from parl.metrics import roles_trained, staleness, step_metrics
-from parl.preflight import check_names, check_run, check_words
+from parl.preflight import check_names, check_run, check_words, rehearse_without_models
 from parl.progress import Progress
 from parl.report.control import Control
 from parl.report.pages import write_report
@@ -80,7 +80,13 @@ class Run:
         self.tasks = {s: load_tasks(config, self.env, s) for s in ("train", "validation", "test")}
         self.untrained: PolicySet | None = None
         if not (config.run_path / "checkpoints").is_dir():  # of a run that is resumed, this was checked when it began
-            self.untrained = PolicySet(config, self.env)
+            try:
+                self.untrained = PolicySet(config, self.env)
+            except ModelUnavailable as error:
+                if check_only:
+                    rehearse_without_models(config, self.env, self.tasks["train"])
+                    raise ModelUnavailable(f"{error} Everything else of the config was checked, and fits.") from None
+                raise
             check_words(config, [t for split in self.tasks.values() for t in split], self.untrained)
             check_run(config, self.tasks["train"], self.untrained)
         if check_only:
@@ -328,7 +334,7 @@ class Run:
         decodings = self.config.eval.decoding
         mode: Mode = self.config.swarm.mode
         result: dict[str, Any] = {mode: self._heldout("cold_start", mode, decodings, None)}
-        if mode == "swarm":
+        if mode == "swarm" and self.config.roles.orchestrator.policy not in self.policies.remote:
             result["forced_parallel"] = self._heldout("cold_start", "forced_parallel", ("greedy",), None)
         self.folder.write_json("eval/cold_start.json", result)
 

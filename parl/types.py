@@ -20,6 +20,8 @@ Role = Literal["orchestrator", "subagent"]
 ROLES: tuple[Role, ...] = ("orchestrator", "subagent")
 Status = Literal["completed", "truncated", "failed"]
 ORCHESTRATOR_ID = "0"
+UNKNOWN_TOKEN = -1
+"""A token that was only counted: of a policy behind an endpoint, which tells texts and numbers. Never trained on."""
 
 
 @dataclass(frozen=True, slots=True)

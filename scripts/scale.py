@@ -20,6 +20,11 @@ from dataclasses import dataclass, replace
 
 from parl.rollout.feed import oldest_in_time
 
+NOT_GIVEN = ("instances", "learner_gpus", "staleness")
+"""What the splits are made of."""
+MODEL = {"layers": 36, "hidden": 2560, "vocab": 151936, "tokens": 32000}
+"""Qwen3-4B, and its micro-batch in configs/gpu."""
+
 
 @dataclass(frozen=True)
 class Plant:
@@ -118,16 +123,42 @@ def plans(gpus: int, base: Plant, stalenesses: Sequence[int]) -> list[tuple[Plan
     return sorted(found, key=lambda pair: -pair[1]["trained_tokens_per_s"])
 
 
+def memory(params: float, layers: int, hidden: int, vocab: int, tokens: int, written: float) -> dict[str, float]:
+    """Bytes in the process that learns, of `dtype: bfloat16` with `gradient_checkpointing: true`.
+
+    Args:
+        tokens: of one micro-batch (`train.tokens_per_batch`).
+        written: share of them that agents wrote, which alone go through the head.
+    """
+    return {
+        "weights that learn, float32": 4 * params,
+        "gradients, float32": 4 * params,
+        "two moments of AdamW, float32": 8 * params,
+        "bfloat16 copy that computes": 2 * params,
+        "bfloat16 copy of the engine": 2 * params,
+        "inputs of the layers": 2.0 * layers * hidden * tokens,
+        "logits, their log-softmax and gradient": 3 * 4.0 * vocab * tokens * written,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--top", type=int, default=6, help="plans that are shown")
     for name, default in vars(Plant(1, 1, 1)).items():
-        if name not in ("instances", "learner_gpus", "staleness"):
+        if name not in NOT_GIVEN:
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--billions", type=float, help="parameters of a model: its memory is shown, too")
+    for name, default in MODEL.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="of that model, or its micro-batch")
     args = parser.parse_args()
-    given = {k: v for k, v in vars(args).items() if k not in ("gpus", "staleness", "top")}
+    given = {k: v for k, v in vars(args).items() if k in vars(Plant(1, 1, 1)) and k not in NOT_GIVEN}
+    if args.billions:
+        shape = [getattr(args, name) for name in MODEL]
+        parts = memory(args.billions * 1e9, *shape, 1 / args.trained_per_generated)
+        for name, size in {**parts, "in all": sum(parts.values())}.items():
+            print(f"{size / 1e9:8.1f} GB  {name}")
     best: dict[str, dict[str, float]] = {}
     for gpus in args.gpus:
         found = plans(gpus, Plant(1, 1, 1, **given), args.staleness)

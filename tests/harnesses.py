@@ -93,3 +93,10 @@ async def never_ends(task: Any, base_url: str, api_key: str, env: Any) -> str:
 
 def no_coroutine(task: Any, base_url: str, api_key: str, env: Any) -> str:
     return "blue"
+
+
+async def tells_what_it_got(task: Any, base_url: str, api_key: str, env: Any) -> str:
+    """Asks once, and answers with what it knows of its task."""
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
+        await client.chat.completions.create(model="any", messages=[{"role": "user", "content": task.prompt}])
+    return f"{task.id} {task.prompt} {dict(task.data)}"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from parl.commands.common import ConfigPath, Overrides, new_app
+from parl.commands.export import export
 from parl.commands.rescore import rescore
 from parl.commands.serve import serve
 from parl.config import load
@@ -116,28 +117,7 @@ def ablate(
     run(config, vary=varied, configs=[Path(c) for c in compared], seeds=seeds)
 
 
-@runs_app.command()
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; it is only read.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="A new folder.")],
-    policy: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the only one that roles play.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(metavar="STEP|best|cold-start", help="Default: the last.")] = None,
-    merged: Annotated[bool, typer.Option("--merged", help="An adapter merged into its base, as one model.")] = False,
-) -> None:
-    """Write a trained policy as a model folder, with a model card.
-
-    A transformers folder; of an adapter a peft folder, or with --merged a transformers folder as well.
-
-    \b
-    Examples:
-        parl export runs/quickstart -o quickstart-model
-        parl export runs/adapters -o orchestrator --policy orchestrator --merged
-    """
-    from parl.export import export as write
-
-    typer.echo(f"{write(run, output, policy, checkpoint, merged)}: weights, tokenizer, and README.md, the model card.")
-
-
+runs_app.command()(export)
 runs_app.command()(rescore)
 runs_app.command()(serve)
 

@@ -177,7 +177,7 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
     where = _path(error, raw)
     path = ".".join(where) or "(top)"
     if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key.{did_you_mean(where[-1], _fields(where[:-1]))}"
+        return f"{path}: unknown key.{did_you_mean(where[-1], _fields(where[:-1], error['loc']))}"
     if error["type"] == "missing":
         return f"{path}: missing. Add it."
     if error["type"] == "model_type":
@@ -188,13 +188,16 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
     return f"{path}: {message}{shown}"
 
 
-def _fields(where: Sequence[str]) -> list[str]:
-    """Names that are allowed below a path of the tree, for suggestions."""
+def _fields(where: Sequence[str], tags: Sequence[Any] = ()) -> list[str]:
+    """Names that are allowed below a path of the tree, for suggestions; in a union, of what `tags` name."""
     node: Any = Config
     for key in where:
         node = _below(node, key)
     models = [a for a in (node, *get_args(node)) if isinstance(a, type) and issubclass(a, BaseModel)]
-    return [name for model in models for name in model.model_fields]
+    meant = [
+        m for m in models if "type" in m.model_fields and set(get_args(m.model_fields["type"].annotation)) & {*tags}
+    ]
+    return [name for model in meant or models for name in model.model_fields]
 
 
 def _below(annotation: Any, key: str) -> Any:

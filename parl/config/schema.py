@@ -9,14 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from parl.config import phases
 from parl.config.adapters import Adapter, check_adapters, check_turns
 from parl.config.base import Fraction, Node, NonNegFloat, NonNegInt, PositiveFloat, PositiveInt, Rate
+from parl.config.endpoint import RemoteConfig, check_endpoints
 from parl.config.objective import Credit, Loss, Reward
 from parl.config.phases import Trainable
-from parl.config.rollout import Rollout
+from parl.config.rollout import Rollout, check_rollout
 
 
 class TaskSource(Node):
@@ -99,6 +100,13 @@ class EngineConfig(Node):
     """Largest number of sequences in one decoding pass."""
 
 
+def _own_by_default(engine: Any) -> Any:
+    return {"type": "torch", **engine} if isinstance(engine, dict) else engine
+
+
+Engine = Annotated[EngineConfig | RemoteConfig, Field(discriminator="type"), BeforeValidator(_own_by_default)]
+
+
 class Policy(Node):
     """One set of weights: a model of its own, or an adapter on another policy's."""
 
@@ -109,12 +117,15 @@ class Policy(Node):
     adapter: Adapter | None = None
     """null = full weights. An adapter has its base's `tiny`, `engine`, `dtype`, `renderer` and `tools_in_prompt`."""
     tiny: TinyModel = TinyModel()
-    engine: EngineConfig = EngineConfig()
+    engine: Engine = EngineConfig()
+    """`type: openai` instead: the weights are behind an endpoint (see docs/policies.md)."""
     optimizer: Optimizer = Optimizer()
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 halves the memory and loses small updates: see docs/models.md."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    """In which it samples and computes gradients. Weights that learn, and their optimizer's state, are always float32:
+    see docs/models.md."""
+    gradient_checkpointing: bool | Literal["selective"] = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time.
+    `selective` keeps the results of matrix products and attention, and computes the rest again."""
     renderer: Literal["auto", "chatml", "qwen3", "llama3", "kimi_k2_5"] = "auto"
     """The chat format. `auto` tells it by the tokenizer: see docs/models.md."""
     tools_in_prompt: bool = True
@@ -123,6 +134,11 @@ class Policy(Node):
     @property
     def lists_tools(self) -> bool:
         return self.tools_in_prompt and self.model != "tiny"
+
+    @property
+    def remote(self) -> RemoteConfig | None:
+        """The endpoint that serves it, if its weights are not here."""
+        return self.engine if isinstance(self.engine, RemoteConfig) else None
 
 
 class Sampling(Node):
@@ -160,8 +176,8 @@ class RoleConfig(Node):
     system_prompt: str = ""
     """The orchestrator's first message. A subagent's is what `create_subagent` wrote."""
     harness: str | None = None
-    """`module:function` of an agent that is written with another framework and plays the orchestrator in place of our
-    loop, in mode single. It has prompts of its own: `system_prompt` is not given to it."""
+    """`module:function` of an agent that is written with another framework and plays the role in place of our loop: an
+    orchestrator in mode single, subagents in mode swarm. It has prompts of its own: `system_prompt` is not given."""
 
     def trainable_at(self, step: int) -> bool:
         """Whether it learns at a step (0-based). Raises ConfigError when metrics decide (see `phases.now`)."""
@@ -337,42 +353,26 @@ class Config(Node):
 
     @model_validator(mode="after")
     def _a_harness_is_one_agent(self) -> Config:
-        role = self.roles.orchestrator
-        if self.roles.subagent.harness is not None:
-            raise ValueError("roles.subagent.harness: only the orchestrator can be a harness; remove it")
-        if role.harness is not None and self.swarm.mode != "single":
-            raise ValueError("roles.orchestrator.harness runs one agent: set swarm.mode: single")
-        if role.harness is not None and (role.system_prompt or role.limits.on_overflow != "truncate"):
+        if self.roles.orchestrator.harness is not None and self.swarm.mode != "single":
             raise ValueError(
-                "roles.orchestrator.harness writes its own prompts: remove roles.orchestrator.system_prompt and "
-                "limits.on_overflow"
+                "roles.orchestrator.harness runs one agent, which cannot launch subagents: set swarm.mode: single. "
+                "(roles.subagent.harness is for subagents of another framework, launched by our orchestrator.)"
             )
+        for name in ("orchestrator", "subagent"):
+            role: RoleConfig = getattr(self.roles, name)
+            if role.harness is not None and (role.system_prompt or role.limits.on_overflow != "truncate"):
+                raise ValueError(
+                    f"roles.{name}.harness writes its own prompts: remove roles.{name}.system_prompt and "
+                    "limits.on_overflow"
+                )
         return self
 
     @model_validator(mode="after")
     def _policies_fit_roles(self) -> Config:
         check_adapters(self)
         check_turns(self)
-        return self
-
-    @model_validator(mode="after")
-    def _inference_is_of_policies(self) -> Config:
-        for name in self.rollout.inference:
-            if name not in self.policies:
-                raise ValueError(f"rollout.inference has '{name}', but policies has {sorted(self.policies)}")
-            if self.base_of(name) != name:
-                raise ValueError(f"rollout.inference.{name}: it is served with its base; say {self.base_of(name)}")
-            if self.rollout.backend != "ray":
-                raise ValueError(f"rollout.inference.{name} needs rollout.backend: ray (now: {self.rollout.backend})")
-        return self
-
-    @model_validator(mode="after")
-    def _async_needs_workers(self) -> Config:
-        if self.train.mode == "async" and self.rollout.backend != "ray":
-            raise ValueError(
-                f"train.mode is async, but rollout.backend is {self.rollout.backend}, which samples in the process "
-                "that learns; set rollout.backend: ray, or train.mode: sync"
-            )
+        check_endpoints(self)
+        check_rollout(self)
         return self
 
     def base_of(self, policy: str) -> str:

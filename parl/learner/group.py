@@ -17,7 +17,7 @@ import torch
 from parl import ray_session
 from parl.config.objective import Loss
 from parl.config.schema import Optimizer
-from parl.learner.learner import Learner, logprobs
+from parl.learner.learner import Learner
 from parl.policy import lora
 from parl.types import Sample
 
@@ -54,6 +54,9 @@ class LearnerRank:
         first = self._learner.accelerator.is_main_process
         return metrics, {k: v.cpu().numpy() for k, v in self._learner.weights().items()} if first else {}
 
+    def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
+        return self._learner.logprobs(token_ids)
+
     def state_dict(self) -> dict[str, Any]:
         return self._learner.state_dict()
 
@@ -80,6 +83,7 @@ class LearnerGroup:
         num: int,
         threads: int,
         num_cpus: int,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         ray_session.connect(num_cpus)
         self.name, self.model = name, model
@@ -88,7 +92,7 @@ class LearnerGroup:
         self._ranks = [actor.remote(rank, num, threads) for rank in range(num)]
         ray_session.await_actors(self._ranks, START_S)
         address = self._all("address")[0]
-        self._all("build", address, name, model, optimizer, loss, tokens_per_batch)
+        self._all("build", address, name, model, optimizer, loss, tokens_per_batch, dtype)
 
     def update(self, samples: Sequence[Sample], *arguments: Any) -> dict[str, float]:
         """As `Learner.update`, each rank on its share."""
@@ -101,7 +105,7 @@ class LearnerGroup:
         return lora.model_state(self.model)
 
     def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
-        return logprobs(self.model, token_ids)
+        return self._all("logprobs", token_ids)[0]
 
     def state_dict(self) -> dict[str, Any]:
         return self._all("state_dict")[0]  # type: ignore[no-any-return]

@@ -22,30 +22,45 @@ from parl.errors import EngineMismatch
 from parl.learner.batch import Batch, collate, micro_batches
 from parl.learner.loss import grpo, gspo, kimi_k2_5
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
+from parl.learner.precision import Passes
 from parl.policy import lora
 from parl.types import Sample
 
 
 class Learner:
-    """Owns the trained weights of one policy and their optimizer."""
+    """Owns the trained weights of one policy and their optimizer.
 
-    def __init__(self, name: str, model: Any, optimizer: Optimizer, loss: Loss, tokens_per_batch: int) -> None:
+    Args:
+        dtype: of the passes. Where it is not float32, `model` keeps weights, gradients and moments in float32.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        optimizer: Optimizer,
+        loss: Loss,
+        tokens_per_batch: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.name, self._loss, self._optimizer_config = name, loss, optimizer
         self._tokens_per_batch = tokens_per_batch
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         # Unwrapped in several processes, too: gradients are summed here once a step, after all micro-batches.
         self.model = self.accelerator.prepare_model(model, evaluation_mode=self.accelerator.num_processes > 1)
         self.optimizer = self.accelerator.prepare(build_optimizer(model, optimizer))
+        self._passes = None if dtype == torch.float32 else Passes(self.accelerator.unwrap_model(self.model), dtype)
         self.version = 0
         self._entropy = float("inf")  # as the last update measured it; before the first one the floor does not act
 
     @property
     def bare_model(self) -> Any:
-        return self.accelerator.unwrap_model(self.model)
+        """The model that does the passes."""
+        return self._passes.model if self._passes is not None else self.accelerator.unwrap_model(self.model)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The current weights, of an adapter its own alone, for engines."""
-        return lora.model_state(self.bare_model)
+        return lora.model_state(self.accelerator.unwrap_model(self.model))
 
     def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Log-probs (T-1,) of a sequence's tokens under the current weights."""
@@ -103,7 +118,7 @@ class Learner:
     def _optimizer_step(
         self, samples: Sequence[Sample], temperatures: Mapping[str, float], denominator: float, first: bool
     ) -> dict[str, Any]:
-        self.model.train()
+        self.bare_model.train()
         totals: dict[str, Any] = {}
         mine = samples[self.accelerator.process_index :: self.accelerator.num_processes]
         for indices in micro_batches([len(s.token_ids) for s in mine], self._tokens_per_batch):
@@ -121,6 +136,8 @@ class Learner:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._optimizer_config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self._passes is not None:
+            self._passes.follow()
         return totals | {"grad_norm": float(norm)}
 
     def _over_all_processes(self, totals: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,20 +5,23 @@ In: a policy's config and the environment. Out: a model and its tokenizer. Raise
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from parl.config.adapters import Adapter
 from parl.config.schema import Policy
 from parl.env import AgentEnv
-from parl.errors import ConfigError, did_you_mean
+from parl.errors import ConfigError, ModelUnavailable, did_you_mean
 from parl.learner.checkpoint import verify
 from parl.learner.experts import routers
 from parl.policy import lora
+from parl.policy.base import cast
 from parl.policy.tiny import build_model, build_tokenizer
 from parl.rollout.tools import SWARM_TOOLS
 
@@ -26,12 +29,12 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
-def load_policy(name: str, config: Policy, env: AgentEnv, seed: int) -> tuple[Any, Any]:
-    """(model, tokenizer) of a policy. `tiny` is made for the environment's vocabulary and tools."""
+def load_policy(name: str, config: Policy, env: AgentEnv, seed: int, dtype: torch.dtype) -> tuple[Any, Any]:
+    """(model, tokenizer) of a policy, with weights in `dtype`. `tiny` is made for the environment's words and tools."""
     if config.model == "tiny":
         tokenizer = build_tokenizer(env.vocabulary(), [*env.tool_specs(), *SWARM_TOOLS])
-        return build_model(config.tiny, len(tokenizer), tokenizer.eos_token_id, seed), tokenizer
-    return load_folder(resolve_folder(name, config.model), getattr(torch, config.dtype))
+        return cast(build_model(config.tiny, len(tokenizer), tokenizer.eos_token_id, seed), dtype), tokenizer
+    return load_folder(resolve_folder(name, config.model), dtype)
 
 
 def new_adapter(name: str, config: Policy, base: Any, seed: int) -> Any:
@@ -122,7 +125,7 @@ def _from_hub(name: str, model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=HUB_FILES))
     except Exception as error:  # no network, no such model, a licence that was not accepted, a full disk
         reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-        raise ConfigError(
+        raise ModelUnavailable(
             f"policies.{name}.model is '{model}', which is no folder here and could not be fetched from the Hugging "
             f"Face hub: {reason}. Give the path of a transformers folder, or fetch it where there is a network: "
             f"hf download {model} --local-dir FOLDER."
@@ -158,4 +161,15 @@ def save_memory(name: str, config: Policy, model: Any) -> None:
         raise ConfigError(
             f"policies.{name}.gradient_checkpointing: {type(model).__name__} does not support it; set it to false."
         )
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    options: dict[str, Any] = {"use_reentrant": False}
+    if config.gradient_checkpointing == "selective":
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _dear_operations())
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def _dear_operations() -> list[Any]:
+    """What takes the time of a layer. Scores of attention that is not fused (`bmm`) are not among it: too large."""
+    aten = torch.ops.aten
+    kinds = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
+    fused = [getattr(aten, f"_scaled_dot_product_{kind}").default for kind in kinds]
+    return [aten.mm.default, aten.addmm.default, *fused]

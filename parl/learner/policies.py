@@ -16,7 +16,8 @@ import torch
 from peft import LoraConfig
 
 from parl import ray_session
-from parl.config.schema import Config, Optimizer, Roles
+from parl.config.schema import Config, EngineConfig, Optimizer, Roles
+from parl.endpoint import key_of
 from parl.env import AgentEnv, seed_for
 from parl.errors import CheckpointError, ConfigError
 from parl.learner import checkpoint as checkpoints
@@ -25,10 +26,11 @@ from parl.learner.experts import router_agreement
 from parl.learner.learner import Learner, check_engine
 from parl.learner.models import load_folder, load_policy, new_adapter, save_memory, stored_adapter
 from parl.policy import lora
-from parl.policy.base import PolicyHandle, Renderer
+from parl.policy.base import PolicyHandle, Renderer, cast
+from parl.policy.endpoint import EndpointEngine, Uncounted
 from parl.policy.families import make_renderer
 from parl.policy.torch_engine import BASE, TorchEngine
-from parl.types import ROLES, Sample
+from parl.types import ROLES, UNKNOWN_TOKEN, Sample
 
 if TYPE_CHECKING:
     from parl.learner.group import LearnerGroup
@@ -49,8 +51,14 @@ class PolicySet:
         self.models: dict[str, Any] = {}
         self.tokenizers: dict[str, Any] = {}
         self.renderers: dict[str, Renderer] = {}
+        self.remote: dict[str, EndpointEngine] = {}
+        """Policies without weights here, in no checkpoint."""
         for name, policy in sorted(config.policies.items(), key=lambda item: item[1].adapter is not None):
             seed, base = seed_for(config.seed, "model", name) % 2**31, config.base_of(name)
+            if policy.remote is not None:
+                key_of(policy.remote, f"policies.{name}.engine")  # raises ConfigError: it is not set
+                self.remote[name], self.renderers[name] = EndpointEngine(policy.remote), Uncounted()
+                continue
             if policy.adapter is not None:
                 below = self.models[base]
                 stored = folder / "policies" / name if folder else None
@@ -59,9 +67,9 @@ class PolicySet:
                 )
                 tokenizer = self.tokenizers[base]
             elif folder is None:
-                model, tokenizer = load_policy(name, policy, env, seed)
+                model, tokenizer = load_policy(name, policy, env, seed, self._held_in(name))
             else:
-                model, tokenizer = load_folder(folder / "policies" / name, getattr(torch, policy.dtype))
+                model, tokenizer = load_folder(folder / "policies" / name, self._held_in(name))
             save_memory(name, policy, model)
             self.models[name], self.tokenizers[name] = model, tokenizer
             self.renderers[name] = make_renderer(name, config.policies[base].renderer, tokenizer)
@@ -105,7 +113,7 @@ class PolicySet:
                 _, weights = lora.read_adapter(folder / "policies" / name)
                 self._live[base].load_weights(weights, 0, name + SNAPSHOT)
             else:
-                model, _ = load_folder(folder / "policies" / name, getattr(torch, self._config.policies[name].dtype))
+                model, _ = load_folder(folder / "policies" / name, self._dtype(name))
                 self._frozen[name] = self._engine(name, model)
 
     def _snapshots(self) -> list[str]:
@@ -122,7 +130,8 @@ class PolicySet:
 
     def _engine(self, name: str, model: Any, adapters: Mapping[str, LoraConfig] | None = None) -> TorchEngine:
         engine = self._config.policies[name].engine
-        own = model if adapters else copy.deepcopy(model)
+        assert isinstance(engine, EngineConfig)
+        own = model if adapters else cast(copy.deepcopy(model), self._dtype(name))
         return TorchEngine(own, self.renderers[name].stop_ids, engine, adapters)
 
     def _push(self, name: str) -> None:
@@ -137,18 +146,37 @@ class PolicySet:
     def start_learners(self) -> None:
         """A learner for each policy that some role trains."""
         for name, policy in self._config.policies.items():
-            roles = [getattr(self._config.roles, r) for r in ROLES]
-            if any(r.policy == name and r.ever_trainable for r in roles):
+            if self._learns(name):
                 self.learners[name] = self._learner(name, policy.optimizer)
+
+    def _learns(self, name: str) -> bool:
+        roles = [getattr(self._config.roles, role) for role in ROLES]
+        return any(r.policy == name and r.ever_trainable for r in roles)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        """In which a policy computes, engine and learner."""
+        found: torch.dtype = getattr(torch, self._config.policies[self._config.base_of(name)].dtype)
+        return found
+
+    def _held_in(self, name: str) -> torch.dtype:
+        """In which this process has a policy's own weights: those that learn are float32, so that small updates count.
+
+        A base does not learn while adapters stand on it, and its memory is what they save.
+        """
+        adapted = any(self._config.base_of(other) == name != other for other in self._config.policies)
+        learns = self._learns(name) or (self._config.cold_start is not None and not adapted)
+        return torch.float32 if learns else self._dtype(name)
 
     def _learner(self, name: str, optimizer: Optimizer) -> Learner | LearnerGroup:
         train, loss, model = self._config.train, self._config.loss, self.models[name]
+        full = self._config.base_of(name) == name
+        dtype = self._dtype(name) if full else torch.float32  # an adapter's are, its base has its own
         if train.learner_processes == 1:
-            return Learner(name, model, optimizer, loss, train.tokens_per_batch)
+            return Learner(name, model, optimizer, loss, train.tokens_per_batch, dtype)
         from parl.learner.group import LearnerGroup
 
         cpus, threads, num = ray_session.cpus_of(self._config), self._config.threads, train.learner_processes
-        return LearnerGroup(name, model, optimizer, loss, train.tokens_per_batch, num, threads, cpus)
+        return LearnerGroup(name, model, optimizer, loss, train.tokens_per_batch, num, threads, cpus, dtype)
 
     def load_learners(self, states: Mapping[str, Any]) -> None:
         """Optimizer states and versions of a checkpoint. Raises CheckpointError when they do not fit."""
@@ -179,6 +207,9 @@ class PolicySet:
         for role in ROLES:
             settings = getattr(self._config.roles, role)
             name, base = settings.policy, self._config.base_of(settings.policy)
+            if name in self.remote:
+                out[role] = PolicyHandle(name, self.renderers[name], self.remote[name], tools_in_prompt=False)
+                continue
             frozen = roles is not None and not getattr(roles, role).trainable and name in self._snapshots()
             engine = self._frozen[name] if frozen and base == name else self._live[base]
             tools = self._config.policies[base].lists_tools
@@ -194,13 +225,14 @@ class PolicySet:
         """Move every learner's weights to its engine; returns the probe's mismatch per policy (and the agreement of
         its experts, where it has some).
 
-        A probe of fewer than two tokens (every episode of the step failed) is replaced by a short text.
+        A probe of fewer than two known tokens (every episode of the step failed, or an endpoint plays the role) is
+        replaced by a short text.
         Raises EngineMismatch when an engine would serve other weights than the learner's.
         """
         off = {}
         for name, learner in self.learners.items():
             self._push(name)
-            if len(probe) < 2:
+            if len(probe) < 2 or UNKNOWN_TOKEN in probe:
                 probe = self.renderers[name].start("probe", (), "probe")
             base = self._config.base_of(name)
             tolerance = TOLERANCE[self._config.policies[base].dtype]

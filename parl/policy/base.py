@@ -26,6 +26,22 @@ class Request:
     seed: int
     adapter: str = ""
     """Which of the engine's adapters samples; empty: the model itself."""
+    tools: tuple[ToolSpec, ...] = ()
+    """What the agent may call, likewise for engines that do not read tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A turn as text, of an engine that only counts tokens."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    num_prompt: int
+    """Tokens of the context that it answered, by the engine's count."""
+
+
+class WindowFull(Exception):
+    """An engine that does not tell tokens says that the context does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +49,8 @@ class Generation:
     """Ids that were sampled, with their log-probs at sampling (temperature applied), stop token included.
 
     `versions` is the weight version that sampled them, or one per token where the weights changed on the way. `mask` is
-    None but for demonstrations, where it marks the tokens that carry loss.
+    None but for demonstrations, where it marks the tokens that carry loss. `written` is there where the renderer cannot
+    read the ids: they are UNKNOWN_TOKEN then, and the mask is 0.
     """
 
     token_ids: tuple[int, ...]
@@ -41,18 +58,27 @@ class Generation:
     finish: Literal["stop", "length"]
     versions: tuple[int, ...]
     mask: tuple[int, ...] | None = None
+    written: Written | None = None
 
 
 class Engine(Protocol):
     """Where generation runs is the engine's business."""
 
     async def generate(self, request: Request) -> Generation:
-        """Sample one turn."""
+        """Sample one turn. Raises WindowFull, EndpointFailure: only engines that are asked over a network."""
         ...
 
     def release(self, session: str) -> None:
         """The agent has ended: its state may be dropped."""
         ...
+
+
+def cast(model: Any, dtype: Any) -> Any:
+    """The model with parameters of another type, in place. Buffers stay as they are: the frequencies of a rotary
+    embedding would lose most of their digits."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 Blueprint = Callable[[], Any]

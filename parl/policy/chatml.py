@@ -124,6 +124,11 @@ def parse_calls(text: str) -> tuple[ToolCall, ...]:
     return tuple(_parse_call(m.group(1), m.group(0)) for m in _CALL.finditer(text))
 
 
+def without_calls(text: str) -> str:
+    """An assistant's text without the calls that can be read; one that cannot stays."""
+    return _CALL.sub(lambda m: m.group(0) if _parse_call(m.group(1), m.group(0)).error else "", text).strip()
+
+
 def _parse_call(body: str, whole: str) -> ToolCall:
     if not whole.endswith("</tool_call>"):
         return ToolCall("", {}, "error: a <tool_call> was not closed with </tool_call>")

@@ -23,7 +23,7 @@ from peft import LoraConfig
 
 from parl.config.schema import EngineConfig
 from parl.policy import lora
-from parl.policy.base import Blueprint, Generation, Request
+from parl.policy.base import Blueprint, Generation, Request, cast
 from parl.policy.paged_cache import PagedCache
 
 BASE = ""
@@ -331,7 +331,7 @@ def _build(
     config: EngineConfig,
     adapters: Mapping[str, LoraConfig],
 ) -> TorchEngine:
-    return TorchEngine(kind(model_config).to(getattr(torch, dtype)), stop_ids, config, adapters)
+    return TorchEngine(cast(kind(model_config), getattr(torch, dtype)), stop_ids, config, adapters)
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -17,6 +17,7 @@ from parl.records import advantage_of
 from parl.report.text import visible
 from parl.report.timeline import critical_path, longest_launched, queued_s, stretches, timeline, turn_label
 from parl.run_folder import index_row
+from parl.types import UNKNOWN_TOKEN
 
 Record = Mapping[str, Any]
 Decode = Callable[[str, Sequence[int]], list[str]]
@@ -51,7 +52,7 @@ def decoder(tokenizer: Callable[[str], Path | None]) -> Decode:
 
     def decode(policy: str, ids: Sequence[int]) -> list[str]:
         known = load(policy)
-        return [str(i) if known is None else visible(_token_text(known, i)) for i in ids]
+        return ["?" if i == UNKNOWN_TOKEN else str(i) if known is None else visible(_token_text(known, i)) for i in ids]
 
     return decode
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from parl.config.schema import Limits, Sampling
 from parl.env import ANSWER_NOW, Message, ToolSpec, seed_for
-from parl.policy.base import PolicyHandle, Request
-from parl.types import AgentTrace, Role, Status, ToolCall, Turn
+from parl.policy.base import Generation, PolicyHandle, Request, WindowFull
+from parl.types import UNKNOWN_TOKEN, AgentTrace, Role, Status, ToolCall, Turn
 
 ANSWER_RESERVE = 0.25
 """Share of the window kept free for the answer when `on_overflow: answer`."""
@@ -64,6 +64,12 @@ class Tape:
         self.mask += [0] * len(ids)
         self.logprobs += [0.0] * len(ids)
 
+    def counted(self, num: int, known: int) -> int:
+        """An engine that only counts has read `num` tokens, `known` of them in earlier turns; returns the length."""
+        del self.ids[known:], self.mask[known:], self.logprobs[known:]
+        self.feed([UNKNOWN_TOKEN] * max(0, num - known))
+        return len(self.ids)
+
     def sampled(self, ids: Sequence[int], logprobs: Sequence[float], mask: Sequence[int] | None) -> None:
         self.ids += ids
         self.mask += mask if mask is not None else [1] * len(ids)
@@ -111,20 +117,22 @@ async def _run(
             reason = bound
             break
         tape.feed(prefix)
-        generation = await policy.engine.generate(
-            Request(
-                spec.session,
-                tuple(tape.ids),
-                tuple(messages),
-                room,
-                sampling.temperature,
-                seed_for(spec.seed, len(turns)),
-                policy.adapter,
-            )
+        request = Request(
+            spec.session,
+            tuple(tape.ids),
+            tuple(messages),
+            room,
+            sampling.temperature,
+            seed_for(spec.seed, len(turns)),
+            policy.adapter,
+            tuple(tools),
         )
-        tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
+        try:
+            generation = await policy.engine.generate(request)
+        except WindowFull:
+            break
+        start, text, calls = _record(policy, tape, start, turns, generation)
         said = tape.ids[start:]
-        text, calls = policy.renderer.parse(said)
         cut = generation.finish == "length"
         answered = Answered((), 0)
         if calls and not cut:
@@ -151,6 +159,19 @@ async def _run(
         tape.feed(fed)
         messages += _exchange(text, calls, observations)
     return trace_of(spec, policy, tape, turns, status, reason, result)
+
+
+def _record(
+    policy: PolicyHandle, tape: Tape, start: int, turns: Sequence[Turn], generation: Generation
+) -> tuple[int, str, tuple[ToolCall, ...]]:
+    """Put a turn on the tape. Returns where it begins, its text and its calls."""
+    written = generation.written
+    if written is not None:
+        start = tape.counted(written.num_prompt, turns[-1].end if turns else 0)
+    tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
+    if written is not None:
+        return start, written.text, written.calls
+    return start, *policy.renderer.parse(tape.ids[start:])
 
 
 def trace_of(

@@ -23,7 +23,7 @@ from parl.gateway.live import Gateway
 from parl.policy.base import PolicyHandle
 from parl.rollout.agent import AgentSpec, trace_of
 from parl.rollout.world import EpisodeFailure, env_calls
-from parl.types import AgentTrace, Status, Task, ToolCall
+from parl.types import AgentTrace, Role, Status, Task, ToolCall
 
 REWRITTEN = (
     "it has sent another history than its agent's: trained tokens would not be the sampled ones. An agent has one "
@@ -63,10 +63,10 @@ def _failed(why: str) -> EpisodeFailure:
     return EpisodeFailure("harness", why)
 
 
-def load_harness(name: str) -> Harness:
+def load_harness(role: Role, name: str) -> Harness:
     """The function of `module:function`. Raises ConfigError."""
     module, _, function = name.partition(":")
-    where = f"roles.orchestrator.harness is '{name}'"
+    where = f"roles.{role}.harness is '{name}'"
     try:
         found: Harness = getattr(importlib.import_module(module), function)
     except (ImportError, ValueError, AttributeError) as error:

@@ -15,9 +15,10 @@ from typing import Any, Literal
 from parl.config.objective import Credit
 from parl.config.schema import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
 from parl.env import AgentEnv, seed_for
+from parl.errors import EndpointFailure
 from parl.gateway.live import Gateway
 from parl.policy.base import PolicyHandle
-from parl.rollout.agent import AgentSpec, Answered, run_agent
+from parl.rollout.agent import AgentSpec, Answered, Dispatch, run_agent
 from parl.rollout.clock import schedule
 from parl.rollout.harness import load_harness, run_harness
 from parl.rollout.tools import ASSIGN, CREATE, SWARM_TOOLS
@@ -67,7 +68,7 @@ class SwarmRunner:
             outcome, facts = await score_env(env, trace.result)
             counted = self.credit.type == "drop_one"
             children = await _with_contributions(env, trace.result, live.children) if counted else live.children
-        except EpisodeFailure as failure:
+        except (EpisodeFailure, EndpointFailure) as failure:
             return failed_episode(episode_id, task, group, step, failure)
         traces = (trace, *children)
         return Episode(
@@ -103,7 +104,9 @@ async def _with_contributions(env: AgentEnv, answer: str, children: Sequence[Age
     return [replace(t, contribution=v) for t, v in zip(children, worth, strict=True)]
 
 
-def failed_episode(episode_id: str, task: Task, group: str, step: int, failure: EpisodeFailure) -> Episode:
+def failed_episode(
+    episode_id: str, task: Task, group: str, step: int, failure: EpisodeFailure | EndpointFailure
+) -> Episode:
     trace = AgentTrace(
         id=ORCHESTRATOR_ID,
         role="orchestrator",
@@ -159,17 +162,23 @@ class _LiveEpisode:
         )
         policy = self.runner.policies["orchestrator"]
         if role.harness is not None:
-            return await self._harness(role, spec, policy, limits, task)
+            return await self._harness(role, spec, policy, self.env, limits, swarm.token_budget, task)
         return await run_agent(spec, policy, tools, limits, role.sampling, self.dispatch)
 
     async def _harness(
-        self, role: RoleConfig, spec: AgentSpec, policy: PolicyHandle, limits: Limits, task: Task
+        self,
+        role: RoleConfig,
+        spec: AgentSpec,
+        policy: PolicyHandle,
+        world: AgentEnv,
+        limits: Limits,
+        token_budget: int | None,
+        task: Task,
     ) -> AgentTrace:
-        """The orchestrator as somebody else's agent (`roles.orchestrator.harness`, in mode single)."""
+        """Somebody else's agent in a role (`roles.ROLE.harness`)."""
         assert role.harness is not None
-        budget, gateway = self.runner.swarm.token_budget, self.runner.gateway
-        harness = load_harness(role.harness)
-        trace = await run_harness(spec, policy, self.env, limits, role.sampling, budget, task, gateway, harness)
+        harness, gateway = load_harness(spec.role, role.harness), self.runner.gateway
+        trace = await run_harness(spec, policy, world, limits, role.sampling, token_budget, task, gateway, harness)
         if trace.stop_reason == "turns" and limits.turns < role.limits.turns:
             trace = replace(trace, stop_reason="critical_step_budget")
         return trace
@@ -280,22 +289,6 @@ class _LiveEpisode:
             world = await call_env(self.env, self.env.fork, prompt)
         except Exception as error:
             raise failure_of(error, f"fork: {error!r}") from error
-        limit = role.limits.env_calls_per_turn
-
-        async def dispatch(calls: Sequence[ToolCall], _turn: int, _spent: int) -> Answered:
-            good = [c for c in calls if c.error is None][:limit]
-            texts = iter(await env_calls(world, good))
-            answers, ran = [], 0
-            for call in calls:
-                if call.error is not None:
-                    answers.append(call.error)
-                elif ran < len(good):
-                    answers.append(next(texts))
-                    ran += 1
-                else:
-                    answers.append(f"error: at most {limit} environment call(s) per turn")
-            return Answered(tuple(answers), ran)
-
         spec = AgentSpec(
             id=agent_id,
             role="subagent",
@@ -309,9 +302,16 @@ class _LiveEpisode:
         )
         limits = role.limits.model_copy(update={"turns": min(role.limits.turns, turns_left)})
         policy = self.runner.policies["subagent"]
-        trace = await run_agent(spec, policy, self.env.tool_specs(), limits, role.sampling, dispatch)
-        if trace.stop_reason == "turns" and turns_left < role.limits.turns:
-            trace = replace(trace, stop_reason="critical_step_budget")
+        if role.harness is not None:
+            data = {"name": name, "system_prompt": spec.system}  # and nothing of the task's own: it holds the gold
+            subtask = Task(f"{self.env.task.id}/{agent_id}", self.env.task.env, prompt, data)
+            trace = await self._harness(role, spec, policy, world, limits, None, subtask)
+            trace = replace(trace, result=read_message(trace))  # an agent that a limit ended gives nothing back
+        else:
+            dispatch = _in_world(world, role.limits.env_calls_per_turn)
+            trace = await run_agent(spec, policy, self.env.tool_specs(), limits, role.sampling, dispatch)
+            if trace.stop_reason == "turns" and turns_left < role.limits.turns:
+                trace = replace(trace, stop_reason="critical_step_budget")
         try:
             accepted = await call_env(world, world.check_result, trace.result)
             score = await call_env(world, world.subtask_score, trace.result)
@@ -319,6 +319,26 @@ class _LiveEpisode:
             return replace(trace, accepted=bool(accepted), score=score)
         except Exception as error:
             raise failure_of(error, f"result of a subagent: {error!r}") from error
+
+
+def _in_world(world: AgentEnv, limit: int | None) -> Dispatch:
+    """Answers the calls of a subagent, at most `limit` of a turn."""
+
+    async def dispatch(calls: Sequence[ToolCall], _turn: int, _spent: int) -> Answered:
+        good = [c for c in calls if c.error is None][:limit]
+        texts = iter(await env_calls(world, good))
+        answers, ran = [], 0
+        for call in calls:
+            if call.error is not None:
+                answers.append(call.error)
+            elif ran < len(good):
+                answers.append(next(texts))
+                ran += 1
+            else:
+                answers.append(f"error: at most {limit} environment call(s) per turn")
+        return Answered(tuple(answers), ran)
+
+    return dispatch
 
 
 async def _all(coroutines: Sequence[object]) -> list[AgentTrace]:
@@ -329,6 +349,7 @@ async def _all(coroutines: Sequence[object]) -> list[AgentTrace]:
     except BaseException:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # they end before the episode does
         raise
 
 

@@ -39,6 +39,10 @@ def test_variants_share_a_cold_start_and_are_compared(tmp_path: Path, capsys: py
     for run, label in ((first, "weight=0"), (other, "weight=0.3")):
         own = load(run / "config.resolved.yaml")
         assert (own.name, own.tracking.wandb.group) == (f"{label} seed 3", "ablate-r")
+    script = SMOKE.parents[1] / "scripts" / "plot_ablation.py"
+    picture = tmp_path / "curves.png"
+    subprocess.run([sys.executable, script, folder, "-o", picture], check=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     ablate(base, vary=vary, configs=[], seeds=1)
     assert "2 runs, 2 done before" in capsys.readouterr().err

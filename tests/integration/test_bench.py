@@ -23,7 +23,17 @@ KEYS = {
     "adapters.py --hidden 64 --layers 2": {"full_mb", "adapters_mb", "ratio"},
     "limit.py --episodes 2 --agents 4 --repeats 1": {"rollout_share", "learner_share"},
     "concurrency.py --agents 20 --width 4": {"num_agents", "rss_gib", "episodes_per_s"},
+    "sandbox.py --runs 20 --concurrent 4 --seconds 0.1": {
+        *("runs", "leaked_processes", "leaked_folders", "leaked_descriptors"),
+        *("run_ms", "bare_ms", "overhead_ms", "cores_share"),
+    },
     "soak.py --episodes 80 --batch 10 --width 1": {"episodes", "mb_per_10k_episodes", "rss_mb"},
+}
+KEYS["checkpointing.py --hidden 256 --layers 2 --tokens 600"] = {
+    f"{dtype}_{setting}_{unit}"
+    for dtype in ("float32", "bfloat16")
+    for setting in ("false", "selective", "true")
+    for unit in ("mb", "s")
 }
 MINUTES = ("vs_trl.py", "overlap.py")
 """Those that train for minutes: only their arguments are read here."""
@@ -47,7 +57,8 @@ def test_the_last_line_is_one_json_object(
     result: dict[str, Any] = json.loads(lines[-1])
     assert set(result) == KEYS[command]
     assert all(math.isfinite(v) for v in result.values())
-    assert all(v > 0 for k, v in result.items() if k != "mb_per_10k_episodes")
+    assert all(v > 0 for k, v in result.items() if k != "mb_per_10k_episodes" and not k.startswith("leaked_"))
+    assert all(v == 0 for k, v in result.items() if k.startswith("leaked_"))
     assert len(lines) >= 3  # a table above it
 
 

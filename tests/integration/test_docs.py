@@ -50,14 +50,14 @@ def cheap(words: list[str], target: Path) -> list[str]:
     scripts/plot_result.py, scripts/figures.py  the same with another output
     parl view, parl serve   their --help: they would serve until they are stopped (test_pages.py, test_gateway.py do)
     scripts/seeds.py        its --help: it would train five times; that of chaos.py and the benchmarks, too (the former
-                            has a test of its own)
+                            has a test of its own), and of plot_ablation.py (test_ablate.py draws)
     """
     program, *rest = words
     if program == "pytest":
         return ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", rest[0], *rest]
     if program == "python":
         script = Path(rest[0])
-        if script.parent.name == "bench" or script.name in ("seeds.py", "chaos.py", "scale.py"):
+        if script.parent.name == "bench" or script.name in ("seeds.py", "chaos.py", "scale.py", "plot_ablation.py"):
             return [*rest, "--help"]
         output = {"plot_result.py": target / "plot.png", "figures.py": target / "figures"}.get(script.name)
         return [*rest, *(["-o", str(output)] if output else [])]

@@ -84,7 +84,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     numbers = env.generate_tasks("train", 1, 0)[0].data["numbers"]
     said = [call_text(ToolCall("lookup", {"name": name})) for name in numbers] + [str(sum(numbers.values()))]
     torch.manual_seed(0)
-    model, tokenizer = load_policy("main", made.policies["main"], env, 0)
+    model, tokenizer = load_policy("main", made.policies["main"], env, 0, torch.float32)
     renderer = ChatML(tokenizer)
     engine = ScriptedEngine(
         lambda messages, rng: [Said(said[sum(m["role"] == "assistant" for m in messages)])], renderer
@@ -168,6 +168,22 @@ def test_the_run_has_learned_from_them(run: Path) -> None:
         assert line["policy/main/grad_norm"] > 0
         assert line["policy/main/logp_mismatch_max"] < 1e-4  # sampled with the weights that it trains
         assert line["failures/total"] == 0
+
+
+def test_a_harness_runs_on_ray(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker has a gateway of its own, and imports the harness by itself."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "envs", ROOT / "rewards", TEMPLATE))))
+    main = {"model": str(policy), "tools_in_prompt": False}
+    on_ray = {"backend": "ray", "num_workers": 2}
+    made = config(policy.parent, run_dir=str(policy.parent / "ray"), policies={"main": main}, rollout=on_ray)
+    train(made, None, False)
+    lines = [json.loads(line) for line in (made.run_path / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["policy/main/grad_norm"] > 0
+        assert line["policy/main/logp_mismatch_max"] < 1e-4
+        assert line["failures/total"] == 0
+    calls = sum(t["env_calls"] for e in episodes(made.run_path, 0) for t in e["traces"][0]["turns"])
+    assert calls > 8  # of 8 episodes with two look-ups each
 
 
 # --- served ----------------------------------------------------------------------------------------------------------

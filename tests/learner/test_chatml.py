@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from parl.config.schema import TinyModel
 from parl.errors import ConfigError
-from parl.policy.chatml import ChatML
+from parl.policy.chatml import ChatML, without_calls
 from parl.policy.tiny import UNK, build_model, build_tokenizer
 from parl.rollout.tools import SWARM_TOOLS
 from parl.types import ToolCall
@@ -211,3 +211,10 @@ def test_the_same_seed_builds_the_same_model() -> None:
     one, two, other = (build_model(shape, 50, 2, seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert not all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_text_without_its_calls_keeps_those_that_cannot_be_read() -> None:
+    good, bad = '<tool_call>{"name": "a", "arguments": {}}</tool_call>', "<tool_call>{a}</tool_call>"
+    assert without_calls(f"Two.\n{good}\n{good}") == "Two."
+    assert without_calls(f"{good} then {bad}") == f"then {bad}"
+    assert without_calls("plain") == "plain"

@@ -11,7 +11,7 @@ from parl.ablate import ablate
 from parl.config import load
 from parl.config.schema import TinyModel
 from parl.env import AgentEnv
-from parl.errors import CheckpointError, ConfigError
+from parl.errors import CheckpointError, ConfigError, ModelUnavailable
 from parl.evaluate import Asked, plan_run
 from parl.learner import checkpoint
 from parl.policy.tiny import build_model, build_tokenizer
@@ -141,3 +141,15 @@ def test_an_ablation_does_not_start_where_a_file_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a file, but this ablation needs a folder"):
         ablate(config, vary=["loss.tau=0.1,0.2"], configs=[], seeds=1)
     assert (tmp_path / "ablate-smoke").read_text() == "mine"
+
+
+def test_a_dry_run_without_the_model_checks_the_rest(tmp_path: Path) -> None:
+    """What is wrong beside the model is said first; then, that the model alone is missing."""
+    changes = [f"run_dir={tmp_path / 'r'}", "policies.main.model=nobody/nothing", "control=null"]
+    with pytest.raises(ModelUnavailable, match=r"hf download nobody/nothing .* Everything else .* fits\."):
+        train(load(SMOKE, changes), None, dry_run=True)
+    with pytest.raises(ConfigError, match="raised TypeError"):
+        train(load(SMOKE, [*changes, "cold_start.demos.nonsense=1"]), None, dry_run=True)
+    with pytest.raises(ModelUnavailable, match=r"--local-dir FOLDER\.$"):
+        train(load(SMOKE, changes), None, dry_run=False)
+    assert not (tmp_path / "r").exists()

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import pytest
 
-from parl import cli, doctor
+from parl import cli, doctor, plugins
 from parl.config import load
 from parl.env import AgentEnv, tool
 from parl.errors import CheckpointError, ConfigError
@@ -104,6 +104,22 @@ def test_eval_hands_on_its_options(run: Run, path: Path, calls: Calls) -> None:
     given = {"checkpoint": "best", "mode": "single", "tasks": 5, "trials": 4, "split": "test", "as_json": True}
     absent = {"checkpoint": None, "mode": None, "tasks": None, "trials": 1, "split": None, "as_json": False}
     assert calls == [(([path],), given), (([Path("runs/r"), Path("runs/s")],), absent)]
+
+
+@pytest.mark.parametrize(
+    "options, why",
+    [
+        ("--role subagent", "--role needs --episodes sft or --episodes preferences"),
+        ("--min-margin 0.5", "--min-margin needs --episodes preferences"),
+        ("--episodes sft --min-margin 0.5", "--min-margin needs --episodes preferences"),
+        ("--episodes sft --policy main", "--policy is about a model"),
+        ("--episodes preferences --merged", "--merged is about a model"),
+    ],
+)
+def test_export_refuses_options_of_the_other_kind(run: Run, tmp_path: Path, options: str, why: str) -> None:
+    code, _, err = run("export", tmp_path, "-o", tmp_path / "out", *options.split())
+    assert code == 2
+    assert why in err
 
 
 def test_sft_hands_on_the_config(run: Run, path: Path, calls: Calls) -> None:
@@ -302,6 +318,12 @@ def test_doctor_names_a_library_that_cannot_be_imported(monkeypatch: pytest.Monk
     assert finding.ok is False
     assert "cannot be imported" in finding.value
     assert "make install" in finding.fix
+
+
+def test_a_plugin_adds_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = doctor.Finding("browser", "none", None, "install one")
+    monkeypatch.setattr(plugins, "modules", lambda: [SimpleNamespace(doctor=lambda: [line]), SimpleNamespace()])
+    assert doctor.plugin_findings() == [line]
 
 
 def test_doctor_looks_at_this_machine() -> None:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from parl.config import parse
+from parl.config.objective import Credit
 from parl.config.rollout import Rollout
 from parl.config.schema import Limits, Roles, Swarm
 from parl.env import AgentEnv
 from parl.errors import ConfigError
 from parl.policy.base import Generation, Request
 from parl.policy.chatml import parse_calls
+from parl.policy.scripted import call_text
 from parl.rollout.harness import load_harness
 from parl.rollout.pool import LocalPool
 from parl.rollout.swarm import SwarmRunner
 from parl.rollout.world import EpisodeFailure
-from parl.types import Episode
+from parl.types import Episode, ToolCall
 from tests.helpers import TASK, Characters, WordsEnv, jobs, roles, runner, script
 
 PEEK = '<tool_call>{"name": "peek", "arguments": {"at": "x"}}</tool_call>'
@@ -48,9 +51,13 @@ def played(said: Sequence[str], harness: str | None = "calls_tools", limits: Lim
     made = runner(
         script(said), SINGLE, who.model_copy(update={"orchestrator": who.orchestrator.model_copy(update=update)})
     )
+    return tagged(made)
+
+
+def tagged(made: SwarmRunner) -> SwarmRunner:
     for handle in made.policies.values():
         object.__setattr__(handle, "renderer", Tagged())
-        handle.engine._renderer = Tagged()
+        handle.engine._renderer = Tagged()  # type: ignore[attr-defined]
     return made
 
 
@@ -163,6 +170,103 @@ def test_a_deadline_in_the_middle_of_a_turn_frees_the_engine() -> None:
     assert ended == released == ["e0/0"]
 
 
+# --- subagents -------------------------------------------------------------------------------------------------------
+
+
+def delegates(*prompts: str) -> list[str]:
+    """An orchestrator that assigns each prompt to a subagent of its own, all in its first turn, and then answers."""
+    create = ToolCall("create_subagent", {"name": "w", "system_prompt": "solve"})
+    calls = [create, *(ToolCall("assign_task", {"agent": "w", "prompt": p}) for p in prompts)]
+    return ["".join(map(call_text, calls)), "blue"]
+
+
+def swarm_of(
+    orchestrator: Sequence[str],
+    harness: str | None = "calls_tools",
+    limits: Limits | None = None,
+    swarm: Swarm | None = None,
+    credit: Credit | None = None,
+    **subagents: Sequence[str],
+) -> SwarmRunner:
+    """Our orchestrator; subagents in the hands of a harness (None: of our own loop)."""
+    who: Roles = roles(subagent=limits)
+    name = None if harness is None else f"tests.harnesses:{harness}"
+    who = who.model_copy(update={"subagent": who.subagent.model_copy(update={"harness": name})})
+    made = tagged(runner(script(orchestrator, **subagents), swarm, who))
+    return replace(made, credit=credit or Credit())
+
+
+def run_swarm(made: SwarmRunner, env: AgentEnv | None = None) -> Episode:
+    return asyncio.run(made.run(env or WordsEnv(), TASK, episode_id="e/1", group="g", step=0, seed="s"))
+
+
+THREE = {"red": [f"first {PEEK}", PEEK + PEEK, "RED"], "green": ["GREEN"], "other": [PEEK + BAD, PEEK, PEEK, "junk"]}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"limits": Limits(turns=2, context_tokens=10_000)},
+        {"limits": Limits(tokens=150, context_tokens=10_000)},
+        {"limits": Limits(context_tokens=300)},
+        {"limits": Limits(env_calls_per_turn=1, context_tokens=10_000)},
+        {"swarm": Swarm(critical_step_budget=4)},
+        {"swarm": Swarm(token_budget=700)},
+        {"swarm": Swarm(max_subagents=2)},
+        {"credit": Credit(type="siblings", siblings=2)},
+    ],
+)
+def test_a_swarm_of_them_is_that_of_our_own_loop(more: dict[str, Any]) -> None:
+    """All of it: their traces, statuses, scores, forks; the orchestrator's observations, critical steps, the clock."""
+    said = delegates("red", "green", "yellow")
+    theirs, ours = (run_swarm(swarm_of(said, harness, **more, **THREE)) for harness in ("calls_tools", None))
+    assert len(ours.subagents) == min(3, more.get("swarm", Swarm()).max_subagents)
+    assert theirs.subagents == ours.subagents
+    assert theirs == ours
+
+
+def test_what_a_subagent_gets_is_its_assignment_alone() -> None:
+    episode = run_swarm(swarm_of(delegates("red"), "tells_what_it_got", red=["thinking"]))
+    (child,) = episode.subagents
+    assert child.result == "t/1 red {'name': 'w', 'system_prompt': 'solve'}"
+    assert "blue" not in child.result  # the gold answer
+    assert episode.orchestrator.turns[0].observations == ("ok", child.result)
+
+
+def test_a_subagent_that_a_limit_ends_gives_nothing_back() -> None:
+    limits = Limits(turns=1, context_tokens=10_000)
+    episode = run_swarm(swarm_of(delegates("red"), "answers_at_limits", limits, red=[PEEK] * 2))
+    (child,) = episode.subagents
+    assert (child.status, child.stop_reason, child.result, child.accepted) == ("truncated", "turns", "", True)
+    assert episode.orchestrator.turns[0].observations[-1] == "error: stopped (turns)"
+    assert (episode.status, episode.num_finished) == ("completed", 0)
+
+
+@pytest.mark.parametrize(
+    "harness, kind, reason, env",
+    [
+        ("raises", "harness", "a bug of its own", None),
+        ("silent", "harness", "never asked", None),
+        ("rewrites", "harness", "another history", None),
+        ("swallows", "environment", "the disk is gone", Raising()),
+    ],
+)
+def test_what_goes_wrong_in_a_subagent_is_a_failure(harness: str, kind: str, reason: str, env: AgentEnv | None) -> None:
+    made = swarm_of(delegates("red", "green"), harness, red=["x", "y"], green=["x", "y"])
+    episode = run_swarm(made, env)
+    assert (episode.status, episode.failure, episode.outcome) == ("failed", kind, {})
+    assert reason in episode.orchestrator.stop_reason
+    assert (made.gateway._speakers, made.gateway._server) == ({}, None)
+
+
+def test_a_deadline_ends_all_subagents_of_an_episode() -> None:
+    made = swarm_of(delegates("red", "green"), "never_ends", red=["x"], green=["x"])
+    (late,) = LocalPool(WordsEnv, Rollout(episode_deadline_s=0.5, max_retries=0)).run(made, jobs(1))
+    assert late.failure == "timeout"
+    assert (made.gateway._speakers, made.gateway._server) == ({}, None)
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
@@ -173,13 +277,16 @@ def test_a_deadline_in_the_middle_of_a_turn_frees_the_engine() -> None:
 )
 def test_a_harness_that_is_none(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_harness(name)
+        load_harness("subagent", name)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"roles": {"subagent": {"harness": "a:b"}}}, "only the orchestrator"),
+        (
+            {"roles": {"subagent": {"harness": "a:b", "limits": {"on_overflow": "answer"}}}},
+            "roles.subagent.system_prompt",
+        ),
         ({"roles": {"orchestrator": {"harness": "a:b"}}, "swarm": {"mode": "swarm"}}, "mode: single"),
         ({"roles": {"orchestrator": {"harness": "a:b", "system_prompt": "x"}}}, "system_prompt"),
     ],

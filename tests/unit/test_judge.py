@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import sys
-import threading
 import time
 import types
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,6 @@ from typing import Any, ClassVar
 
 import gymnasium
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -30,6 +28,7 @@ from parl.types import Episode, ScoredEpisode
 from parl.web import listen, url
 from parl_rewards.judge import judge as judge_term
 from tests.helpers import ROOT, WordsEnv, jobs, runner, script
+from tests.servers import serving
 
 RUBRICS = {"correct": "Is it the word?", "polite": "Is it polite?"}
 
@@ -68,14 +67,9 @@ class Fake:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[tuple[Fake, str]]:
-    fake, listening = Fake(), listen("127.0.0.1", None)
-    app = Starlette(routes=[Route("/v1/chat/completions", fake.chat, methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield fake, f"{url('127.0.0.1', listening)}/v1"
-    server.should_exit = True
-    thread.join(10)
+    fake = Fake()
+    with serving(Starlette(routes=[Route("/v1/chat/completions", fake.chat, methods=["POST"])])) as address:
+        yield fake, f"{address}/v1"
 
 
 def ask(base: str, model: str, answer: str = "blue", **more: Any) -> dict[str, Verdict]:

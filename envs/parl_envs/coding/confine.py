@@ -130,7 +130,9 @@ def interpreter() -> str:
 def interpreter_paths() -> Sequence[str]:
     """What the interpreter reads: itself, its library, and the folders of the system's shared libraries."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    library = [sysconfig.get_path(name, vars={"base": sys.base_prefix}) for name in ("stdlib", "platstdlib")]
+    base = {"base": sys.base_prefix, "installed_base": sys.base_prefix}
+    base |= {"platbase": sys.base_exec_prefix, "installed_platbase": sys.base_exec_prefix}
+    library = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
     shared = [sysconfig.get_config_var("LIBDIR") or "", "/lib64", "/usr/lib64", f"/usr/lib/{multiarch}"]
     paths = [interpreter(), *library, *shared, f"/lib/{multiarch}", "/etc/ld.so.cache"]
     return list(dict.fromkeys(p for p in paths if os.path.exists(p) and p not in ("/usr/lib/", "/lib/")))
@@ -144,7 +146,12 @@ def second_filter(machine: str) -> bytes:
     prlimit64, sched_setaffinity of another process: Landlock lets them through to all of the same user
     fcntl(F_SETLEASE)            on a file of the standard library, it would make everybody wait who opens that
     """
-    number, load, equal, end = NUMBERS[machine], 0x20, 0x15, 0x06  # struct sock_filter: code, if true, if false, operand
+    number, load, equal, end = (
+        NUMBERS[machine],
+        0x20,
+        0x15,
+        0x06,
+    )  # struct sock_filter: code, if true, if false, operand
     fail, first_argument, second_argument = 0x00050000, 16, 24
     steps = [(load, 0, 0, 4), (equal, 1, 0, AUDIT_ARCH[machine]), (end, 0, 0, fail | errno.EPERM), (load, 0, 0, 0)]
     for name, error in (("socket", errno.EPERM), ("clone3", errno.ENOSYS)):

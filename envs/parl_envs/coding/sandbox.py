@@ -170,11 +170,11 @@ class _Supervisor:
             # With a limit: kills all process groups of the run. Without: the program has ended, and what it left dies.
             ended = self.process.wait(timeout=None if limit is None else 0)
             limit = limit or self._rest() or ("disk" if self.watch.disk_exceeded() else None)
-            code = ended.exit_code if ended.signal is None or ended.signal <= 0 else -ended.signal
         finally:
             self.process.__exit__(None, None, None)  # kills what is left if something above failed, closes the pipes
         out, err = (bytes(self.output[s][:MAX_OUTPUT]).decode(errors="replace") for s in self.output)
-        return Result(out, err, -9 if limit and ended.exit_code < 0 else code, limit)
+        signal = ended.signal if ended.signal is not None and ended.signal > 0 else 9  # sandlock names all but SIGKILL
+        return Result(out, err, ended.exit_code if ended.exit_code >= 0 else -signal, limit)
 
     def _until_end(self) -> Limit | None:
         """Until the program ends or a limit is reached, whichever is first."""
