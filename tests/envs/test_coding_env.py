@@ -115,14 +115,15 @@ TRICKS = {
     "prints the expected output": 'print(\'[0, {"value": "5"}]\')\nprint(5)\n',
     "prints answers of the runner's form": "import os, json\n"
     "for fd in range(1, 9):\n"
-    "    try: os.write(fd, b'\\n[0, {\"value\": \"5\"}]\\n[1, {\"value\": \"8\"}]\\n')\n"
+    '    try: os.write(fd, b\'\\n[0, {"value": "5"}]\\n[1, {"value": "8"}]\\n\')\n'
     "    except OSError: pass\n",
     "exits early": "import os\nos._exit(0)\n",
     "exits early by sys": "import sys\nsys.exit(0)\n",
     "raises": "raise SystemExit(0)\n",
     "returns what equals everything": "class Any:\n    __eq__ = lambda s, o: True\n    __ne__ = lambda s, o: False\n"
     "def add(a, b):\n    return Any()\n",
-    "returns what calls itself passed": "class Any:\n    def __repr__(s): return 'passed'\ndef add(a, b):\n    return Any()\n",
+    "returns what calls itself passed": "class Any:\n    def __repr__(s): return 'passed'\n"
+    "def add(a, b):\n    return Any()\n",
     "patches repr and json": "import builtins, json\nbuiltins.repr = lambda x: 'True'\njson.dumps = lambda x: "
     "'[0, {\"value\": true}]'\n" + ADD,
     "patches unittest and pytest": "import sys, unittest\nunittest.TestCase.assertEqual = lambda *a: None\n"
@@ -318,8 +319,8 @@ HUMAN_EVAL = {
     "task_id": "HumanEval/0",
     "prompt": 'from typing import List\n\n\ndef first(xs: List[int]) -> int:\n    """ The first. """\n',
     "canonical_solution": "    return xs[0]\n",
-    "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([3, 4]) == 3\n    assert candidate([5]) == 5\n"
-    "    assert abs(candidate([1.5]) - 1.5) < 1e-6\n    for i in range(3):\n        assert candidate([i]) == i\n",
+    "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([3, 4]) == 3\n"
+    "    assert candidate([5]) == 5\n    assert abs(candidate([1.5]) - 1.5) < 1e-6\n    for i in range(3):\n        assert candidate([i]) == i\n",
     "entry_point": "first",
 }
 MBPP = {
@@ -386,7 +387,10 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     "row, says",
     [
         ({"id": "x"}, "A coding task is"),
-        ({"id": "x", "prompt": "p", "files": {"a.py": ""}, "hidden_tests": "from a import f\nf(1)"}, "no assert calls f"),
+        (
+            {"id": "x", "prompt": "p", "files": {"a.py": ""}, "hidden_tests": "from a import f\nf(1)"},
+            "no assert calls f",
+        ),
         ({"id": "x", "prompt": "p", "files": {"a.py": ""}, "hidden_tests": "from a import"}, "is not Python"),
         ({**HUMAN_EVAL, "test": ""}, "needs prompt and test"),
         ({**MBPP, "test_list": ["assert 1 == 1"]}, "no function is called"),

@@ -38,6 +38,15 @@ class Coding(AgentEnv):
 
     blocking = True
     merges = ("merge",)
+    cases: tuple[Case, ...]
+    files: Mapping[str, str]
+    base: Mapping[str, str]
+    """The files that this world started from."""
+    forks: dict[str, Coding]
+    """By subtask: the subagents' worlds that have not been merged."""
+    num_conflicts: int
+    asked: frozenset[str]
+    """Files under test that a subagent's prompt names."""
 
     def __init__(
         self,
@@ -53,7 +62,7 @@ class Coding(AgentEnv):
         if style not in ("python", "words"):
             raise ConfigError(f"env.kwargs.style is '{style}'.{did_you_mean(str(style), ('python', 'words'))}")
         self.knobs = tasks.Knobs((int(n[0]), int(n[1])), tuple(int(k) for k in levels), style)
-        self.asked: frozenset[str] = frozenset()
+        self.asked = frozenset()
 
     # --- tools -------------------------------------------------------------------------------------------------------
 
@@ -94,7 +103,9 @@ class Coding(AgentEnv):
         return "\n".join(lines)[:LONGEST_OUTPUT]
 
     @tool
-    def python(self, code: Annotated[str, Field(description="A program; it can import the repository's files.")]) -> str:
+    def python(
+        self, code: Annotated[str, Field(description="A program; it can import the repository's files.")]
+    ) -> str:
         """Run a program beside a copy of the repository, in a sandbox. Returns what it printed."""
         setup = "import os, sys\nsys.path.insert(0, os.getcwd())\n"
         result = run_python(setup + code, files=self.files)
@@ -135,10 +146,8 @@ class Coding(AgentEnv):
 
     def start(self, task: Task) -> None:
         self.cases = cases_of(task.data)
-        self.files: dict[str, str] = dict(task.data["files"])
-        self.base: dict[str, str] = self.files
-        self.forks: dict[str, Coding] = {}
-        self.num_conflicts = 0
+        self.files = self.base = dict(task.data["files"])
+        self.forks, self.num_conflicts = {}, 0
         self.asked = frozenset()
 
     def score(self, answer: str) -> Mapping[str, float]:

@@ -71,7 +71,11 @@ def copy_file(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
 def locate(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     """A file is read; the statement that contradicts the docstring is named."""
     exercise = _draw(rng, knobs)
-    return [_read(exercise, exercise.source), Said("wrong :", train=False), Said(exercise.wrong.statements[exercise.at])]
+    return [
+        _read(exercise, exercise.source),
+        Said("wrong :", train=False),
+        Said(exercise.wrong.statements[exercise.at]),
+    ]
 
 
 def repair(rng: np.random.Generator, knobs: Knobs) -> list[Said]:

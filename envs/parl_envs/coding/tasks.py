@@ -99,8 +99,8 @@ def _prompt(paths: Sequence[str], style: str) -> str:
     if style == "words":
         return f"fix : {' ; '.join(numbered(paths))}"
     return (
-        f"Tests fail in each of these files: {', '.join(paths)}. Each has a function that does not do what its docstring "
-        "says. Correct the files, then say that you are done."
+        f"Tests fail in each of these files: {', '.join(paths)}. Each has a function that does not do what its "
+        "docstring says. Correct the files, then say that you are done."
     )
 
 
@@ -147,8 +147,10 @@ def _folder(task_id: str, folder: Path) -> Task:
     """prompt.txt, repo/, hidden_tests.py and, if agents may run some, tests.py."""
     for name in ("prompt.txt", "repo", "hidden_tests.py"):
         if not (folder / name).exists():
-            raise ConfigError(f"Task {task_id}: there is no {folder / name}. A folder holds prompt.txt, repo/ (what "
-                              "agents read and write), hidden_tests.py, and tests.py if agents may run some.")
+            raise ConfigError(
+                f"Task {task_id}: there is no {folder / name}. A folder holds prompt.txt, repo/ (what "
+                "agents read and write), hidden_tests.py, and tests.py if agents may run some."
+            )
     repo = folder / "repo"
     files = {}
     for path in sorted(p for p in repo.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
