@@ -320,7 +320,8 @@ HUMAN_EVAL = {
     "prompt": 'from typing import List\n\n\ndef first(xs: List[int]) -> int:\n    """ The first. """\n',
     "canonical_solution": "    return xs[0]\n",
     "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([3, 4]) == 3\n"
-    "    assert candidate([5]) == 5\n    assert abs(candidate([1.5]) - 1.5) < 1e-6\n    for i in range(3):\n        assert candidate([i]) == i\n",
+    "    assert candidate([5]) == 5\n    assert abs(candidate([1.5]) - 1.5) < 1e-6\n"
+    "    for i in range(3):\n        assert candidate([i]) == i\n",
     "entry_point": "first",
 }
 MBPP = {
