@@ -14,7 +14,7 @@ TORCH_INDEX ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check clean
+.PHONY: help install train test check vllm clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -32,6 +32,10 @@ test: $(STAMP) ## run the whole test suite
 
 check: $(STAMP) ## lint, types, layers and unit tests, in under a minute
 	BIN=$(BIN) scripts/check.sh
+
+vllm: ## an environment with vLLM for CPUs in .venv-vllm (4 GB), and its tests; see docs/vllm.md
+	PYTHON=$(PYTHON) scripts/vllm_env.sh .venv-vllm
+	.venv-vllm/bin/python -m pytest -q tests/integration/test_vllm.py $(ARGS)
 
 clean: ## remove .venv, caches and build output; runs/ is kept
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

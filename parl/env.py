@@ -2,7 +2,7 @@
 
 In: an assistant `Message` (text and tool calls). Out: a list of tool messages, the reward, and the outcome in `info`.
 Subclass `AgentEnv`, mark methods with `@tool`, register with Gymnasium, add one entry-point line: see
-docs/write-an-environment.md.
+docs/write-an-environment.md. Tools that several environments want are a `Toolset`: see docs/tools.md.
 """
 
 from __future__ import annotations
@@ -116,23 +116,9 @@ def tool(method: F) -> F:
     return method
 
 
-class AgentEnv(gymnasium.Env[list[Message], Message]):
-    """Base of every environment.
+class _Tools:
+    """Methods marked `@tool`, found by their class and called by name."""
 
-    A subclass gives `generate_tasks`, `start` and `score`, and methods marked `@tool`. One instance holds one episode;
-    `fork` makes the world of a subagent. `step` may be called with several tool calls: each is answered in order.
-    """
-
-    metadata: dict[str, Any] = {"render_modes": []}
-    blocking: ClassVar[bool] = False
-    """True when its methods wait (subprocess, network): the runtime then calls each in a thread of its own."""
-    merges: ClassVar[tuple[str, ...]] = ()
-    """Tools by which an orchestrator takes over what its subagents did in their forks. All other tools must read the
-    same whatever a fork does."""
-
-    task: Task
-    observation_space: gymnasium.spaces.Space[list[Message]]
-    action_space: gymnasium.spaces.Space[Message]
     _models: ClassVar[dict[str, type[BaseModel]]] = {}
     _specs: ClassVar[tuple[ToolSpec, ...]] = ()
 
@@ -143,6 +129,61 @@ class AgentEnv(gymnasium.Env[list[Message], Message]):
         }
         cls._models = {name: _arguments_model(cls, name, method) for name, method in found.items()}
         cls._specs = tuple(_spec(name, found[name], model) for name, model in cls._models.items())
+
+    @classmethod
+    def own_tool_specs(cls) -> tuple[ToolSpec, ...]:
+        """The tools that the class itself defines."""
+        return cls._specs
+
+    def tool_specs(self) -> tuple[ToolSpec, ...]:
+        """The tools' names, descriptions and schemas."""
+        return self._specs
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Validate the arguments and run one tool; a wrong name or argument is answered with an error text."""
+        model = self._models.get(name)
+        if model is None:
+            return f"error: no tool '{name}'.{did_you_mean(str(name), [s.name for s in self.tool_specs()])}"
+        try:
+            parsed = model.model_validate(arguments)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            return f"error: {name}: {where}{first['msg']}"
+        return str(getattr(self, name)(**{k: getattr(parsed, k) for k in type(parsed).model_fields}))
+
+
+class Toolset(_Tools):
+    """Tools that any environment can add (`AgentEnv.add_tools`): methods marked `@tool`, as in an environment.
+
+    One instance serves an environment, its forks, and one episode after another.
+    """
+
+    blocking: bool = False
+    """True when its tools wait (subprocess, network): an environment that adds it then blocks, too."""
+
+    def end_episode(self) -> None:
+        """Forget what an episode has left. Called when one begins and when it has been answered."""
+
+
+class AgentEnv(_Tools, gymnasium.Env[list[Message], Message]):
+    """Base of every environment.
+
+    A subclass gives `generate_tasks`, `start` and `score`, and methods marked `@tool`. One instance holds one episode;
+    `fork` makes the world of a subagent. `step` may be called with several tool calls: each is answered in order.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+    blocking: bool = False
+    """True when its methods wait (subprocess, network): the runtime then calls each in a thread of its own."""
+    merges: ClassVar[tuple[str, ...]] = ()
+    """Tools by which an orchestrator takes over what its subagents did in their forks. All other tools must read the
+    same whatever a fork does."""
+
+    task: Task
+    observation_space: gymnasium.spaces.Space[list[Message]]
+    action_space: gymnasium.spaces.Space[Message]
+    _toolsets: tuple[Toolset, ...] = ()
 
     def __init__(self) -> None:
         self.observation_space = MessagesSpace()
@@ -226,6 +267,7 @@ class AgentEnv(gymnasium.Env[list[Message], Message]):
         if task is None:
             task = self.generate_tasks("train", 1, int(self.np_random.integers(2**31)))[0]
         self.task = task
+        self._end_episode()
         self.start(task)
         return [{"role": "user", "content": task.prompt, "tool_calls": []}], {}
 
@@ -237,27 +279,43 @@ class AgentEnv(gymnasium.Env[list[Message], Message]):
         outcome = dict(self.score(action["content"]))
         if "score" not in outcome:
             raise ValueError(f"score() must give the key 'score' in 0..1 (it gave: {', '.join(outcome) or 'none'})")
-        return [], float(outcome["score"]), True, False, {"outcome": outcome, "facts": dict(self.facts())}
+        facts = dict(self.facts())
+        self._end_episode()
+        return [], float(outcome["score"]), True, False, {"outcome": outcome, "facts": facts}
+
+    def _end_episode(self) -> None:
+        for toolset in self._toolsets:
+            toolset.end_episode()
 
     # --- tools -------------------------------------------------------------------------------------------------------
 
-    @classmethod
-    def tool_specs(cls) -> tuple[ToolSpec, ...]:
-        """The tools' names, descriptions and schemas."""
-        return cls._specs
+    def add_tools(self, *toolsets: Toolset) -> None:
+        """Give the agents further tools, beside the methods marked `@tool`. Call it after `super().__init__()`.
+
+        Raises ConfigError when two tools have one name.
+        """
+        for toolset in toolsets:
+            known = {spec.name for spec in self.tool_specs()}
+            for spec in toolset.tool_specs():
+                if spec.name in known:
+                    raise ConfigError(
+                        f"{type(self).__name__} has a tool '{spec.name}' already; leave out one of the two "
+                        "(an MCP server's by `only`)."
+                    )
+            self._toolsets = (*self._toolsets, toolset)
+            self.blocking = self.blocking or toolset.blocking
+        self.action_space = MessageSpace("assistant", [s.name for s in self.tool_specs()])
+
+    def tool_specs(self) -> tuple[ToolSpec, ...]:
+        """The tools' names, descriptions and schemas: its own, then those that were added."""
+        return (*self._specs, *(spec for toolset in self._toolsets for spec in toolset.tool_specs()))
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Validate the arguments and run one tool; a wrong name or argument is answered with an error text."""
-        model = self._models.get(name)
-        if model is None:
-            return f"error: no tool '{name}'.{did_you_mean(str(name), self._models)}"
-        try:
-            parsed = model.model_validate(arguments)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{part}: " for part in first["loc"])
-            return f"error: {name}: {where}{first['msg']}"
-        return str(getattr(self, name)(**{k: getattr(parsed, k) for k in type(parsed).model_fields}))
+        for toolset in self._toolsets:
+            if any(spec.name == name for spec in toolset.tool_specs()):
+                return toolset.call(name, arguments)
+        return super().call(name, arguments)
 
 
 def _arguments_model(owner: type, name: str, method: Callable[..., str]) -> type[BaseModel]:

@@ -25,6 +25,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from parl.config.schema import EnvConfig
 from parl.env import AgentEnv
 from parl.errors import ConfigError, did_you_mean
+from parl.tools import toolsets
 
 GROUPS = ("parl.envs", "parl.rewards")
 
@@ -155,6 +156,7 @@ def make_env(config: EnvConfig) -> AgentEnv:
             f"{config.id} is a {type(env).__name__}, not an AgentEnv: it has no tools and cannot be forked for "
             f"subagents. Subclass parl.env.AgentEnv, or choose one of: {', '.join(env_ids()) or '(none)'}."
         )
+    env.add_tools(*toolsets(config.tools))
     return env
 
 

@@ -45,7 +45,7 @@ def envs_show(env_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     cls = plugins.agent_env_class(env_id)
     typer.echo(f"{env_id}\n\n{textwrap.indent(_docstring(cls), '    ')}\n")
     typer.echo(f"env.kwargs: {plugins.describe(plugins.knobs(cls))}\n")
-    _echo_tools(cls.tool_specs())
+    _echo_tools(cls.own_tool_specs())
     typer.echo(f"\nIn a config:\n    env:\n      id: {env_id}\n      kwargs: {{}}")
 
 

@@ -93,6 +93,10 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
         for split in tasks.values():
             if isinstance(split, dict) and isinstance(split.get("path"), str):
                 split["path"] = str(folder / split["path"])
+    tools = env.get("tools") if isinstance(env, dict) else None
+    sql = tools.get("sql") if isinstance(tools, dict) else None
+    if isinstance(sql, dict) and isinstance(sql.get("database"), str):
+        sql["database"] = str(folder / sql["database"])
     if isinstance(env, dict) and isinstance(env.get("kwargs"), dict):
         corpus = env["kwargs"].get("corpus")
         if isinstance(corpus, str) and corpus.endswith(".jsonl"):

@@ -18,6 +18,7 @@ from parl.config.endpoint import RemoteConfig, check_endpoints
 from parl.config.objective import Credit, Loss, Reward
 from parl.config.phases import Trainable
 from parl.config.rollout import Rollout, check_rollout
+from parl.config.tools import ToolsConfig
 
 
 class TaskSource(Node):
@@ -54,6 +55,7 @@ class EnvConfig(Node):
     """For example parl/WideSearch-v0. `parl envs list` prints the registered ones."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the environment; checked by making it once before anything expensive starts."""
+    tools: ToolsConfig = ToolsConfig()
     tasks: Tasks = Tasks()
 
 
@@ -93,11 +95,14 @@ class TinyModel(Node):
 class EngineConfig(Node):
     """How a policy generates."""
 
-    type: Literal["torch"] = "torch"
+    type: Literal["torch", "vllm"] = "torch"
+    """`torch`: ours, in this process. `vllm`: an extra, in processes of its own (docs/vllm.md)."""
     prefill_tokens: PositiveInt = 4096
     """Largest number of (padded) prompt tokens in one forward pass."""
     decode_rows: PositiveInt = 256
     """Largest number of sequences in one decoding pass."""
+    kv_cache_gb: PositiveFloat = 4.0
+    """vllm: memory of its key-value cache, GiB. The torch engine takes what it needs."""
 
 
 def _own_by_default(engine: Any) -> Any:
@@ -130,6 +135,15 @@ class Policy(Node):
     """The chat format. `auto` tells it by the tokenizer: see docs/models.md."""
     tools_in_prompt: bool = True
     """List the tools and their schemas in the system message (a `tiny` model has learned them and never lists them)."""
+
+    @model_validator(mode="after")
+    def _vllm_has_a_model(self) -> Policy:
+        if self.engine.type == "vllm" and self.model == "tiny":
+            raise ValueError(
+                "engine.type is vllm, which cannot serve a tiny model; give `model` a transformers folder or an id on "
+                "the Hugging Face hub, or set engine.type: torch"
+            )
+        return self
 
     @property
     def lists_tools(self) -> bool:

@@ -16,12 +16,12 @@ import torch
 def router_agreement(engine: Any, learner: Any, token_ids: Sequence[int]) -> float | None:
     """Share of (token, layer, expert) choices that sampling's passes and a training pass have in common, in 0..1.
 
-    None where the model has no experts, or is in other processes (`train.learner_processes`).
+    None where the model has no experts, or one of both is in other processes (`train.learner_processes`, vLLM).
     """
-    trained = getattr(learner, "bare_model", None)
-    if trained is None or not routers(trained):
+    trained, sampled = getattr(learner, "bare_model", None), getattr(engine, "model", None)
+    if trained is None or sampled is None or not routers(trained):
         return None
-    with _choices(engine.model) as ours, _choices(trained) as theirs:
+    with _choices(sampled) as ours, _choices(trained) as theirs:
         engine.score(token_ids)
         learner.logprobs(token_ids)
     pairs = [(torch.cat(ours[name]), torch.cat(theirs[name])) for name in ours]

@@ -8,6 +8,7 @@ there and compares a probe. Adapters on one base share its weights in memory, an
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from parl.learner.experts import router_agreement
 from parl.learner.learner import Learner, check_engine
 from parl.learner.models import load_folder, load_policy, new_adapter, save_memory, stored_adapter
 from parl.policy import lora
-from parl.policy.base import PolicyHandle, Renderer, cast
+from parl.policy.base import PolicyHandle, Renderer, WeightedEngine, cast
 from parl.policy.endpoint import EndpointEngine, Uncounted
 from parl.policy.families import make_renderer
 from parl.policy.torch_engine import BASE, TorchEngine
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
 """Largest allowed difference of a probe's log-prob between engine and learner, by dtype (measured: 1e-5, 0.35)."""
 PROBE_TOKENS = 64
+NO_VLLM = (
+    "policies.{name}.engine.type is vllm, but there is no vllm in this environment. Install it into one of its own "
+    "(make vllm, or pip install 'parl-swarm[vllm]' where there is a GPU; docs/vllm.md), or set engine.type: torch."
+)
 SNAPSHOT = " at the cold start"
 """Ends the name of an adapter whose weights no longer change."""
 
@@ -47,6 +52,9 @@ class PolicySet:
 
     def __init__(self, config: Config, env: AgentEnv, folder: Path | None = None) -> None:
         """Build the policies, or load their weights from a checkpoint `folder`."""
+        for name, policy in config.policies.items():
+            if policy.engine.type == "vllm" and importlib.util.find_spec("vllm") is None:
+                raise ConfigError(NO_VLLM.format(name=name))
         self._config = config
         self.models: dict[str, Any] = {}
         self.tokenizers: dict[str, Any] = {}
@@ -74,8 +82,8 @@ class PolicySet:
             self.models[name], self.tokenizers[name] = model, tokenizer
             self.renderers[name] = make_renderer(name, config.policies[base].renderer, tokenizer)
         self.learners: dict[str, Learner | LearnerGroup] = {}
-        self._live: dict[str, TorchEngine] = {}
-        self._frozen: dict[str, TorchEngine] = {}
+        self._live: dict[str, WeightedEngine] = {}
+        self._frozen: dict[str, WeightedEngine] = {}
 
     def copy_weights(self, source: str) -> None:
         """Give the weights of `source` to all other policies that have weights of their own.
@@ -95,11 +103,12 @@ class PolicySet:
 
     def start_engines(self) -> None:
         """Engines over copies of the current weights; called again after the cold start has changed them."""
+        self._live = {}  # the old ones end first: an engine may have processes and memory of its own
         for name, model in self.models.items():
             if self._config.base_of(name) != name:
                 continue
             shapes = self._adapters_on(name)
-            self._live[name] = self._engine(name, lora.shared(model, same=False) if shapes else model, shapes)
+            self._live[name] = self._engine(name, model, shapes)
             for adapter in shapes:
                 policy = adapter.removesuffix(SNAPSHOT)
                 self._live[name].load_weights(lora.adapter_state(self.models[policy]), 0, adapter)
@@ -128,11 +137,15 @@ class PolicySet:
         frozen = [n + SNAPSHOT for n in self._snapshots() if n in own]
         return {n: self.models[n.removesuffix(SNAPSHOT)].peft_config[lora.DEFAULT] for n in (*own, *frozen)}
 
-    def _engine(self, name: str, model: Any, adapters: Mapping[str, LoraConfig] | None = None) -> TorchEngine:
-        engine = self._config.policies[name].engine
+    def _engine(self, name: str, model: Any, adapters: Mapping[str, LoraConfig] | None = None) -> WeightedEngine:
+        engine, stop_ids, dtype = self._config.policies[name].engine, self.renderers[name].stop_ids, self._dtype(name)
         assert isinstance(engine, EngineConfig)
-        own = model if adapters else cast(copy.deepcopy(model), self._dtype(name))
-        return TorchEngine(own, self.renderers[name].stop_ids, engine, adapters)
+        if engine.type == "vllm":
+            from parl.policy.vllm_engine import VllmEngine
+
+            return VllmEngine(model, stop_ids, engine, adapters, dtype)
+        own = lora.shared(model, same=False) if adapters else cast(copy.deepcopy(model), dtype)
+        return TorchEngine(own, stop_ids, engine, adapters)
 
     def _push(self, name: str) -> None:
         """Move a learner's weights to its engine."""

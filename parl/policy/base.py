@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -83,6 +83,40 @@ def cast(model: Any, dtype: Any) -> Any:
 
 Blueprint = Callable[[], Any]
 """A picklable recipe of an engine without its weights, for a worker in another process."""
+
+
+class WeightedEngine(Engine, Protocol):
+    """An engine with weights: of the model itself (the part "") and of adapters on it (by name)."""
+
+    versions: dict[str, int]
+    """Weight version of each part."""
+    serial: str
+    """Tells engines apart, whatever their versions."""
+
+    @property
+    def version(self) -> int:
+        """Of all parts together: it grows with each change of any."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Any], version: int, part: str = "") -> None:
+        """Replace the weights of a part. Raises RuntimeError when a name or shape does not fit."""
+        ...
+
+    def export_weights(self, part: str = "") -> dict[str, Any]:
+        """A part's weights as numpy arrays."""
+        ...
+
+    def blueprint(self) -> Blueprint:
+        """How to build this engine in another process, to which `load_weights` then gives its weights."""
+        ...
+
+    def score(self, token_ids: Sequence[int], part: str = "") -> Any:
+        """Log-probs (T-1,) of a sequence's tokens, by the path that sampling takes: what a sync is checked with."""
+        ...
+
+    def probe(self, token_ids: Sequence[int]) -> Any:
+        """`score` by each part, one row each: what another process's engine with these weights says."""
+        ...
 
 
 class Renderer(Protocol):

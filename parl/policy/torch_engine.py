@@ -105,7 +105,7 @@ class TorchEngine:
     def export_weights(self, part: str = BASE) -> dict[str, np.ndarray[Any, Any]]:
         """A part's weights as numpy arrays: five times faster through an object store than torch tensors."""
         own = lora.base_state(self.model) if part == BASE else lora.adapter_state(self.model, self._slots[part])
-        return {k: _to_numpy(v) for k, v in own.items()}
+        return {k: to_numpy(v) for k, v in own.items()}
 
     def load_weights(self, weights: Mapping[str, Any], version: int, part: str = BASE) -> None:
         """Replace the weights of the model or of one adapter, between two passes.
@@ -114,7 +114,7 @@ class TorchEngine:
         the new version, and the log-prob that it was sampled with. New agents share nothing that older weights have
         computed. Raises RuntimeError when a name or shape does not fit.
         """
-        tensors = {k: _to_tensor(v) for k, v in weights.items()}
+        tensors = {k: to_tensor(v) for k, v in weights.items()}
         if part == BASE:
             lora.set_base_state(self.model, tensors)
         else:
@@ -334,14 +334,14 @@ def _build(
     return TorchEngine(cast(kind(model_config), getattr(torch, dtype)), stop_ids, config, adapters)
 
 
-def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """bfloat16, which numpy lacks, travels as 16-bit integers."""
     plain = tensor.detach().cpu()
     array: np.ndarray[Any, Any] = (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
     return array
 
 
-def _to_tensor(value: Any) -> torch.Tensor:
+def to_tensor(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     tensor = torch.tensor(value)

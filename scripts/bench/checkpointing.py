@@ -75,7 +75,7 @@ def main() -> None:
             name = str(setting).lower()
             rows.append([dtype, name, f"{megabytes:.0f}", f"{seconds:.1f}"])
             found |= {f"{dtype}_{name}_mb": megabytes, f"{dtype}_{name}_s": seconds}
-    print(table(["dtype", "gradient_checkpointing", "activations, MB", "seconds"], rows))
+    table(["dtype", "gradient_checkpointing", "activations, MB", "seconds"], rows)
     finish(found)
 
 

@@ -106,6 +106,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, arguments: list[str], codes: tuple[int, ...] = (0,)) -> str:
     roots = [folder / "site", ROOT, ROOT / "envs", ROOT / "rewards"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots)), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])  # a page's `python` is this one
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=1200
     )

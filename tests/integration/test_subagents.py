@@ -89,7 +89,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     env = make_env(made.env)
     task = env.generate_tasks("train", 1, 0)[0]
     torch.manual_seed(0)
-    model, tokenizer = load_policy("main", made.policies["main"], env, 0)
+    model, tokenizer = load_policy("main", made.policies["main"], env, 0, torch.float32)
     handle = PolicyHandle("main", ChatML(tokenizer), ScriptedEngine(expert, ChatML(tokenizer)), False)
     runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, made.roles, made.swarm, made.clock)
     episode: Episode = asyncio.run(runner.run(env, task, episode_id="e", group="g", step=0, seed="s"))
@@ -185,7 +185,7 @@ def test_subagents_of_another_framework_are_trained_on_what_was_sampled(
 def test_an_orchestrator_is_trained_with_subagents_behind_an_endpoint(policy: Path) -> None:
     """The endpoint is `parl serve`'s own application; a script stands behind it."""
     env = make_env(config(policy.parent, "learn").env)
-    _, tokenizer = load_policy("main", config(policy.parent, "learn").policies["main"], env, 0)
+    _, tokenizer = load_policy("main", config(policy.parent, "learn").policies["main"], env, 0, torch.float32)
     renderer = ChatML(tokenizer)
     handle = PolicyHandle("expert", renderer, ScriptedEngine(expert, renderer), False)
     service = Service({"expert": Served(handle, 256, 24, 1.0)})

@@ -69,7 +69,7 @@ def test_the_conversation_is_chatml(bpe: ChatML) -> None:
 
 
 def test_tools_are_listed_with_their_schemas(bpe: ChatML) -> None:
-    ids = bpe.start("be good", WideSearch.tool_specs(), "find it")
+    ids = bpe.start("be good", WideSearch.own_tool_specs(), "find it")
     text = byte_level().backend_tokenizer.decode(ids, skip_special_tokens=False)
     listed = text.split("<tools>\n")[1].split("\n</tools>")[0].split("\n")
     assert [json.loads(line)["name"] for line in listed] == ["open", "search"]

@@ -90,7 +90,7 @@ def hermes(call: ToolCall) -> dict[str, Any]:
     "family, template",
     [("qwen3", "qwen3"), ("qwen3", "qwen3_instruct_2507"), ("llama3", "llama3_1"), ("llama3", "llama3_2")],
 )
-@pytest.mark.parametrize("tools", [WideSearch.tool_specs(), ()])
+@pytest.mark.parametrize("tools", [WideSearch.own_tool_specs(), ()])
 @pytest.mark.parametrize("system", ["be good", ""])
 def test_a_conversation_has_the_tokens_of_the_models_template(
     family: str, template: str, tools: Any, system: str
@@ -116,7 +116,7 @@ def test_a_conversation_has_the_tokens_of_the_models_template(
 def test_kimis_conversation() -> None:
     """K2.5's template, by hand: declarations in TypeScript, each answer under its call's id, no thinking."""
     renderer = renderer_of("kimi_k2_5")
-    ids = renderer.start("be good", WideSearch.tool_specs(), "find it")
+    ids = renderer.start("be good", WideSearch.own_tool_specs(), "find it")
     text = decoded("kimi_k2_5", ids)
     assert text.startswith("<|im_system|>tool_declare<|im_middle|># Tools\n\n## functions\nnamespace functions {\n")
     assert "type search = (_: {" in text
@@ -162,7 +162,7 @@ def run(family: str, turns: Sequence[Sequence[int]], answers: Sequence[Sequence[
         return Answered(tuple(answers[turn]), len(calls))
 
     spec = AgentSpec("0", "orchestrator", None, None, "o", "be good", "find it", "s", "s")
-    tools = WideSearch.tool_specs()
+    tools = WideSearch.own_tool_specs()
     trace = asyncio.run(run_agent(spec, handle, tools, Limits(context_tokens=4000), Sampling(), dispatch))
     return trace, engine
 
@@ -182,7 +182,7 @@ def test_an_agents_tape(family: str) -> None:
     first = [*thought, *renderer.encode(BOTH), renderer.stop_ids[0]]
     odd = [*renderer.encode("It is Nai"), *renderer.encode("robi"), renderer.stop_ids[-1]]  # not as BPE would cut it
     trace, engine = run(family, [first, odd], [["one", "two."]])
-    start = renderer.start("be good", WideSearch.tool_specs(), "find it")
+    start = renderer.start("be good", WideSearch.own_tool_specs(), "find it")
     heard = renderer.observe(["one", "two."], first)
     assert trace.token_ids == (*start, *first, *heard, *odd)
     expected = [0] * len(start) + [1] * len(first) + [0] * len(heard) + [1] * len(odd)
@@ -225,7 +225,7 @@ def test_no_text_from_outside_forges_markup(family: str) -> None:
 def test_it_travels_to_a_worker(family: str) -> None:
     renderer = renderer_of(family)
     other = pickle.loads(pickle.dumps(renderer))
-    assert other.start("s", WideSearch.tool_specs(), "u") == renderer.start("s", WideSearch.tool_specs(), "u")
+    assert other.start("s", WideSearch.own_tool_specs(), "u") == renderer.start("s", WideSearch.own_tool_specs(), "u")
 
 
 # --- reading what was sampled ----------------------------------------------------------------------------------------

@@ -17,18 +17,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from parl import models_fetch
+from parl.config import Config, parse
 from parl.config.objective import Loss
 from parl.config.schema import EngineConfig, Optimizer, Policy, TinyModel
 from parl.errors import ConfigError
 from parl.learner.experts import router_agreement
 from parl.learner.learner import Learner, check_engine, logprobs
 from parl.learner.models import load_folder, resolve_folder, save_memory
-from parl.learner.policies import TOLERANCE
+from parl.learner.policies import TOLERANCE, PolicySet
 from parl.policy.base import Generation, Request, cast
 from parl.policy.families import make_renderer
 from parl.policy.tiny import build_model
 from parl.policy.torch_engine import TorchEngine
 from parl.types import Sample
+from tests.helpers import WordsEnv
 
 
 def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +51,21 @@ def test_a_folder_without_a_model_is_no_hub_id(tmp_path: Path, monkeypatch: pyte
     Path("runs/mine").mkdir(parents=True)
     with pytest.raises(ConfigError, match="nor a transformers folder"):
         resolve_folder("main", "runs/mine")
+
+
+def with_vllm(model: str) -> Config:
+    return parse({"name": "r", "env": {"id": "x"}, "policies": {"main": {"model": model, "engine": {"type": "vllm"}}}})
+
+
+def test_vllm_that_is_not_installed_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"main\.engine\.type is vllm, but there is no vllm .*make vllm"):
+        PolicySet(with_vllm("models/some"), WordsEnv())
+
+
+def test_a_tiny_model_is_not_for_vllm() -> None:
+    with pytest.raises(ConfigError, match="cannot serve a tiny model; give `model`"):
+        with_vllm("tiny")
 
 
 # --- memory and precision --------------------------------------------------------------------------------------------

@@ -124,6 +124,11 @@ WRONG = {
         ["policies.main.optimiser.lr=1"],
         r"policies\.main\.optimiser: unknown key\. Did you mean 'optimizer'",
     ),
+    "truncated sampling": (
+        "extends: base.yaml\nroles: {orchestrator: {sampling: {top_p: 0.9}}}",
+        [],
+        r"roles\.orchestrator\.sampling\.top_p: unknown key",
+    ),
     "unknown key, in a list": (
         "extends: base.yaml",
         ["roles.subagent.trainable=[{valu: true}]"],

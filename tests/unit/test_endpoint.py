@@ -311,7 +311,7 @@ FROZEN = {"subagent": {"policy": "far", "trainable": False}}
         ),
         ({"policies": {"main": {}, "far": {**FAR, "dtype": "bfloat16"}}}, "remove policies.far.dtype"),
         ({"policies": {"main": {}, "far": {"engine": {"type": "openai"}}}}, "base_url: missing"),
-        ({"policies": {"main": {}, "far": {"engine": {"type": "open"}}}}, "'torch', 'openai'"),
+        ({"policies": {"main": {}, "far": {"engine": {"type": "open"}}}}, "'torch', 'vllm', 'openai'"),
         ({"policies": {"main": {}, "far": {"engine": {**FAR["engine"], "decode_rows": 1}}}}, "Allowed: api_key_env"),
         ({"policies": {"main": {}, "far": FAR, "a": {"adapter": {"base": "far"}}}}, "policies.a.adapter.base"),
         ({"rollout": {"backend": "ray", "inference": {"far": {}}}}, "rollout.inference.far"),

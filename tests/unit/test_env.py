@@ -49,8 +49,8 @@ def started() -> TinyEnv:
 
 
 def test_a_tools_schema_comes_from_hints_and_docstring() -> None:
-    assert [spec.name for spec in TinyEnv.tool_specs()] == ["peek", "roll"]
-    peek = TinyEnv.tool_specs()[0]
+    assert [spec.name for spec in TinyEnv.own_tool_specs()] == ["peek", "roll"]
+    peek = TinyEnv.own_tool_specs()[0]
     assert peek.description == "Show the word."
     assert peek.parameters == {
         "type": "object",
@@ -70,8 +70,8 @@ def test_a_subclass_inherits_tools_and_adds_its_own() -> None:
             """Shout."""
             return "!"
 
-    assert [spec.name for spec in More.tool_specs()] == ["peek", "roll", "shout"]
-    assert [spec.name for spec in TinyEnv.tool_specs()] == ["peek", "roll"]
+    assert [spec.name for spec in More.own_tool_specs()] == ["peek", "roll", "shout"]
+    assert [spec.name for spec in TinyEnv.own_tool_specs()] == ["peek", "roll"]
 
 
 def test_an_argument_without_type_hint_is_refused_when_the_class_is_made() -> None:

@@ -37,7 +37,7 @@ class Row:
     facts: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     split: str
     rows: tuple[Row, ...]

@@ -1,0 +1,66 @@
+"""`env.tools`: tools that a config adds to an environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from parl.config.base import Node, PositiveFloat, PositiveInt
+
+
+class SqlConfig(Node):
+    """A tool `sql(query)` that reads a SQLite database."""
+
+    database: Path
+    """The file, relative to the config. It is opened read-only."""
+    deadline_s: PositiveFloat = 1.0
+    """Of one query."""
+    max_rows: PositiveInt = 50
+    max_chars: PositiveInt = 4000
+    """Of one result."""
+
+
+class McpConfig(Node):
+    """A Model Context Protocol server: give `command` or `url`."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """A program that talks over stdin and stdout, and its arguments: [python, -m, mcp_server_time], say."""
+    pass_env: tuple[str, ...] = ()
+    """Names of environment variables that the program needs; it gets no others but HOME, PATH, USER and the like."""
+    url: str | None = None
+    """A server that runs already, over streamable HTTP: http://127.0.0.1:8000/mcp, say."""
+    api_key_env: str | None = None
+    """Name of the environment variable with the bearer token of `url`. The key itself never stands in a file."""
+    only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The tools to add; default: all of the server's."""
+    session: Literal["shared", "episode"] = "shared"
+    """`shared`: one session for all episodes of a process, for servers that keep nothing. `episode`: each episode has
+    its own (with `command`, a program of its own), which its agents share."""
+    connect_s: PositiveFloat = 60.0
+    """Deadline of a connection, the start of the program included."""
+    deadline_s: PositiveFloat = 30.0
+    """Of one call."""
+    max_chars: PositiveInt = 20_000
+    """Of one result; what is longer is cut."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("give `command` (a program) or `url` (a server that runs), one of the two")
+        if self.url is None and self.api_key_env is not None:
+            raise ValueError("`api_key_env` goes with `url`; a `command` gets its variables by `pass_env`")
+        if self.command is None and self.pass_env:
+            raise ValueError("`pass_env` goes with `command`; a `url` gets its token by `api_key_env`")
+        return self
+
+
+class ToolsConfig(Node):
+    """Tools that every agent has beside the environment's own."""
+
+    calculator: bool = False
+    """A tool `calculator(expression)`."""
+    sql: SqlConfig | None = None
+    mcp: dict[str, McpConfig] = Field(default_factory=dict)
+    """Servers by a name of your choice."""
