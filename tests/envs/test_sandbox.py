@@ -1,4 +1,4 @@
-"""The sandbox's API. What it denies: tests/integration/test_sandbox_escapes.py."""
+"""The sandbox's API. What it denies: tests/integration/test_sandbox_escapes.py and test_sandbox_limits.py."""
 
 from __future__ import annotations
 

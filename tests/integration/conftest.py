@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from parl import scoring
 from parl.types import Episode
+from tests.integration.sandbox_host import gone, processes
 
 
 @pytest.fixture
@@ -21,3 +26,17 @@ def some_number() -> Iterator[None]:
 
     yield
     del scoring._REGISTRY["some_number"]
+
+
+@pytest.fixture
+def sandboxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the sandbox makes its folders; afterwards nothing is there, nothing runs, no descriptor is open."""
+    folder = tmp_path / "sandboxes"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    descriptors = set(os.listdir("/proc/self/fd"))
+    yield folder
+    assert list(folder.iterdir()) == []
+    assert all(gone(pid) for pid in processes(str(folder)))
+    assert not [thread for thread in threading.enumerate() if thread.name == "sandbox"]
+    assert len(os.listdir("/proc/self/fd")) <= len(descriptors)

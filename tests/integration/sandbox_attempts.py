@@ -38,7 +38,7 @@ else:
 @dataclass(frozen=True)
 class Attempt:
     body: str
-    """Placeholders: see `Victims` in test_sandbox_escapes.py."""
+    """Placeholders: see the fixture `victims` in test_sandbox_escapes.py."""
     outside: Outside = "always"
 
     def program(self, **victims: object) -> str:

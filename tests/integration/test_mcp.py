@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import psutil
 import pytest
 
 from parl import plugins
@@ -50,12 +52,12 @@ def with_tools(*toolsets: Mcp) -> WordsEnv:
 
 def running(marker: str) -> list[int]:
     """Processes, descendants of this one, whose command line holds a text."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()]
-    ours = {os.getpid()}
-    for _ in range(4):
-        ours |= {int(pid) for pid, parent, *_ in rows if int(parent) in ours}
-    return [int(pid) for pid, _, *args in rows if int(pid) in ours and args and marker in args[0]]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended in between
+            if marker in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 def wait_for_none(marker: str, seconds: float = 10.0) -> None:
@@ -245,7 +247,7 @@ def test_what_the_server_does_wrong_is_a_failure_of_the_episode(tool: str, kind:
     before = tools.call("count", {}).split()[1]
     began = time.monotonic()
     episode = run(script([call(tool), "blue"]), env=with_tools(tools))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10  # it does not wait until the session is closed, too
     assert (episode.status, episode.failure) == ("failed", kind)
     assert tools.call("count", {}).split() != ["2", before]  # a new process
     assert tools.call("count", {}).split()[0] == "2"
@@ -264,7 +266,7 @@ def test_a_server_that_is_killed_in_mid_call() -> None:
 
 
 def test_a_call_that_hangs_costs_others_nothing() -> None:
-    tools = mcp(deadline_s=2.0)
+    tools = mcp(deadline_s=4.0)
     kinds: list[str] = []
 
     def hang() -> None:
@@ -274,9 +276,9 @@ def test_a_call_that_hangs_costs_others_nothing() -> None:
 
     hanging = threading.Thread(target=hang)
     hanging.start()
-    time.sleep(1.0)
+    time.sleep(2.0)
     late = []
-    slow = threading.Thread(target=lambda: late.append(tools.call("hang", {"seconds": 1.8})))
+    slow = threading.Thread(target=lambda: late.append(tools.call("hang", {"seconds": 3.0})))
     slow.start()
     hanging.join()
     assert tools.call("add", {"a": 1, "b": 1}) == "2"  # in a new session

@@ -97,11 +97,11 @@ def test_no_verdict_is_a_failure(
     endpoint: tuple[Fake, str], model: str, kind: str, detail: str, num_requests: int
 ) -> None:
     fake, base = endpoint
-    before = len(fake.asked)
     with pytest.raises(JudgeFailure, match=detail) as caught:
         ask(base, model, max_retries=1)
     assert caught.value.kind == kind
-    assert len(fake.asked) - before <= num_requests
+    # of this model alone: what another test gave up may arrive late
+    assert 0 < sum(body["model"] == model for body, _ in fake.asked) <= num_requests
 
 
 def test_a_deadline_ends_it(endpoint: tuple[Fake, str]) -> None:
