@@ -191,10 +191,10 @@ def main(fd: int) -> None:
             if call is not None:
                 cancelled[number] = threading.Event()
                 threading.Thread(target=work, args=(number, call), name="sandbox", daemon=True).start()
-            elif number in cancelled:
-                cancelled[number].set()
-    for event in list(cancelled.values()):
-        event.set()
+            elif (event := cancelled.get(number)) is not None:
+                event.set()
+    for left in list(cancelled.values()):
+        left.set()
     until = time.monotonic() + STOP_S
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
