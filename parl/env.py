@@ -176,6 +176,9 @@ class AgentEnv(_Tools, gymnasium.Env[list[Message], Message]):
     metadata: dict[str, Any] = {"render_modes": []}
     blocking: bool = False
     """True when its methods wait (subprocess, network): the runtime then calls each in a thread of its own."""
+    merges: ClassVar[tuple[str, ...]] = ()
+    """Tools by which an orchestrator takes over what its subagents did in their forks. All other tools must read the
+    same whatever a fork does."""
 
     task: Task
     observation_space: gymnasium.spaces.Space[list[Message]]
