@@ -235,6 +235,14 @@ class AgentEnv(_Tools, gymnasium.Env[list[Message], Message]):
         """
         return None
 
+    def claims(self, message: str) -> Mapping[str, str]:
+        """What a subagent's message states: key (`entity attribute`) -> value. Not what it leaves open.
+
+        Called after `score`, on the orchestrator's own environment. Where this is implemented, keys to which two
+        messages give different values, case and blanks aside, are counted: `facts["contradictions"]`.
+        """
+        return {}
+
     def facts(self) -> Mapping[str, Any]:
         """What rewards may want to know and the score does not say (a judge's verdict, say)."""
         return {}
