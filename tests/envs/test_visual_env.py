@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from parl import images
+from parl.calibration import Question, tally
 from parl.checks.runner import check
 from parl.config import load
 from parl.config.schema import EnvConfig
@@ -85,8 +86,12 @@ def test_the_known_answer_scores_1_and_nothing_0(question: str) -> None:
         for task in env.generate_tasks("validation", 8, 0):
             env.reset(seed=0, options={"task": task})
             assert env.score(right(task))["score"] == env.score(right(task))["success"] == 1.0
-            expected = {"question": question, "answerable": not unanswerable, "abstained": bool(unanswerable)}
-            assert env.facts() == expected
+            facts = env.facts()
+            assert (facts["question"], facts["answerable"], facts["abstained"]) == (
+                question,
+                not unanswerable,
+                bool(unanswerable),
+            )
             assert env.score("")["score"] == env.score(" ")["score"] == 0.0
             assert env.score("unknown")["score"] == unanswerable
             assert env.facts()["abstained"]
@@ -97,6 +102,19 @@ def test_guessing_the_likeliest_answer_gains_nothing() -> None:
         made = VisualTools(questions=[question]).generate_tasks("train", 600, 0)
         counts = np.bincount([int(t.data["gold"]) for t in made], minlength=10)
         assert 35 <= counts.min() <= counts.max() <= 90  # of 60 each
+
+
+def test_answers_and_abstentions_are_counted_for_calibration() -> None:
+    env = started(questions=["read"], unanswerable=1.0)
+    env.score("7")
+    assert env.facts()["calibration"] == tally([Question(False, "answer")])
+    env.score("unknown")
+    assert env.facts()["calibration"]["abstained_right"] == 1
+    env.score("")
+    assert env.facts()["calibration"] == tally([Question(False, "nothing")])
+    plain = started(questions=["read"])
+    plain.score(plain.task.data["gold"])
+    assert "calibration" not in plain.facts()
 
 
 def test_what_cannot_be_answered_is_a_share_of_the_tasks() -> None:

@@ -28,6 +28,8 @@ from parl_envs.visual.scores import SCORES, UNKNOWN
 
 ENV_ID = "parl/VisualTools-v0"
 CACHED_PAGES = 32
+OWN = "own"
+"""The name of a user's question."""
 
 
 def generate(knobs: Knobs, split: str, num: int, seed: int) -> list[Task]:
@@ -72,7 +74,7 @@ def load_task(row: Mapping[str, Any], size: int) -> Task:
             page_image(page)
     except ValueError as error:
         raise ConfigError(f"Task {task_id}: {error}") from None
-    data = {"question": "own", "score": score, "pages": pages, "gold": gold, "answerable": answerable, "asked": []}
+    data = {"question": OWN, "score": score, "pages": pages, "gold": gold, "answerable": answerable, "asked": []}
     return Task(task_id, ENV_ID, _prompt(str(question), pages, size), data)
 
 

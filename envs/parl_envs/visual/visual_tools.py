@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from parl.calibration import Question, tally
 from parl.env import AgentEnv, Demonstration, Said, ToolSpec, tool
 from parl.errors import ConfigError, did_you_mean
 from parl.types import Task
@@ -148,16 +149,16 @@ class VisualTools(AgentEnv):
         """Of this agent and its subagents: the page and the part of it, for what the outcome tells about tool use."""
         self.named: list[Box] = []
         """The boxes that a subagent's prompt names."""
-        self.abstained = False
+        self.said: Question | None = None
 
     def score(self, answer: str) -> Mapping[str, float]:
         """By the task's own score; where nothing can be told, `unknown` is right."""
         data = self.task.data
-        self.abstained = scores.abstains(answer)
-        if not data["answerable"]:
-            score = float(self.abstained)
-        else:
-            score = 0.0 if self.abstained else scores.SCORES[data["score"]](answer, data["gold"])
+        answerable, abstained = data["answerable"], scores.abstains(answer)
+        right = scores.SCORES[data["score"]](answer, data["gold"]) if answerable and not abstained else 0.0
+        score = right if answerable else float(abstained)
+        said: Literal["answer", "unknown", "nothing"] = "unknown" if abstained else "answer"
+        self.said = Question(answerable, said if answer.strip() else "nothing", right)
         return {
             "score": score,
             "success": float(score == 1.0),
@@ -166,8 +167,13 @@ class VisualTools(AgentEnv):
         }
 
     def facts(self) -> Mapping[str, Any]:
-        data = self.task.data
-        return {"question": data["question"], "answerable": data["answerable"], "abstained": self.abstained}
+        """The question's name; whether it can be answered and was abstained from, once it has been scored."""
+        facts: dict[str, Any] = {"question": self.task.data["question"]}
+        if self.said is not None:
+            facts |= {"answerable": self.said.answerable, "abstained": self.said.said == "unknown"}
+            if self.knobs.unanswerable or facts["question"] == tasks.OWN:
+                facts["calibration"] = tally([self.said])
+        return facts
 
     def num_parts(self) -> int | None:
         return len(self.task.data["asked"]) or None
