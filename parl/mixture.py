@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from parl.env import AgentEnv, Demonstration, Message, Said, ToolSpec
-from parl.errors import ConfigError, did_you_mean
+from parl.errors import ConfigError
 from parl.types import Task
 
 
@@ -41,10 +41,7 @@ class Mixture(AgentEnv):
         ability, _, inner = kind.partition("/")
         if not inner or ability not in self.parts:
             kinds = [f"{name}/{inner or kind}" for name in self.parts]
-            raise ConfigError(
-                f"'{kind}' names no ability of env.mix.{did_you_mean(kind, kinds)} Write ABILITY/KIND, such as "
-                f"{kinds[0]}."
-            )
+            raise ConfigError(f"'{kind}' names no ability of env.mix. Write ABILITY/KIND: {' or '.join(kinds)}.")
         for name, own in knobs.items():
             if name not in self.parts or not isinstance(own, Mapping):
                 raise ConfigError(

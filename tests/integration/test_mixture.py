@@ -104,7 +104,7 @@ def test_a_kind_without_its_ability_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(SHORT.replace("visual/read", "read"))
     done = parl("train", tmp_path / "c.yaml", *SETTINGS, "--dry-run")
     assert done.returncode == 2
-    assert "'read' names no ability of env.mix. Did you mean" in done.stderr
+    assert "'read' names no ability of env.mix. Write ABILITY/KIND: search/read or visual/read." in done.stderr
 
 
 @pytest.mark.slow

@@ -216,7 +216,9 @@ def test_demonstrations_go_by_ability_and_so_do_their_knobs() -> None:
     assert isinstance(demo, Demonstration)
     assert demo.env is env.parts["visual"]
     assert demo.task.ability == "visual"
-    with pytest.raises(ConfigError, match=r"'episode' names no ability of env.mix.*such as search/episode"):
+    with pytest.raises(
+        ConfigError, match=r"'episode' names no ability of env.mix. Write ABILITY/KIND: search/episode or visual/"
+    ):
         env.demonstrate("episode", rng)
     with pytest.raises(ConfigError, match="knobs go by ability"):
         env.demonstrate("visual/episode", rng, lazy=0.1)
