@@ -176,6 +176,9 @@ class AgentEnv(_Tools, gymnasium.Env[list[Message], Message]):
     metadata: dict[str, Any] = {"render_modes": []}
     blocking: bool = False
     """True when its methods wait (subprocess, network): the runtime then calls each in a thread of its own."""
+    merges: ClassVar[tuple[str, ...]] = ()
+    """Tools by which an orchestrator takes over what its subagents did in their forks. All other tools must read the
+    same whatever a fork does."""
 
     task: Task
     observation_space: gymnasium.spaces.Space[list[Message]]
@@ -231,6 +234,14 @@ class AgentEnv(_Tools, gymnasium.Env[list[Message], Message]):
             messages: what the orchestrator read of each subagent, in the order of launch; "" of one that was stopped.
         """
         return None
+
+    def claims(self, message: str) -> Mapping[str, str]:
+        """What a subagent's message states: key (`entity attribute`) -> value. Not what it leaves open.
+
+        Called after `score`, on the orchestrator's own environment. Where this is implemented, keys to which two
+        messages give different values, case and blanks aside, are counted: `facts["contradictions"]`.
+        """
+        return {}
 
     def facts(self) -> Mapping[str, Any]:
         """What rewards may want to know and the score does not say (a judge's verdict, say)."""

@@ -21,7 +21,7 @@ from parl.config import Config, load, parse
 from parl.config.schema import TaskSource
 from parl.env import AgentEnv
 from parl.errors import CheckpointError, ConfigError
-from parl.metrics import mean_outcome
+from parl.metrics import mean_outcome, num_contradictions
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.progress import Progress
@@ -100,6 +100,7 @@ def heldout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "subtask_score": fmean(subtasks) if subtasks else 0.0,
         "finish_rate": fmean(e.num_finished / e.num_assigned for e in ok if e.num_assigned) if delegating else 0.0,
         "num_truncated": float(sum(e.status == "truncated" for e in ok)),
+        **num_contradictions(ok),
         **{f"num_truncated_{why}": float(num) for why, num in _truncated_by(ok).items()},
         "num_failed": float(len(episodes) - len(ok)),
         "num_tasks": float(len(episodes)),

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from parl.calibration import rates
 from parl.config.schema import Roles
-from parl.rollout.swarm import normal
+from parl.rollout.world import normal
 from parl.types import ORCHESTRATOR_ID, Episode, ScoredEpisode
 
 
@@ -52,17 +53,24 @@ def roles_trained(schedule: Roles, now: Roles) -> dict[str, float]:
 
 
 def outcome_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Mean of every outcome that the environment reports."""
+    """Mean of every outcome that the environment reports, and what `mean_outcome` makes of its facts."""
     if not episodes:
         return {}
     return {f"outcome/{k}": v for k, v in mean_outcome(episodes).items()}
 
 
 def mean_outcome(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Mean of every outcome that all of the episodes have."""
-    return {
+    """Mean of every outcome that all of the episodes have; the rates of answers and abstentions, where counted."""
+    means = {
         k: fmean(e.outcome[k] for e in episodes) for k in episodes[0].outcome if all(k in e.outcome for e in episodes)
     }
+    return means | rates(e.facts["calibration"] for e in episodes if "calibration" in e.facts)
+
+
+def num_contradictions(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Mean number of keys on which subagents contradict each other, over the episodes that can tell; {} without one."""
+    told = [len(e.facts["contradictions"]) for e in episodes if "contradictions" in e.facts]
+    return {"contradictions": fmean(told)} if told else {}
 
 
 def swarm_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
@@ -90,6 +98,7 @@ def swarm_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         metrics["tokens/siblings"] = fmean(e.num_sibling_tokens for e in episodes)
     if assigned:
         metrics["swarm/finish_rate"] = fmean(e.num_finished / e.num_assigned for e in assigned)
+    metrics |= {f"swarm/{k}": v for k, v in num_contradictions(episodes).items()}
     scores = [t.score for t in subagents if t.score is not None]
     if scores:
         metrics["outcome/subtask"] = fmean(scores)

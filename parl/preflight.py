@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from parl import plugins
+from parl.calibration import RATES
 from parl.config import Config, load
 from parl.config.phases import Gate
 from parl.config.schema import Stage
@@ -82,7 +83,8 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
             f"`parl envs check {config.env.id}` may tell more."
         )
     scored, _ = Scorer(config.reward).score([episode], 0, {})
-    _check_gates(config, {*step_metrics(scored, [episode]), *LATER, *(f"eval/{k}" for k in heldout_metrics([episode]))})
+    later = [*LATER, *(f"outcome/{k}" for k in RATES if "calibration" in episode.facts)]
+    _check_gates(config, {*step_metrics(scored, [episode]), *later, *(f"eval/{k}" for k in heldout_metrics([episode]))})
     if config.credit.type == "drop_one" and type(env).contributions is AgentEnv.contributions:
         raise ConfigError(
             f"credit.type is drop_one, but {config.env.id} cannot tell what a subagent contributed. Implement its "

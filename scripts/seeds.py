@@ -18,8 +18,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-COLUMNS = ("item_f1", "item_f1_nonkey", "success", "critical_steps", "virtual_latency_s", "tokens_per_episode")
-COUNTS = ("spawn_rate", "num_truncated")
+COLUMNS = (
+    *("item_f1", "item_f1_nonkey", "tests_passed", "success", "critical_steps", "virtual_latency_s"),
+    *("tokens_per_episode", "spawn_rate", "num_truncated"),
+)
+"""Of these, the ones that the environment has."""
 
 
 def main() -> None:
@@ -46,7 +49,11 @@ def run(config: Path, folder: Path, overrides: Sequence[str]) -> None:
 
 def table(summaries: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Mean over the seeds and, in brackets, the smallest and the largest; one row per policy and decoding."""
-    names = (*COLUMNS, *COUNTS)
+    first = summaries[0]["heldout"]
+    measured = {
+        name for modes in first.values() for decodings in modes.values() for row in decodings.values() for name in row
+    }
+    names = ["score", *(name for name in COLUMNS if name in measured)]
     seeds = ", ".join(f"{s['seed']}" for s in summaries)
     walls = ", ".join(f"{s['wall_s'] / 60:.1f}" for s in summaries)
     attempts = max(s["cold_start_attempts"] for s in summaries)
@@ -54,7 +61,6 @@ def table(summaries: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "| policy | decoding | " + " | ".join(names) + " |"
     yield "|" + " --- |" * (len(names) + 2)
-    first = summaries[0]["heldout"]
     for phase, modes in first.items():
         for mode, decodings in modes.items():
             for decoding in decodings:

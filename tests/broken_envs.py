@@ -194,6 +194,30 @@ class ForkIsShallow(Good):
         return AgentEnv.fork(self, subtask)
 
 
+class ForkIsMerged(Good):
+    """Not broken: `collect` is there to take over what subagents did. `merges` says so, or it is as good as shared."""
+
+    def start(self, task: Task) -> None:
+        super().start(task)
+        self.children: list[Good] = []
+
+    def fork(self, subtask: str) -> AgentEnv:
+        child = super().fork(subtask)
+        assert isinstance(child, ForkIsMerged)
+        child.children = []
+        self.children.append(child)
+        return child
+
+    @tool
+    def collect(self) -> str:
+        """Count the subagents' notes."""
+        return str(sum(len(child.notes) for child in self.children))
+
+
+class ForkMayBeMerged(ForkIsMerged):
+    merges = ("collect",)
+
+
 class SiblingsShare(Good):
     def start(self, task: Task) -> None:
         super().start(task)

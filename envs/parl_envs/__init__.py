@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from parl.doctor import Finding
 
 gymnasium.register(id="parl/WideSearch-v0", entry_point="parl_envs.search.wide_search:WideSearch")
+gymnasium.register(id="parl/Coding-v0", entry_point="parl_envs.coding.coding_env:Coding")
 gymnasium.register(id="parl/WideSearchSQL-v0", entry_point="parl_envs.search.sql:WideSearchSql")
 
 

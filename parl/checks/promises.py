@@ -191,7 +191,7 @@ def scores(env: AgentEnv) -> None:
 
 
 def forks(make: Callable[[], AgentEnv]) -> None:
-    """Each world has to read what it reads when nobody else acts."""
+    """Each world has to read what it reads when nobody else acts, but by the tools that are there to merge forks."""
 
     def world() -> tuple[AgentEnv, AgentEnv, AgentEnv]:
         parent = make()
@@ -199,7 +199,11 @@ def forks(make: Callable[[], AgentEnv]) -> None:
         return parent, _forked(parent, SUBTASK), _forked(parent, "another subtask")
 
     alone = make()
-    played = play(alone, reset(alone))
+    played = [
+        (action, heard)
+        for action, heard in play(alone, reset(alone))
+        if not {call["name"] for call in action["tool_calls"]} & set(alone.merges)
+    ]
     actions, parent_reads = [a for a, _ in played], [h for _, h in played]
     child_reads = _read(world()[1], actions)
 

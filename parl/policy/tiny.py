@@ -21,11 +21,15 @@ CALL_END = '"}}</tool_call>'
 
 
 def call_scaffolding(tools: Sequence[ToolSpec]) -> list[str]:
-    """The fixed texts of the tools' calls: what stands before, between and after the required arguments."""
+    """The fixed texts of the tools' calls: what stands before, between and after the required arguments.
+
+    A call of a tool that requires none is fixed as a whole.
+    """
     texts = []
     for tool in tools:
         required = tool.parameters.get("required", [])
         if not required:
+            texts.append(f'<tool_call>{{"name": "{tool.name}", "arguments": {{}}}}</tool_call>')
             continue
         texts.append(f'<tool_call>{{"name": "{tool.name}", "arguments": {{"{required[0]}": "')
         texts += [f'", "{name}": "' for name in required[1:]]

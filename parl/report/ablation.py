@@ -17,11 +17,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from parl.calibration import RATES
 from parl.run_folder import write_atomic
 
 METRICS = {
     "score": 3,
     "item_f1_nonkey": 3,
+    **dict.fromkeys(RATES, 3),
     "critical_steps": 2,
     "total_steps": 2,
     "virtual_latency_s": 2,
@@ -30,7 +32,7 @@ METRICS = {
     "finish_rate": 3,
     "num_subagents": 2,
 }
-"""What is compared, and the decimals it is shown with."""
+"""What is compared where runs measure it, and the decimals it is shown with."""
 DECODINGS = ("greedy", "sampled")
 # Two-sided 95 % quantiles of Student's t by degrees of freedom; between two entries the smaller one (wider) holds.
 T95 = {

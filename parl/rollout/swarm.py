@@ -25,10 +25,12 @@ from parl.rollout.tools import ASSIGN, CREATE, SWARM_TOOLS
 from parl.rollout.world import (
     EpisodeFailure,
     call_env,
+    contradictions,
     contributions,
     env_calls,
     failure_of,
     finite,
+    normal,
     reset_env,
     score_env,
 )
@@ -66,6 +68,7 @@ class SwarmRunner:
             await reset_env(env, task)
             trace = await live.orchestrate(task)
             outcome, facts = await score_env(env, trace.result)
+            facts = {**facts, **await contradictions(env, [read_message(t) for t in live.children])}
             counted = self.credit.type == "drop_one"
             children = await _with_contributions(env, trace.result, live.children) if counted else live.children
         except (EpisodeFailure, EndpointFailure) as failure:
@@ -362,8 +365,3 @@ def _report(trace: AgentTrace) -> str:
     if trace.status == "completed":
         return trace.result
     return BUDGET_EXHAUSTED if trace.stop_reason == "critical_step_budget" else f"error: stopped ({trace.stop_reason})"
-
-
-def normal(prompt: str) -> str:
-    """Two prompts are duplicates if these are equal."""
-    return " ".join(prompt.casefold().split())

@@ -55,6 +55,23 @@ async def score_env(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Ma
     return outcome, facts
 
 
+async def contradictions(env: AgentEnv, messages: Sequence[str]) -> dict[str, list[str]]:
+    """The fact `contradictions`: keys to which messages of different subagents give different values, in order.
+
+    No such fact where the environment does not say what messages state.
+    """
+    if type(env).claims is AgentEnv.claims:
+        return {}
+    values: dict[str, set[str]] = {}
+    try:
+        for message in messages:
+            for key, value in (await call_env(env, env.claims, message)).items():
+                values.setdefault(normal(key), set()).add(normal(value))
+    except Exception as error:
+        raise failure_of(error, f"claims: {error!r}") from error
+    return {"contradictions": [key for key, given in values.items() if len(given) > 1]}
+
+
 async def contributions(env: AgentEnv, answer: str, messages: Sequence[str]) -> list[float] | None:
     """What each subagent's message is worth to the answer; None where the environment cannot tell."""
     try:
@@ -64,6 +81,11 @@ async def contributions(env: AgentEnv, answer: str, messages: Sequence[str]) -> 
         return None if worth is None else [finite(v, "contribution") for v in worth]
     except Exception as error:
         raise failure_of(error, f"contributions: {error!r}") from error
+
+
+def normal(text: str) -> str:
+    """Two texts say the same if these are equal: case and blanks aside."""
+    return " ".join(text.casefold().split())
 
 
 def finite(value: object, what: str) -> float:

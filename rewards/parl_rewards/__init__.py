@@ -1,13 +1,14 @@
 """The shipped reward terms. Importing this package registers them (entry point `parl.rewards`); it loads no torch.
 
 - `outcome`: outcome, for both roles
+- `calibration`: calibration, for the orchestrator
 - `judge`: judge, for the orchestrator
-- `parallelism`: parallel, finish, critical_steps, total_steps, for the orchestrator
+- `parallelism`: parallel, finish, critical_steps, total_steps, contradictions, for the orchestrator
 - `tokens`: tokens, overlong, for the orchestrator
 """
 
 from __future__ import annotations
 
-from parl_rewards import judge, outcome, parallelism, tokens
+from parl_rewards import calibration, judge, outcome, parallelism, tokens
 
-__all__ = ["judge", "outcome", "parallelism", "tokens"]
+__all__ = ["calibration", "judge", "outcome", "parallelism", "tokens"]

@@ -1,4 +1,4 @@
-"""Shaping terms about the swarm: instantiation, finish rate, steps. The orchestrator's alone.
+"""Shaping terms about the swarm: instantiation, finish rate, steps, contradictions. The orchestrator's alone.
 
 In: an `Episode`. Out: a float. The paper anneals the first two to zero (lambda1, lambda2): give them a schedule.
 """
@@ -59,6 +59,24 @@ def critical_steps(episode: Episode, *, per: PositiveInt = 100) -> float:
 def total_steps(episode: Episode, *, per: PositiveInt = 100) -> float:
     """Minus the turns of all agents, in units of `per` turns: the cost that parallelism does not hide."""
     return -episode.total_steps / per
+
+
+@reward
+def contradictions(episode: Episode, *, per: PositiveInt = 4) -> float:
+    """Minus the keys to which two subagents give different values, in units of `per`; never below -1.
+
+    Args:
+        per: so many contradictions cost 1.
+    Raises:
+        ConfigError: the environment does not say what messages state.
+    """
+    found = episode.facts.get("contradictions")
+    if found is None:
+        raise ConfigError(
+            f"reward.terms.contradictions: {episode.task.env or 'the environment'} does not say what messages of "
+            "subagents state. Remove the term, or give the environment `claims`."
+        )
+    return -min(len(found) / per, 1.0)
 
 
 def _num_parts(episode: Episode) -> int:

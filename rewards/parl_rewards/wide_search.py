@@ -28,10 +28,20 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple
 
-__all__ = ["item_f1_nonkey", "parse_date", "parse_table", "wide_search"]
+__all__ = ["Cell", "item_f1_nonkey", "parse_date", "parse_table", "read_cells", "wide_search"]
 
 Row = dict[str, str]
 Gold = Sequence[Mapping[str, str]]
+
+
+class Cell(NamedTuple):
+    """One cell of the gold table outside the key, and what an answer says there."""
+
+    gold: str
+    said: str
+    """As written; "" where the cell is empty or its row is missing."""
+    score: float
+    """0 or 1, by the column's metrics."""
 
 
 def wide_search(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -47,9 +57,10 @@ def wide_search(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> dict[
     """
     joined = _join(answer, gold, evaluation)
     columns = joined.keys + joined.others
-    by_row = _prf(sum(min(cells, default=1.0) for cells in joined.rows), joined.predicted, joined.gold)
+    gold_rows = len(joined.expected)
+    by_row = _prf(sum(min(cells, default=1.0) for cells in joined.rows), joined.predicted, gold_rows)
     items = sum(joined.keys + sum(cells) for cells in joined.rows)
-    by_item = _prf(items, joined.predicted * columns, joined.gold * columns)
+    by_item = _prf(items, joined.predicted * columns, gold_rows * columns)
     result = {"score": float(all(value == 1.0 for value in (*by_row, *by_item)))}
     for unit, values in (("row", by_row), ("item", by_item)):
         for name, value in zip(("precision", "recall", "f1"), values, strict=True):
@@ -65,7 +76,21 @@ def item_f1_nonkey(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> fl
     """
     joined = _join(answer, gold, evaluation)
     hits = sum(sum(cells) for cells in joined.rows)
-    return _prf(hits, joined.predicted * joined.others, joined.gold * joined.others)[2]
+    return _prf(hits, joined.predicted * joined.others, len(joined.expected) * joined.others)[2]
+
+
+def read_cells(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> list[Cell]:
+    """Every cell of the gold table outside the key, row by row. Rows of the answer that join none are not in it."""
+    joined = _join(answer, gold, evaluation)
+    columns, keys, _ = _read_evaluation(evaluation)
+    others = [column for column in columns if column not in keys]
+    truth, table = _gold_columns(gold, columns), parse_table(answer) or []
+    found = {j: (table[i], scores) for (i, j), scores in zip(joined.pairs, joined.rows, strict=True)}
+    cells = []
+    for j in joined.expected:
+        row, scores = found.get(j, ({}, [0.0] * len(others)))
+        cells += [Cell(truth[c][j], row.get(c, ""), score) for c, score in zip(others, scores, strict=True)]
+    return cells
 
 
 def _prf(hits: float, predicted: int, gold: int) -> tuple[float, float, float]:
@@ -135,8 +160,9 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 class _Joined(NamedTuple):
     rows: list[list[float]]  # per joined row, the scores of its cells outside the key
+    pairs: list[tuple[int, int]]  # the same rows: index in the answer, index in the gold table
     predicted: int  # rows
-    gold: int
+    expected: list[int]  # gold rows, by index
     keys: int  # columns
     others: int
 
@@ -147,7 +173,7 @@ def _join(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> _Joined:
     truth = _gold_columns(gold, columns)
     rows = parse_table(answer) or []
     if not rows or set(rows[0]) != set(columns):
-        return _Joined([], 0, len(_first_of_each(truth, keys)), len(keys), len(others))
+        return _Joined([], [], 0, _first_of_each(truth, keys), len(keys), len(others))
     table = {column: [row[column] for row in rows] for column in columns}
     for column in columns:
         table[column], truth[column] = _as_pandas_reads(table[column], truth[column])
@@ -160,13 +186,14 @@ def _join(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> _Joined:
     open_rows: dict[tuple[str, ...], list[int]] = {}
     for j in reversed(expected):
         open_rows.setdefault(tuple(truth[key][j] for key in keys), []).append(j)
-    scores = []
+    scores, pairs = [], []
     for i in predicted:
         candidates = open_rows.get(tuple(table[key][i] for key in keys))
         if candidates:
             j = candidates.pop()
             scores.append([pipeline[c].score(table[c][i], truth[c][j]) for c in others])
-    return _Joined(scores, len(predicted), len(expected), len(keys), len(others))
+            pairs.append((i, j))
+    return _Joined(scores, pairs, len(predicted), expected, len(keys), len(others))
 
 
 def _gold_columns(gold: Gold, columns: Sequence[str]) -> dict[str, list[str]]:

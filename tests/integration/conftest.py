@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,8 @@ import pytest
 
 from parl import scoring
 from parl.types import Episode
-from tests.integration.sandbox_host import gone, processes
+from parl_envs.coding.sandbox import run_python
+from tests.integration.sandbox_outside import gone, host_pid, processes, used
 
 
 @pytest.fixture
@@ -34,9 +35,13 @@ def sandboxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     folder = tmp_path / "sandboxes"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    descriptors = set(os.listdir("/proc/self/fd"))
+    run_python("")  # what the first run opens for good
+    before = [used(pid) for pid in (os.getpid(), host_pid())]
     yield folder
     assert list(folder.iterdir()) == []
     assert all(gone(pid) for pid in processes(str(folder)))
-    assert not [thread for thread in threading.enumerate() if thread.name == "sandbox"]
-    assert len(os.listdir("/proc/self/fd")) <= len(descriptors)
+    until = time.monotonic() + 2  # a thread of the host ends just after its result is here
+    for pid, (num_descriptors, num_threads) in zip((os.getpid(), host_pid()), before, strict=True):
+        while used(pid)[0] > num_descriptors or used(pid)[1] > num_threads:
+            assert time.monotonic() < until, (used(pid), num_descriptors, num_threads)
+            time.sleep(0.01)

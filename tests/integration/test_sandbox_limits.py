@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 
 from parl_envs.coding import confine, sandbox, watch
 from parl_envs.coding.sandbox import MAX_OUTPUT, run_python
-from tests.integration.sandbox_host import gone, processes, run_outside
+from tests.integration.sandbox_outside import gone, processes, run_outside
 
 pytestmark = [
     pytest.mark.usefixtures("sandboxes"),
@@ -279,18 +277,3 @@ def test_a_child_that_holds_the_pipes_is_not_waited_for() -> None:
 def test_exit_codes_are_the_programs_own(code: str, exit_code: int) -> None:
     result = run_python(code)
     assert (result.exit_code, result.limit) == (exit_code, None)
-
-
-def test_a_program_dies_with_the_process_that_runs_it(tmp_path: Path) -> None:
-    code = "import os\nopen('pid', 'w').write(str(os.getpid()))\nwhile True: pass"
-    host = (
-        "import sys; from pathlib import Path; from parl_envs.coding.sandbox import run_python\n"
-        f"run_python({code!r}, folder=Path({str(tmp_path)!r}), timeout_s=60)"
-    )
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # its temporary folder stays: nobody is left to remove it
-    with subprocess.Popen([sys.executable, "-c", host], env=environment) as process:
-        until = time.monotonic() + 20
-        while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < until:
-            time.sleep(0.05)
-        process.kill()
-    assert gone(int((tmp_path / "pid").read_text()))

@@ -70,6 +70,27 @@ def test_an_expert_that_is_not_lazy_solves_the_task_in_the_expected_steps(seed: 
         assert episode.num_assigned == 0
 
 
+@pytest.mark.parametrize("parallel", [0, 1])
+def test_the_expert_abstains_where_no_page_tells_and_only_after_it_has_looked(parallel: int) -> None:
+    env = WideSearch(**config().env.kwargs, unanswerable=0.4)
+    rng = np.random.default_rng(0)
+    unanswerable = 0
+    for _ in range(6):
+        demo = env.demonstrate("episode", rng, parallel=parallel, lazy=0)
+        assert isinstance(demo, Demonstration)
+        episode = play(demo)
+        counts = episode.facts["calibration"]
+        assert episode.outcome["success"] == 1.0
+        assert counts["abstained"] == counts["abstained_right"] == counts["unanswerable"]
+        assert counts["answered"] == counts["answered_right"]
+        unanswerable += counts["unanswerable"]
+        per_row = 2 if demo.task.data["two_hop"] else 1
+        opened = [c for t in episode.traces for turn in t.turns for c in turn.tool_calls if c.name == "open"]
+        assert len(opened) == per_row * len(demo.task.data["gold"])
+        assert episode.num_finished == episode.num_assigned
+    assert unanswerable > 5
+
+
 def test_both_kinds_of_task_are_among_them() -> None:
     assert {demonstration(seed).task.data["two_hop"] for seed in range(12)} == {True, False}
 

@@ -38,6 +38,7 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
         ("cold_start.demos.lasy=0.1", "'lasy': 0.1} raised TypeError"),
         ("roles.orchestrator.limits.context_tokens=40", r"\(context_tokens\). Raise that limit"),
         ("reward.terms.outcome.metric=f2", "f2"),
+        ("reward.terms.calibration.weight=1", r"leaves no counts of abstentions .* env\.kwargs\.unanswerable"),
         ("credit.type=drop_one", r"parl/WideSearch-v0 cannot tell what a subagent contributed. Implement"),
         ("roles.subagent.trainable=" + GATED % "outcome/subtsk", "Did you mean 'outcome/subtask'"),
         (
@@ -88,6 +89,14 @@ def test_a_gate_that_is_never_measured(tmp_path: Path) -> None:
     gated = "roles.subagent.trainable=" + GATED % "eval/score"
     with pytest.raises(ConfigError, match=r"waits for eval/score; set eval\.every as well"):
         train(load(SMOKE, [f"run_dir={tmp_path / 'run'}", "eval.every=null", gated]), None, False)
+
+
+def test_a_gate_may_wait_for_abstentions_where_they_are_counted(tmp_path: Path) -> None:
+    gated = "roles.subagent.trainable=" + GATED % "outcome/abstention_precision"
+    settings = [f"run_dir={tmp_path / 'run'}", "control=null", gated]
+    with pytest.raises(ConfigError, match="waits for the metric 'outcome/abstention_precision'"):
+        train(load(SMOKE, settings), None, True)
+    train(load(SMOKE, [*settings, "env.kwargs.unanswerable=0.2"]), None, True)
 
 
 def test_a_tiny_model_is_not_trained_on_words_it_lacks(tmp_path: Path) -> None:

@@ -178,3 +178,12 @@ def test_a_page_without_a_finished_run_has_no_charts(tmp_path: Path) -> None:
     text = (tmp_path / "ablation.html").read_text()
     assert "No run has finished." in text
     assert "<script>" not in text
+
+
+def test_rates_of_abstentions_are_compared_where_they_were_measured() -> None:
+    plain = [measured("a", score=[0.5, 0.6]), measured("b", score=[0.5, 0.7])]
+    rates = [measured(v.label, score=[0.5, 0.6], abstention_recall=[0.1, 0.2 + k]) for k, v in enumerate(plain)]
+    assert set(analyse(plain, (0, 1))["results"]) == {"score"}
+    found = analyse(rates, (0, 1))["results"]
+    assert set(found) == {"score", "abstention_recall"}
+    assert [row["mean"] for row in found["abstention_recall"]["greedy"]] == pytest.approx([0.15, 0.65])

@@ -110,9 +110,9 @@ def test_errors_are_texts(expression: str, why: str) -> None:
     ],
 )
 def test_no_expression_takes_long(expression: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     text = calculate(expression)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
     assert len(text) < 700
 
 

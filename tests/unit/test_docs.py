@@ -18,9 +18,10 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 RECORDED = {
     "": "step",
     "reward": "total outcome parallel finish subagent",
-    "outcome": "score item_f1 item_f1_nonkey row_f1 item_recall success subtask",
+    "outcome": "score item_f1 item_f1_nonkey row_f1 item_recall success subtask "
+    "accuracy_answered abstention_precision abstention_recall",
     "swarm": "critical_steps total_steps num_subagents num_assigned num_refused num_duplicates spawn_rate width "
-    "work_over_span truncated finish_rate",
+    "work_over_span truncated finish_rate contradictions",
     "tokens": "orchestrator subagent episode",
     "failures": "total environment timeout",
     "policy/main": "loss grad_norm entropy lr weight_version clipped_fraction logp_mismatch_mean logp_mismatch_p50 "
@@ -31,7 +32,7 @@ RECORDED = {
     "time": "step_s rollout_s learn_s sync_s",
     "eval": "score item_f1 item_f1_nonkey row_f1 item_recall success critical_steps total_steps "
     "virtual_latency_s tokens_per_episode spawn_rate num_subagents subtask_score finish_rate "
-    "num_truncated num_failed num_tasks",
+    "num_truncated num_failed num_tasks accuracy_answered abstention_precision abstention_recall contradictions",
 }
 METRICS = [f"{group}/{name}".strip("/") for group, names in RECORDED.items() for name in names.split()]
 

@@ -80,6 +80,7 @@ def test_a_good_environment_passes() -> None:
         ("ScoreKeysVary", SCORE, "give always the same keys"),
         ("ForkIsItself", FORKS, "fork() gave the parent itself"),
         ("ForkIsShallow", FORKS, "what a subagent did changed what its parent reads: note(text='"),
+        ("ForkIsMerged", FORKS, "what a subagent did changed what its parent reads: collect() gave"),
         ("ForkSharesRandomness", FORKS, "what a subagent did changed what its parent reads"),
         ("SiblingsShare", FORKS, "what a subagent did changed what its sibling reads"),
         ("ChildReadsItsParent", FORKS, "what the parent did changed what its subagent reads"),
@@ -93,6 +94,10 @@ def test_a_broken_promise_is_found_by_its_own_check(name: str, what: str, text: 
     found = checked(name)
     assert bad(found) == [what]
     assert text in found[what].text
+
+
+def test_a_tool_that_merges_forks_is_no_broken_promise() -> None:
+    assert bad(checked("ForkMayBeMerged")) == []
 
 
 def test_another_process_is_another_process(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:

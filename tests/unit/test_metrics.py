@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from parl.calibration import Question, tally
 from parl.config.schema import Swarm
-from parl.metrics import swarm_metrics
+from parl.evaluate import heldout_metrics
+from parl.metrics import outcome_metrics, swarm_metrics
 from tests.helpers import assign, create, run, script, turns
 
 
@@ -27,3 +29,23 @@ def test_siblings_cost_tokens_and_no_steps() -> None:
     assert after.pop("tokens/siblings") == written  # two in one of two episodes
     assert after.pop("tokens/episode") == before.pop("tokens/episode") + written
     assert after == before
+
+
+def test_rates_of_abstentions_are_pooled_over_the_episodes_that_count() -> None:
+    one = run(script(["blue"]))
+    right, honest = Question(True, "answer", 1.0), Question(False, "unknown")
+    asked = ([right, honest], [honest, Question(True, "unknown")])
+    counted = [replace(one, facts={"calibration": tally(questions)}) for questions in asked]
+    step, held_out = outcome_metrics([*counted, one]), heldout_metrics([*counted, one])
+    expected = {"accuracy_answered": 1.0, "abstention_precision": 2 / 3, "abstention_recall": 1.0}
+    assert {k: step[f"outcome/{k}"] for k in expected} == pytest.approx(expected)
+    assert {k: held_out[k] for k in expected} == pytest.approx(expected)
+    assert not {k for k in {*outcome_metrics([one]), *heldout_metrics([one])} if "abst" in k or "answered" in k}
+
+
+def test_contradictions_are_a_mean_over_the_episodes_that_tell() -> None:
+    one = run(script(["blue"]))
+    told = [replace(one, facts={"contradictions": keys}) for keys in (["a", "b"], [])]
+    assert swarm_metrics([*told, one])["swarm/contradictions"] == 1.0
+    assert heldout_metrics([*told, one])["contradictions"] == 1.0
+    assert "swarm/contradictions" not in swarm_metrics([one])

@@ -8,14 +8,16 @@ from typing import Any, Literal
 import pytest
 
 from parl import scoring
+from parl.calibration import Question, tally
 from parl.config import parse
 from parl.config.base import PositiveInt
 from parl.config.objective import Modifiers, Reward, Schedule, Term, Toggle
 from parl.errors import ConfigError
 from parl.scoring import Scorer, finished, reward, validate
 from parl.types import AgentTrace, Clock, Episode, Status, Task, Turn
+from parl_rewards.calibration import calibration
 from parl_rewards.outcome import outcome
-from parl_rewards.parallelism import critical_steps, finish, parallel, total_steps
+from parl_rewards.parallelism import contradictions, critical_steps, finish, parallel, total_steps
 from parl_rewards.tokens import overlong, tokens
 
 # --- episodes by hand ------------------------------------------------------------------------------------------------
@@ -380,6 +382,57 @@ def test_parallelism_terms() -> None:
         parallel(swarm(), form="parts")
 
 
+def test_contradictions_cost() -> None:
+    found = [contradictions(swarm(facts={"contradictions": ["a"] * n})) for n in (0, 1, 4, 9)]
+    assert found == [0.0, -0.25, -1.0, -1.0]
+    assert contradictions(swarm(facts={"contradictions": ["a"]}), per=2) == -0.5
+    with pytest.raises(ConfigError, match="parl/Test-v0 does not say what messages of subagents state"):
+        contradictions(swarm())
+
+
+RIGHT, WRONG, OUT = Question(True, "answer", 1.0), Question(True, "answer"), Question(True, "nothing")
+HONEST, NEEDLESS, INVENTED = Question(False, "unknown"), Question(True, "unknown"), Question(False, "answer")
+
+
+@pytest.mark.parametrize(
+    "questions, knobs, value",
+    [
+        # by default x = 1, -1, 0.5, 0 and the term is the mean of (x + 1) / 2
+        ([RIGHT], {}, 1.0),
+        ([WRONG], {}, 0.0),
+        ([INVENTED], {}, 0.0),
+        ([HONEST], {}, 0.75),
+        ([NEEDLESS], {}, 0.5),
+        ([OUT], {}, 0.0),
+        ([RIGHT, WRONG, HONEST, NEEDLESS, OUT], {}, (1 + 0 + 0.75 + 0.5 + 0) / 5),
+        ([Question(True, "answer", 0.25), HONEST], {}, (0.25 + 0.75) / 2),
+        # x = 1, -3, 1, 0 and (x + 3) / 4
+        ([RIGHT, WRONG, HONEST, NEEDLESS], {"abstention": 1.0, "wrong": 3.0}, (1 + 0 + 1 + 0.75) / 4),
+        ([], {}, 0.0),
+    ],
+)
+def test_calibration_pays_for_answers_and_honest_abstentions(
+    questions: list[Question], knobs: dict[str, float], value: float
+) -> None:
+    assert calibration(episode(facts={"calibration": tally(questions)}), **knobs) == pytest.approx(value)
+
+
+def test_the_laziest_policies_earn_less_than_an_honest_one() -> None:
+    """One of four questions has no answer. To abstain always, or to guess, or to say nothing, is not the best."""
+
+    def term(*questions: Question) -> float:
+        return calibration(episode(facts={"calibration": tally(questions)}))
+
+    honest = term(RIGHT, RIGHT, RIGHT, HONEST)
+    assert honest > term(RIGHT, RIGHT, RIGHT, INVENTED) > term(NEEDLESS, NEEDLESS, NEEDLESS, HONEST)
+    assert term(WRONG, WRONG, WRONG, INVENTED) == term(OUT, OUT, OUT, OUT) == 0.0
+
+
+def test_calibration_needs_an_environment_that_counts() -> None:
+    with pytest.raises(ConfigError, match=r"parl/Test-v0 leaves no counts of abstentions.*env\.kwargs\.unanswerable"):
+        calibration(episode())
+
+
 def test_token_terms() -> None:
     e = swarm()  # 10 tokens of the orchestrator, 4 x 4 of its subagents
     assert tokens(e) == -0.01
@@ -393,8 +446,8 @@ def test_the_shipped_terms_are_registered_with_their_roles(monkeypatch: pytest.M
     monkeypatch.undo()  # the real registry
     shipped = {n: t for n, t in scoring.registered().items() if t.function.__module__.startswith("parl_rewards.")}
     assert set(shipped) >= {
-        *("outcome", "parallel", "finish", "critical_steps", "total_steps"),
-        *("tokens", "overlong", "judge"),
+        *("outcome", "parallel", "finish", "critical_steps", "total_steps", "contradictions"),
+        *("tokens", "overlong", "judge", "calibration"),
     }
     assert {n for n, t in shipped.items() if "subagent" in t.roles} == {"outcome"}
-    assert {n for n, t in shipped.items() if t.outcome} == {"outcome", "judge"}
+    assert {n for n, t in shipped.items() if t.outcome} == {"outcome", "judge", "calibration"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -212,6 +212,43 @@ def test_what_subagents_contributed_is_asked_only_if_it_is_needed() -> None:
     lost = played(Worth(), "wrong")  # one number for three subagents
     assert (lost.status, lost.failure) == ("failed", "environment")
     assert "contributions" in lost.orchestrator.stop_reason
+
+
+class Claims(WordsEnv):
+    """Each word `key=value` of a message is a claim; `!` fails."""
+
+    def claims(self, message: str) -> Mapping[str, str]:
+        if message == "!":
+            raise RuntimeError("cannot read it")
+        return dict(part.split("=") for part in message.split(";") if "=" in part)
+
+
+@pytest.mark.parametrize(
+    "messages, keys",
+    [
+        (["a=1;b=2", "A = 1 ;b=3", "c=1"], ["b"]),  # case and blanks aside
+        (["a=1", "a=2", "a=3;b=1"], ["a"]),  # a key counts once
+        (["a=1;b=1", "b=2;a=2", "x"], ["a", "b"]),
+        (["a=1", "b=1", "nothing"], []),
+    ],
+)
+def test_subagents_that_contradict_each_other(messages: Sequence[str], keys: Sequence[str]) -> None:
+    three = turns(create("a"), *(assign("a", p) for p in ("red", "green", "pink")))
+    kids = dict(zip(("red", "green", "pink"), ([m] for m in messages), strict=True))
+    play = script([three, "blue"], **kids)
+    assert run(play, env=Claims()).facts["contradictions"] == keys
+    assert "contradictions" not in run(play).facts  # an environment that does not say
+
+
+def test_only_messages_that_were_read_can_contradict() -> None:
+    two = turns(create("a"), assign("a", "red"), assign("a", "pink"))
+    who = roles(subagent=Limits(turns=1, context_tokens=10_000))
+    stopped = turns("a=2", call("peek", at="x"))
+    assert run(script([two, "blue"], red=["a=1"], pink=[stopped]), None, who, Claims()).facts["contradictions"] == []
+    assert run(script(["blue"]), env=Claims()).facts["contradictions"] == []
+    lost = run(script([two, "blue"], red=["!"], pink=["a=1"]), env=Claims())
+    assert (lost.status, lost.failure) == ("failed", "environment")
+    assert "claims" in lost.orchestrator.stop_reason
 
 
 def test_siblings_are_sampled_and_not_read() -> None:

@@ -1,1 +1,1 @@
-"""Coding: untrusted programs, and the sandbox that they run in."""
+"""Coding: an environment of small repositories to repair, and the sandbox that untrusted programs run in."""

@@ -39,7 +39,10 @@ def database(world: World) -> bytes:
     capital, time = HOP
     if world.rows:
         own = [{"name": r.name, **{k: v for k, v in r.facts.items() if k != time}} for r in world.rows]
-        cities = [{"name": r.facts[capital], "country": r.name, time: r.facts[time]} for r in world.rows]
+        cities = [
+            {"name": r.facts[capital], "country": r.name, **{k: v for k, v in r.facts.items() if k == time}}
+            for r in world.rows
+        ]
         _add(connection, "countries", own)
         _add(connection, "cities", cities)
     connection.commit()

@@ -14,7 +14,7 @@ import numpy as np
 
 from parl.errors import ConfigError
 from parl.types import Task
-from parl_envs.search.world import HOP, World
+from parl_envs.search.world import HOP, NOT_FOUND, World
 from parl_rewards.wide_search import wide_search
 
 KEY = "country"
@@ -78,7 +78,7 @@ def one_task(
         "split": world.split,
         "columns": columns,
         "two_hop": hop,
-        "gold": [{KEY: r.name, **{a: r.facts[a] for a in asked}} for r in rows],
+        "gold": [{KEY: r.name, **{a: r.facts.get(a, NOT_FOUND) for a in asked}} for r in rows],
         "evaluation": {
             "required": columns,
             "unique_columns": [KEY],

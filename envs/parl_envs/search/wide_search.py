@@ -16,15 +16,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from parl.calibration import Question, tally
 from parl.env import AgentEnv, Demonstration, Said, tool
 from parl.errors import ConfigError, did_you_mean
 from parl.types import Task
 from parl_envs.search import expert, practice, tasks
 from parl_envs.search.table import parse_rows, rows_to_markdown
-from parl_envs.search.world import World, WorldSpec, load_world, own_attributes
-from parl_rewards.wide_search import item_f1_nonkey, parse_table, wide_search
+from parl_envs.search.world import NOT_FOUND, World, WorldSpec, load_world, own_attributes
+from parl_rewards.wide_search import Cell, item_f1_nonkey, parse_table, read_cells, wide_search
 
-NOT_FOUND = "unknown"
 WORD = re.compile(r"[^\s:;,]+")
 
 
@@ -40,6 +40,8 @@ class WideSearch(AgentEnv):
         distractors: extra lines on each page that no task asks for.
         answer_format: `cells` (`#1 Kenya capital Nairobi ...`, rendered to a table here) or `markdown`.
         top_k: results of a search that names no number.
+        unanswerable: share of the facts that no page tells, the capital aside (factbook's records only). The right cell
+            is then `unknown`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class WideSearch(AgentEnv):
         distractors: int = 0,
         answer_format: Literal["cells", "markdown"] = "cells",
         top_k: int = 2,
+        unanswerable: float = 0.0,
     ) -> None:
         super().__init__()
         _one_of("pages", pages, ("records", "prose"))
@@ -66,7 +69,8 @@ class WideSearch(AgentEnv):
             _one_of("attributes", attribute, own_attributes())
         if corpus == "factbook" and len(self.knobs.attributes) < 2:
             raise ConfigError(f"env.kwargs.attributes is {list(attributes)}; a task asks for two, so give at least two")
-        self.world_spec = WorldSpec(corpus=corpus, pages=pages, attributes=tuple(attributes), distractors=distractors)
+        _check_unanswerable(unanswerable, corpus, pages)
+        self.world_spec = WorldSpec(corpus, pages, tuple(attributes), distractors, unanswerable)
         self.top_k = top_k
         self.world: World = load_world(self.world_spec, "train")
         self._demo_worlds: list[World] = []
@@ -99,6 +103,7 @@ class WideSearch(AgentEnv):
 
     def start(self, task: Task) -> None:
         self.subtask_rows: dict[int, Mapping[str, str]] | None = None
+        self._calibration: dict[str, float] = {}
         split = task.data.get("split", "train")
         if split != self.world.split and self.world.split != "demo":
             self.world = load_world(self.world_spec, split)
@@ -114,6 +119,8 @@ class WideSearch(AgentEnv):
         gold, evaluation = self.task.data["gold"], self.task.data["evaluation"]
         table = self.to_markdown(answer)
         result = wide_search(table, gold, evaluation)
+        if self._counts_abstentions:
+            self._calibration = tally(_question(cell) for cell in read_cells(table, gold, evaluation))
         return {
             "score": result["f1_by_item"],
             "item_f1": result["f1_by_item"],
@@ -122,6 +129,15 @@ class WideSearch(AgentEnv):
             "item_recall": result["recall_by_item"],
             "success": result["score"],
         }
+
+    def facts(self) -> Mapping[str, Any]:
+        """Answers and abstentions, where questions may have no answer."""
+        return {"calibration": self._calibration} if self._counts_abstentions else {}
+
+    @property
+    def _counts_abstentions(self) -> bool:
+        """Facts are left out, or tasks are the user's own, whose gold may say `unknown`."""
+        return self.world_spec.unanswerable > 0 or self.world_spec.corpus != "factbook"
 
     def num_parts(self) -> int | None:
         return len(self.task.data["gold"])
@@ -144,13 +160,17 @@ class WideSearch(AgentEnv):
         return child
 
     def check_result(self, message: str) -> bool:
-        """Cells: whole rows of the rows asked for, none of them empty or unknown. Markdown: any text."""
+        """Cells: whole rows of the rows asked for, none of them empty or unknown. Markdown: any text.
+
+        With `unanswerable`, `unknown` is a cell like any other.
+        """
         if self.knobs.answer_format == "markdown" or self.subtask_rows is None:
             return bool(message.strip())
         columns = self.task.data["columns"]
         rows = parse_rows(message, columns)
         whole = all(set(row) == set(columns) for row in rows.values())
-        filled = all(cell and cell != NOT_FOUND for row in rows.values() for cell in row.values())
+        refused = ("",) if self.world_spec.unanswerable else ("", NOT_FOUND)
+        filled = all(cell not in refused for row in rows.values() for cell in row.values())
         return bool(rows) and set(rows) == set(self.subtask_rows) and whole and filled
 
     def subtask_score(self, message: str) -> float | None:
@@ -165,6 +185,19 @@ class WideSearch(AgentEnv):
             return sum(v in message.casefold() for v in wanted.values()) / len(wanted)
         rows = parse_rows(message, columns)
         return sum(rows.get(i, {}).get(c, "").casefold() == v for (i, c), v in wanted.items()) / len(wanted)
+
+    def claims(self, message: str) -> Mapping[str, str]:
+        """Its filled cells by `entity column`, `unknown` aside; of markdown, those of a table that has the key."""
+        rows, columns = self._rows(message)
+        keys = columns[:1]
+        if self.knobs.answer_format == "markdown":
+            keys = self.task.data["evaluation"]["unique_columns"]
+        claims: dict[str, str] = {}
+        for row in rows.values():
+            entity = " ".join(row.get(key, "") for key in keys).strip()
+            cells = {c: v for c, v in row.items() if c not in keys and v and v.casefold() != NOT_FOUND}
+            claims |= {f"{entity} {column}": value for column, value in cells.items() if entity}
+        return claims
 
     def contributions(self, answer: str, messages: Sequence[str]) -> Sequence[float]:
         """Item F1 of the answer minus its item F1 without the cells that only this subagent's message gives.
@@ -232,6 +265,15 @@ class WideSearch(AgentEnv):
         return self._demo_worlds[int(rng.integers(len(self._demo_worlds)))]
 
 
+def _question(cell: Cell) -> Question:
+    """A cell as a question. Signs that the official rules take away do not make an abstention an answer."""
+    gold, said = (text.replace("*", "").strip().casefold() for text in (cell.gold, cell.said))
+    answerable = gold != NOT_FOUND
+    if said == NOT_FOUND:
+        return Question(answerable, "unknown")
+    return Question(answerable, "answer" if said else "nothing", cell.score)
+
+
 def _words(text: str) -> str:
     """The words of a text between blanks, so that one text's words can be found in another's."""
     return f" {' '.join(WORD.findall(text))} "
@@ -240,6 +282,16 @@ def _words(text: str) -> str:
 def _stands_in(cell: str, text: str) -> bool:
     """Whether a text holds the cell, not as a part of a longer word or number."""
     return re.search(rf"(?<!\w){re.escape(cell.casefold())}(?!\w|[.,]\d)", text.casefold()) is not None
+
+
+def _check_unanswerable(share: float, corpus: str, pages: str) -> None:
+    if not 0 <= share <= 1:
+        raise ConfigError(f"env.kwargs.unanswerable is {share}; give a share of the facts, 0 to 1.")
+    if share and (corpus != "factbook" or pages != "records"):
+        raise ConfigError(
+            f"env.kwargs.unanswerable is {share}, but facts can be left out of the factbook's records only. "
+            f"Set it to 0; in tasks of your own, write {NOT_FOUND} into the gold cells that your corpus does not tell."
+        )
 
 
 def _one_of(name: str, given: str, allowed: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ from parl_envs.search.corpus import Document, Entity, Index, load_corpus, load_f
 SPLITS = ("train", "validation", "test")
 SIZES = {"train": 84, "validation": 28, "test": 28}
 """Entities of the records profile: the most populous countries with short names, dealt out by a fixed shuffle."""
+NOT_FOUND = "unknown"
+"""What tools say when there is nothing, and the right answer to a question whose fact no page tells."""
 HOP = ("capital", "time")
 """The two-hop columns: the city's name stands on the country's page, the city's time zone on the city's page."""
 
@@ -27,11 +29,13 @@ class WorldSpec:
     pages: str
     attributes: tuple[str, ...]
     distractors: int
+    unanswerable: float = 0.0
+    """Share of the facts that no page tells, the capital aside."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entity as tasks see it: its name and its facts, the second hop's included."""
+    """One entity as tasks see it: its name and the facts that pages tell, the second hop's included."""
 
     name: str
     facts: dict[str, str]
@@ -104,6 +108,7 @@ def _cached_world(spec: WorldSpec, split: str) -> World:
         pages = [(r.name, prose(r.name) or "") for r in rows]
         docs = [Document(f"d{i}", title, text, title) for i, (title, text) in enumerate(pages, 1)]
         return World(split, rows, Index(docs))
+    rows = _left_out(rows, spec, [13, SPLITS.index(split)])
     return World(split, rows, Index(_documents(rows, spec, np.random.default_rng([7, SPLITS.index(split)]))))
 
 
@@ -114,7 +119,25 @@ def _shuffled_world(spec: WorldSpec, split: str, seed: int) -> World:
     columns = sorted({*spec.attributes, *HOP})
     dealt = {c: [rows[i].facts[c] for i in rng.permutation(len(rows))] for c in columns}
     fake = tuple(Row(r.name, {c: dealt[c][i] for c in columns}) for i, r in enumerate(rows))
+    fake = _left_out(fake, spec, [13, seed])
     return World("demo", fake, Index(_documents(fake, spec, rng)))
+
+
+def _left_out(rows: tuple[Row, ...], spec: WorldSpec, seed: Sequence[int]) -> tuple[Row, ...]:
+    """The rows without a share of their facts, which no page tells then.
+
+    Never the capital: its own page names the country, so it could still be found.
+    """
+    if not spec.unanswerable:
+        return rows
+    rng = np.random.default_rng(seed)
+    names = [a for a in dict.fromkeys([*spec.attributes, *HOP]) if a != HOP[0]]
+    gone = rng.random((len(rows), len(names))) < spec.unanswerable
+    hidden = [{a for a, out in zip(names, line, strict=True) if out} for line in gone]
+    return tuple(
+        Row(row.name, {a: v for a, v in row.facts.items() if a not in lost})
+        for row, lost in zip(rows, hidden, strict=True)
+    )
 
 
 def _documents(rows: Sequence[Row], spec: WorldSpec, rng: np.random.Generator) -> list[Document]:
@@ -122,8 +145,8 @@ def _documents(rows: Sequence[Row], spec: WorldSpec, rng: np.random.Generator) -
     ids = [f"d{i}" for i in rng.permutation(2 * SIZES["train"])[: 2 * len(rows)] + 1]
     docs = []
     for k, row in enumerate(rows):
-        own = {a: row.facts[a] for a in dict.fromkeys([*spec.attributes, HOP[0]])}
-        city = {"country": row.name, HOP[1]: row.facts[HOP[1]]}
+        own = {a: row.facts[a] for a in dict.fromkeys([*spec.attributes, HOP[0]]) if a in row.facts}
+        city = {"country": row.name, **{a: v for a, v in row.facts.items() if a == HOP[1]}}
         for title, facts, doc_id in ((row.name, own, ids[2 * k]), (row.facts[HOP[0]], city, ids[2 * k + 1])):
             lines = [f"{a} : {v}" for a, v in facts.items()]
             lines += _distractors(rows, spec.distractors, rng)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
+
+import psutil
 
 from parl_envs.coding import confine
 
@@ -21,6 +24,19 @@ def processes(mark: str) -> list[int]:
         if mark.encode() in told and not dead:
             found.append(int(folder.name))
     return found
+
+
+def host_pid() -> int:
+    """The process that starts the runs of this one."""
+    (pid,) = [
+        child.pid for child in psutil.Process().children() if "parl_envs.coding.host" in " ".join(child.cmdline())
+    ]
+    return pid
+
+
+def used(pid: int) -> tuple[int, int]:
+    """Descriptors and threads of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
 
 
 def gone(pid: int, within_s: float = 2.0) -> bool:

@@ -1,0 +1,86 @@
+"""The scripted expert of Coding: demonstrations for the cold start, written through the swarm runtime.
+
+In: the messages of one agent. Out: its next turn. It reads what any policy reads, never the solution. It works alone
+or delegates one file to each subagent; which of the two is decided once per episode, and the tokens that carry that
+decision may be kept out of the loss (decision masking).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parl.env import Message, Said
+from parl_envs.coding.functions import correct
+
+SUBAGENT_SYSTEM = "fixer"
+AGENT_NAME = "helper"
+DONE = "done"
+FIELDS = {
+    "read_file": ("path",),
+    "write_file": ("path", "content"),
+    "merge": (),
+    "create_subagent": ("name", "system_prompt"),
+    "assign_task": ("agent", "prompt"),
+}
+
+
+def call(name: str, *values: str) -> str:
+    """A tool call as the tiny tokenizer writes it: fixed scaffolding tokens around the values."""
+    keys = FIELDS[name]
+    if not keys:
+        return f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>'
+    head = f'<tool_call>{{"name": "{name}", "arguments": {{"{keys[0]}": "'
+    return head + f'", "{keys[-1]}": "'.join(values) + '"}}</tool_call>'
+
+
+@dataclass
+class Expert:
+    """Plays the orchestrator and its subagents on one task.
+
+    Args:
+        parallel: probability of delegating.
+        decide: probability that a delegating episode trains its decision tokens.
+        lazy: probability that a file is written as it was found, mistake included.
+    """
+
+    rng: np.random.Generator
+    parallel: float = 0.5
+    decide: float = 0.2
+    lazy: float = 0.0
+    _delegates: bool = field(init=False)
+    _trains_decision: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._delegates = bool(self.rng.random() < self.parallel)
+        self._trains_decision = bool(self.rng.random() < self.decide)
+
+    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+        if messages[0]["role"] == "system" and messages[0]["content"] == SUBAGENT_SYSTEM:
+            return self._fix(messages[1:], [messages[1]["content"]], rng)
+        at = next(i for i, m in enumerate(messages) if m["role"] == "user")
+        files = messages[at]["content"].removeprefix("fix : ").split(" ; ")
+        if self._delegates:
+            return self._orchestrate(messages[at:], files)
+        return self._fix(messages[at:], files, rng)
+
+    def _orchestrate(self, messages: Sequence[Message], files: Sequence[str]) -> Sequence[Said]:
+        if len(messages) == 1:
+            launches = [call("assign_task", AGENT_NAME, file) for file in files]
+            head = call("create_subagent", AGENT_NAME, SUBAGENT_SYSTEM)
+            return [Said(head, self._trains_decision), Said(" ".join(launches))]
+        merged = sum(m["role"] == "assistant" for m in messages) > 1
+        return [Said(DONE if merged else call("merge"))]
+
+    def _fix(self, messages: Sequence[Message], files: Sequence[str], rng: np.random.Generator) -> Sequence[Said]:
+        """Read a file, write it, and so on; `messages` begin with the request, `files` are such as `#2 f7.py`."""
+        place, writes = divmod(sum(m["role"] == "tool" for m in messages), 2)
+        if place == len(files):
+            return [Said(DONE)]
+        number, path = files[place].split()
+        if not writes:
+            return [Said(f"{number} {call('read_file', path)}")]
+        found = messages[-1]["content"]
+        return [Said(call("write_file", path, found if rng.random() < self.lazy else correct(found)))]

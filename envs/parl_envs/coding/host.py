@@ -1,0 +1,201 @@
+"""The process that starts the runs: a small one, because a process that trains is slow to fork.
+
+In: calls. Out: their results. A fork copies its parent's page tables, and afterwards every page that either of them
+writes: 16 ms for a run in a process of 40 MB, up to 200 ms in one of 2 GB. So each process of PARL has one host,
+started by its first run. However that process ends, its host sees it, stops the runs, removes their folders and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+
+from parl.errors import ConfigError, EnvFailure
+from parl_envs.coding import run as runs
+from parl_envs.coding.run import Call, Result
+
+MAIN = "import sys; sys.path[:] = sys.argv[2:]; from parl_envs.coding.host import main; main(int(sys.argv[1]))"
+GRACE_S = 60.0
+"""Beyond a run's own limit: for the start of the host, and for a machine that has other things to do."""
+STOP_S = 10.0
+"""For the runs to be stopped and their folders removed."""
+
+
+def run(call: Call) -> Result:
+    """`run.run` in the host. Raises what that does, and EnvFailure (`sandbox_lost`) if the host has gone."""
+    host = _running()
+    number, future = host.submit(call)
+    try:
+        return future.result(call.timeout_s + GRACE_S)
+    except TimeoutError:
+        raise host.gives_no_answer() from None
+    finally:
+        if not future.done():  # interrupted
+            host.cancel(number)
+            with contextlib.suppress(Exception):
+                future.result(STOP_S)
+
+
+async def run_async(call: Call) -> Result:
+    """The same for coroutines. Cancelling it stops the program first."""
+    host = _running()
+    number, future = host.submit(call)
+    waiting = asyncio.wrap_future(future)
+    try:
+        async with asyncio.timeout(call.timeout_s + GRACE_S):
+            return await asyncio.shield(waiting)
+    except TimeoutError:
+        raise host.gives_no_answer() from None
+    finally:
+        if not waiting.done():
+            host.cancel(number)
+            await asyncio.wait({waiting}, timeout=STOP_S)
+
+
+class Host:
+    """The other process, as this one sees it."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:  # a fork of this process (`multiprocessing`) would need its `if __name__ == "__main__"`
+            command = [sys.executable, "-c", MAIN, str(theirs.fileno()), *sys.path]
+            self.process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        self._link = Connection(ours.detach())
+        self._numbers = itertools.count()
+        self._waiting: dict[int, Future[Result]] = {}
+        self._lock = threading.Lock()
+        self.lost = False
+        threading.Thread(target=self._read, name="sandbox-host", daemon=True).start()
+
+    def submit(self, call: Call) -> tuple[int, Future[Result]]:
+        """The call's number, for `cancel`, and its result to come."""
+        number, future = next(self._numbers), Future[Result]()
+        future.set_running_or_notify_cancel()  # only the host ends it
+        with self._lock:
+            if self.lost:
+                future.set_exception(self._gone())
+            else:
+                self._waiting[number] = future
+                self._send(number, call)
+        return number, future
+
+    def cancel(self, number: int) -> None:
+        with self._lock:
+            if not self.lost:
+                self._send(number, None)
+
+    def close(self) -> None:
+        """Stop all runs and wait for the end of the process."""
+        with self._lock, contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._link.fileno())) as link:
+            link.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_S + 1)
+
+    def gives_no_answer(self) -> EnvFailure:
+        """Kill it, and with it what it runs; the next run starts another."""
+        with self._lock:
+            self.lost = True
+        self.process.kill()
+        return EnvFailure("sandbox_lost", "the process that starts programs does not answer")
+
+    def forget(self) -> None:
+        """In a fork of this process: the link is its parent's."""
+        self._link.close()
+
+    def _send(self, number: int, call: Call | None) -> None:
+        with contextlib.suppress(OSError):  # gone: `_read` sees it too, and tells all who wait
+            self._link.send((number, call))
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                number, outcome = self._link.recv()
+                future = self._waiting.pop(number)
+                if isinstance(outcome, Exception):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+        self.process.wait()
+        with self._lock:
+            self.lost = True
+            self._link.close()
+        for future in self._waiting.values():
+            future.set_exception(self._gone())
+
+    def _gone(self) -> EnvFailure:
+        return EnvFailure("sandbox_lost", f"the process that starts programs has ended ({self.process.returncode})")
+
+
+_lock = threading.Lock()
+_hosts: list[Host] = []
+"""At most one that is alive."""
+
+
+def _running() -> Host:
+    with _lock:
+        if not _hosts or _hosts[-1].lost:
+            _hosts[:] = [Host()]
+        return _hosts[0]
+
+
+def _forget() -> None:
+    """In a fork of this process, which shall have its own; this one's has to see when this process ends."""
+    _lock.release()
+    for host in _hosts:
+        host.forget()
+    _hosts.clear()
+
+
+@atexit.register
+def _close() -> None:
+    for host in _hosts:
+        host.close()
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forget)
+
+
+def main(fd: int) -> None:
+    """The host: a thread for each call, until nobody can ask any more."""
+    link, sending = Connection(fd), threading.Lock()
+    os.set_inheritable(fd, False)
+    cancelled: dict[int, threading.Event] = {}
+
+    def work(number: int, call: Call) -> None:
+        outcome: Result | Exception
+        try:
+            outcome = runs.run(call, cancelled[number])
+        except ConfigError as error:
+            outcome = error
+        except Exception as error:  # of another library: it may not pickle
+            outcome = RuntimeError(f"{type(error).__name__}: {error}")
+        del cancelled[number]
+        with sending, contextlib.suppress(OSError):
+            link.send((number, outcome))
+
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            number, call = link.recv()
+            if call is not None:
+                cancelled[number] = threading.Event()
+                threading.Thread(target=work, args=(number, call), name="sandbox", daemon=True).start()
+            elif (event := cancelled.get(number)) is not None:
+                event.set()
+    for left in list(cancelled.values()):
+        left.set()
+    until = time.monotonic() + STOP_S
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, until - time.monotonic()))
