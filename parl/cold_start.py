@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from parl import images
 from parl.config.schema import ColdStart, Config, Stage
 from parl.env import AgentEnv, Demonstration, seed_for
 from parl.errors import ConfigError
@@ -28,7 +29,9 @@ from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
 from parl.learner.policies import PolicySet
 from parl.policy.base import PolicyHandle, Renderer
 from parl.policy.scripted import ScriptedEngine
+from parl.policy.vision import passes
 from parl.progress import Progress
+from parl.rollout.agent import Tape
 from parl.rollout.swarm import SwarmRunner
 from parl.run_folder import RunFolder
 from parl.system import pin_threads
@@ -46,6 +49,8 @@ class Text:
     token_ids: tuple[int, ...]
     mask: tuple[int, ...]
     kind: str
+    images: tuple[str, ...] = ()
+    """Those among the tokens, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +84,16 @@ class Demonstrator:
         made = self._env.demonstrate(kind, self._rng, **knobs)
         if isinstance(made, Demonstration):
             return self._play(made, kind)
-        ids: list[int] = []
-        mask: list[int] = []
+        tape = Tape(())
         for piece in made:
-            new = self._renderer.encode(piece.text)
-            ids += new
-            mask += [int(piece.train)] * len(new)
-        return [Text(tuple(ids), tuple(mask), kind)]
+            for part in (piece.text,) if piece.train else images.split(piece.text):
+                if images.is_image(part) and not piece.train:
+                    tape.feed(self._renderer.show(part), self._renderer.images(part))
+                    continue
+                new = self._renderer.encode(part)
+                tape.ids += new
+                tape.mask += [int(piece.train)] * len(new)
+        return [Text(tuple(tape.ids), tuple(tape.mask), kind, tuple(tape.images))]
 
     def _play(self, demo: Demonstration, kind: str) -> list[Text]:
         self._count += 1
@@ -105,7 +113,7 @@ class Demonstrator:
         if len(kept) > SUBAGENTS_PER_EPISODE:
             order = self._rng.permutation(len(kept))[:SUBAGENTS_PER_EPISODE]
             kept = tuple(kept[i] for i in order)
-        return [Text(t.token_ids, t.mask, f"{kind}/{t.role}") for t in (episode.orchestrator, *kept)]
+        return [Text(t.token_ids, t.mask, f"{kind}/{t.role}", t.images) for t in (episode.orchestrator, *kept)]
 
 
 def run_cold_start(
@@ -189,21 +197,24 @@ def token_accuracy(model: Any, texts: Sequence[Text], budget: int = 8192) -> flo
     was_training = model.training
     model.eval()
     for indices in micro_batches([len(t.token_ids) for t in texts], budget):
-        ids, labels = _pad([texts[i] for i in indices])
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        part = [texts[i] for i in indices]
+        ids, labels = _pad(part)
+        hidden = passes.hidden_states(model, ids, [t.images for t in part])
         here = labels[:, 1:] != IGNORE
-        logits = model.get_output_embeddings()(hidden[:, :-1][here])
-        right += int((logits.argmax(-1) == labels[:, 1:][here]).sum())
+        right += int((passes.logits(model, hidden[:, :-1][here]).argmax(-1) == labels[:, 1:][here]).sum())
         total += int(here.sum())
     model.train(was_training)
     return right / max(1, total)
 
 
-def loss_on_labels(model: Any, ids_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropy of the labelled tokens. Padding is on the right, so causality is mask enough."""
-    hidden = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+def loss_on_labels(
+    model: Any, ids_BT: torch.Tensor, labels_BT: torch.Tensor, shown: Sequence[Sequence[str]] = ()
+) -> torch.Tensor:
+    """Sum of the cross-entropy of the labelled tokens, `shown` being the images of each row. Padding is on the right,
+    so causality is mask enough."""
+    hidden = passes.hidden_states(model, ids_BT, shown)
     here = labels_BT[:, 1:] != IGNORE
-    logits = model.get_output_embeddings()(hidden[:, :-1][here]).float()
+    logits = passes.logits(model, hidden[:, :-1][here])
     return torch.nn.functional.cross_entropy(logits, labels_BT[:, 1:][here], reduction="sum")
 
 
@@ -228,7 +239,7 @@ def _batches(source: Demonstrator, stage: Stage) -> Iterator[dict[str, Any]]:
         texts.sort(key=lambda t: len(t.token_ids))
         for part in _equal_parts(texts, MICRO_BATCHES):
             ids, labels = _pad(part)
-            yield {"input_ids": ids, "labels": labels}
+            yield {"input_ids": ids, "labels": labels, "images": [t.images for t in part]}
 
 
 def _equal_parts(texts: Sequence[Text], num: int) -> list[list[Text]]:
@@ -287,7 +298,7 @@ def _train_stage(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             """Cross-entropy at the loss-carrying positions only: a third faster here than TRL's fused head."""
-            return loss_on_labels(model, inputs["input_ids"], inputs["labels"]) / num_items_in_batch
+            return loss_on_labels(model, inputs["input_ids"], inputs["labels"], inputs["images"]) / num_items_in_batch
 
     with tempfile.TemporaryDirectory() as folder:
         args = SFTConfig(
@@ -317,6 +328,7 @@ def _train_stage(
             callbacks=[Gate()],
         )
         trainer.remove_callback(PrinterCallback)  # progress is ours
+        trainer.model_accepts_loss_kwargs = True  # `compute_loss` divides by the count, whatever the model's own does
         trainer.train()
         steps = int(trainer.state.global_step)
     return steps, value

@@ -314,6 +314,7 @@ def _sample(scored: ScoredEpisode, trace: AgentTrace, advantage: float | tuple[f
         weight=weight,
         policy_versions=tuple(v for t in trace.turns for v in t.policy_versions),
         per_token=per_token,
+        images=trace.images,
     )
 
 

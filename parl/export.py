@@ -56,9 +56,11 @@ def _served(stored: Path, output: Path, dtype: str) -> None:
     import torch
 
     from parl.learner.models import load_folder
+    from parl.policy.vision import eyes
 
     model, tokenizer = load_folder(stored, getattr(torch, dtype))
     model.save_pretrained(output)
+    eyes.save(model, output)
     tokenizer.save_pretrained(output)
 
 
@@ -68,10 +70,12 @@ def merge(base: Path, adapter: Path, output: Path, dtype: str) -> None:
     from peft import PeftModel
 
     from parl.learner.models import load_folder
+    from parl.policy.vision import eyes
 
     model, tokenizer = load_folder(base, getattr(torch, dtype))
     whole: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     whole.save_pretrained(output)
+    eyes.save(model, output)
     tokenizer.save_pretrained(output)
 
 
@@ -167,7 +171,7 @@ def _loading(is_adapter: bool) -> str:
 def _training(reader: RunReader, config: Config, name: str) -> Iterator[str]:
     policy, base = config.policies[name], config.policies[config.base_of(name)]
     stages = [s.name for s in config.cold_start.stages] if config.cold_start else []
-    begin = "from nothing (`tiny`)" if base.model == "tiny" else f"from `{base.model}`"
+    begin = f"from nothing (`{base.model}`)" if base.is_tiny else f"from `{base.model}`"
     cold = f"supervised cold start ({', '.join(stages)})" if stages else "no cold start"
     facts = [("Began", f"{begin}, {cold}"), *overview.setup(reader.config, reader.tasks())]
     facts.append(

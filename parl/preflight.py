@@ -14,7 +14,8 @@ from parl import plugins
 from parl.calibration import RATES
 from parl.config import Config, load
 from parl.config.phases import Gate
-from parl.config.schema import Stage, TinyModel
+from parl.config.schema import Stage
+from parl.config.tiny import TinyModel
 from parl.env import AgentEnv, Message, Said
 from parl.errors import ConfigError, EndpointFailure, did_you_mean
 from parl.evaluate import heldout_metrics
@@ -54,15 +55,15 @@ def check_names(config: Config) -> AgentEnv:
 def check_words(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     """A tiny policy must know every word of the tasks: it would read any other as `?`, and the run would be lost."""
     name = config.base_of(config.roles.orchestrator.policy)
-    if config.policies[name].model != "tiny" or name in policies.remote:
+    if not config.policies[name].is_tiny or name in policies.remote:
         return
     for task in tasks:
         unknown = policies.renderers[name].unknown_words(task.prompt)
         if unknown:
             raise ConfigError(
-                f"policies.{name}.model is tiny, and its vocabulary, which {config.env.id} gives, lacks words of the "
-                f"task {task.id}: {', '.join(dict.fromkeys(unknown[:5]))}. Write tasks in words of the corpus, "
-                f"or take a pretrained model: policies.{name}.model=PATH."
+                f"policies.{name}.model is {config.policies[name].model}, and its vocabulary, which {config.env.id} "
+                f"gives, lacks words of the task {task.id}: {', '.join(dict.fromkeys(unknown[:5]))}. Write tasks in "
+                f"words of the corpus, or take a pretrained model: policies.{name}.model=PATH."
             )
 
 

@@ -84,6 +84,7 @@ def _trace_record(trace: AgentTrace, episode: Episode, advantages: Advantages) -
         "mask": list(trace.mask),
         "logprobs": list(trace.logprobs),
         "advantages": list(advantages.get((episode.id, trace.id), [0.0] * len(trace.mask))),
+        **({"images": list(trace.images)} if trace.images else {}),
     }
 
 
@@ -162,4 +163,5 @@ def _trace_of(record: Mapping[str, Any]) -> AgentTrace:
         accepted=record["accepted"],
         score=record["score"],
         contribution=record.get("contribution"),
+        images=tuple(record.get("images", ())),
     )

@@ -157,8 +157,8 @@ class Run:
         chosen, mass = self._choose(samples, mass, step)
         update = self.policies.update(chosen, mass, step)
         learned = time.monotonic()
-        probe = max(episodes, key=lambda e: len(e.orchestrator.token_ids)).orchestrator.token_ids
-        sync = self.policies.sync(probe)
+        longest = max((e.orchestrator for e in episodes), key=lambda trace: len(trace.token_ids))
+        sync = self.policies.sync(longest.token_ids, longest.images)
         self.feed.push(self.policies.handles(roles))
         now = time.monotonic()
         flat = [s for group in scored for s in group]

@@ -85,6 +85,8 @@ class AgentTrace:
     """Subagents: the environment's gold-informed `subtask_score`, where it has one."""
     contribution: float | None = None
     """Subagents: what the answer would lose without this one's message, where that was asked of it."""
+    images: tuple[str, ...] = ()
+    """What it saw: data URIs, in the order in which the ids that stand for them are in `token_ids`."""
 
     @property
     def num_generated(self) -> int:
@@ -221,6 +223,8 @@ class Sample:
     policy_versions: tuple[int, ...]
     per_token: tuple[float, ...] = ()
     """The advantage of each token (0 where the mask is), where the turns of an agent have different ones."""
+    images: tuple[str, ...] = ()
+    """Those of the trace."""
 
     @property
     def advantages(self) -> tuple[float, ...]:

@@ -41,6 +41,12 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         return list(map(ord, text))
 
+    def show(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def images(self, text: str) -> tuple[str, ...]:
+        return ()
+
     def _call(self, text: str) -> ToolCall:
         try:
             raw = json.loads(text)

@@ -12,7 +12,7 @@ from parl.config.base import Node, PositiveInt
 if TYPE_CHECKING:
     from parl.config.schema import Config, Policy
 
-FROM_THE_BASE = ("tiny", "engine", "dtype", "renderer", "tools_in_prompt")
+FROM_THE_BASE = ("tiny", "tiny_vlm", "engine", "dtype", "renderer", "tools_in_prompt")
 
 
 class Adapter(Node):
@@ -25,7 +25,7 @@ class Adapter(Node):
     """The update is multiplied by alpha / rank (peft's `lora_alpha`)."""
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
     """Names of linear layers, such as [q_proj, v_proj]; `all-linear` is all of them but the head (and, in a
-    mixture of experts, but the experts and their router)."""
+    mixture of experts, but the experts and their router; of a model that sees, those of its text part)."""
 
 
 def check_adapters(config: Config) -> None:

@@ -18,6 +18,7 @@ from parl.config.endpoint import RemoteConfig, check_endpoints
 from parl.config.objective import Credit, Loss, Reward
 from parl.config.phases import Trainable
 from parl.config.rollout import Rollout, check_rollout
+from parl.config.tiny import TinyModel, TinyVlm
 from parl.config.tools import ToolsConfig
 
 
@@ -78,20 +79,6 @@ class Optimizer(Node):
     hold: Fraction = 0.3
 
 
-class TinyModel(Node):
-    """Shape of the model that is built from scratch: a stock LFM2 layout (learnable in minutes on a CPU)."""
-
-    hidden_size: PositiveInt = 128
-    num_heads: PositiveInt = 4
-    ff_size: PositiveInt = 128
-    layers: Annotated[tuple[Literal["conv", "full_attention"], ...], Field(min_length=1)] = (
-        "conv",
-        "full_attention",
-        "full_attention",
-    )
-    max_positions: PositiveInt = 2048
-
-
 class EngineConfig(Node):
     """How a policy generates."""
 
@@ -116,12 +103,13 @@ class Policy(Node):
     """One set of weights: a model of its own, or an adapter on another policy's."""
 
     model: str = "tiny"
-    """`tiny` (built from `tiny`, with a vocabulary from the environment), a transformers folder, a run folder, or an id
-    on the Hugging Face hub (`ORG/NAME`). Of an adapter: a peft folder or a run folder to start from; otherwise it
-    starts at no change."""
+    """`tiny` or `tiny_vlm` (which sees; built from the key of that name, with a vocabulary from the environment), a
+    transformers folder, a run folder, or an id on the Hugging Face hub (`ORG/NAME`). Of an adapter: a peft folder or a
+    run folder to start from; otherwise it starts at no change."""
     adapter: Adapter | None = None
     """null = full weights. An adapter has its base's `tiny`, `engine`, `dtype`, `renderer` and `tools_in_prompt`."""
     tiny: TinyModel = TinyModel()
+    tiny_vlm: TinyVlm = TinyVlm()
     engine: Engine = EngineConfig()
     """`type: openai` instead: the weights are behind an endpoint (see docs/policies.md)."""
     optimizer: Optimizer = Optimizer()
@@ -134,11 +122,11 @@ class Policy(Node):
     renderer: Literal["auto", "chatml", "qwen3", "llama3", "kimi_k2_5"] = "auto"
     """The chat format. `auto` tells it by the tokenizer: see docs/models.md."""
     tools_in_prompt: bool = True
-    """List the tools and their schemas in the system message (a `tiny` model has learned them and never lists them)."""
+    """List the tools and their schemas in the system message (a tiny model has learned them and never lists them)."""
 
     @model_validator(mode="after")
     def _vllm_has_a_model(self) -> Policy:
-        if self.engine.type == "vllm" and self.model == "tiny":
+        if self.engine.type == "vllm" and self.is_tiny:
             raise ValueError(
                 "engine.type is vllm, which cannot serve a tiny model; give `model` a transformers folder or an id on "
                 "the Hugging Face hub, or set engine.type: torch"
@@ -147,7 +135,12 @@ class Policy(Node):
 
     @property
     def lists_tools(self) -> bool:
-        return self.tools_in_prompt and self.model != "tiny"
+        return self.tools_in_prompt and not self.is_tiny
+
+    @property
+    def is_tiny(self) -> bool:
+        """Built from nothing, with a vocabulary from the environment."""
+        return self.model in ("tiny", "tiny_vlm")
 
     @property
     def remote(self) -> RemoteConfig | None:

@@ -15,7 +15,7 @@ from parl.env import Message, ToolSpec
 from parl.gateway.chat import ApiError, ChatRequest, Reply
 from parl.policy.base import PolicyHandle, Renderer, Request
 from parl.policy.scripted import call_text
-from parl.rollout.agent import Tape
+from parl.rollout.agent import Tape, seen
 from parl.types import ToolCall, Turn
 
 
@@ -40,7 +40,8 @@ class Conversation:
     @classmethod
     def begin(cls, name: str, session: str, policy: PolicyHandle, request: ChatRequest) -> Conversation:
         """Render a request whole. Raises ApiError: the format cannot say it."""
-        return cls(name, session, policy, Tape(_render(policy, request)), list(request.messages))
+        images = seen(policy.renderer, _heard(request.messages))
+        return cls(name, session, policy, Tape(_render(policy, request), images), list(request.messages))
 
     def branch(self, name: str, session: str, num_turns: int) -> Conversation:
         """A conversation of its own with the tokens of this one up to the end of a turn."""
@@ -50,6 +51,8 @@ class Conversation:
         heard = [i for i, m in enumerate(self.messages) if m["role"] == "assistant"]
         first = len(heard) - len(self.turns)  # those before it were a client's, rendered as part of the prompt
         messages = self.messages[: heard[first + num_turns - 1] + 1]
+        told = (*_heard(self.messages[: heard[first]]), *(text for t in turns[:-1] for text in t.observations))
+        tape.images = list(seen(self.policy.renderer, told))
         turns[-1] = replace(turns[-1], observations=(), env_calls=0)
         return Conversation(name, session, self.policy, tape, messages, turns)
 
@@ -70,16 +73,16 @@ class Conversation:
         self.turns[-1] = replace(self.turns[-1], observations=texts, env_calls=env_calls)
 
     def hear(self, news: Sequence[Message], ids: Sequence[int]) -> None:
-        """Feed an `observation`."""
-        self.tape.feed(ids)
+        """Feed an `observation`, once it is noted."""
+        self.tape.feed(ids, seen(self.policy.renderer, self.turns[-1].observations))
         self.messages += news
 
     async def speak(self, room: int, temperature: float, seed: int) -> Reply:
         """Sample one turn of at most `room` tokens."""
         policy, start = self.policy, len(self.tape.ids)
-        context = tuple(self.tape.ids)
+        context, images, said = tuple(self.tape.ids), tuple(self.tape.images), tuple(self.messages)
         generation = await policy.engine.generate(
-            Request(self.session, context, tuple(self.messages), room, temperature, seed, policy.adapter)
+            Request(self.session, context, said, room, temperature, seed, policy.adapter, images=images)
         )
         self.tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
         text, calls = policy.renderer.parse(self.tape.ids[start:])
@@ -102,6 +105,11 @@ class Conversation:
 def key(model: str, tools: Sequence[ToolSpec], messages: Sequence[Message]) -> str:
     """Equal for histories that say the same, however a client has written them."""
     return json.dumps([model, [t.model_dump() for t in tools], list(messages)], sort_keys=True)
+
+
+def _heard(messages: Sequence[Message]) -> list[str]:
+    """What a policy reads of messages that it has not written."""
+    return [m["content"] for m in messages if m["role"] != "assistant"]
 
 
 def _render(policy: PolicyHandle, request: ChatRequest) -> list[int]:

@@ -24,6 +24,8 @@ class Batch:
     advantage_BT: torch.Tensor
     weight_B: torch.Tensor
     temperature_B: torch.Tensor
+    images: tuple[tuple[str, ...], ...]
+    """Of each row, data URIs in the order of their ids."""
 
 
 def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -61,4 +63,5 @@ def collate(samples: Sequence[Sample], temperatures: Sequence[float]) -> Batch:
         advantage,
         torch.tensor([s.weight for s in samples]),
         torch.tensor(list(temperatures)),
+        tuple(s.images for s in samples),
     )

@@ -24,6 +24,7 @@ import torch
 
 from parl.errors import CheckpointError
 from parl.policy import lora
+from parl.policy.vision import eyes
 
 COLD_START = "cold_start"
 
@@ -71,6 +72,7 @@ def save(folder: Path, state: State, policies: Mapping[str, Stored], learners: M
             lora.save_adapter(model, target, str((folder / "policies" / base).resolve()))
         else:
             model.save_pretrained(target)
+            eyes.save(model, target)
         tokenizer.save_pretrained(target)
     torch.save(dict(learners), temporary / "learner.pt")
     (temporary / "state.json").write_text(json.dumps(asdict(state)))

@@ -54,8 +54,8 @@ class LearnerRank:
         first = self._learner.accelerator.is_main_process
         return metrics, {k: v.cpu().numpy() for k, v in self._learner.weights().items()} if first else {}
 
-    def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
-        return self._learner.logprobs(token_ids)
+    def logprobs(self, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
+        return self._learner.logprobs(token_ids, images)
 
     def state_dict(self) -> dict[str, Any]:
         return self._learner.state_dict()
@@ -104,8 +104,8 @@ class LearnerGroup:
     def weights(self) -> dict[str, torch.Tensor]:
         return lora.model_state(self.model)
 
-    def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
-        return self._all("logprobs", token_ids)[0]
+    def logprobs(self, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
+        return self._all("logprobs", token_ids, images)[0]
 
     def state_dict(self) -> dict[str, Any]:
         return self._all("state_dict")[0]  # type: ignore[no-any-return]

@@ -24,6 +24,8 @@ from parl.learner.loss import grpo, gspo, kimi_k2_5
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
 from parl.learner.precision import Passes
 from parl.policy import lora
+from parl.policy.vision.eyes import eyes_of
+from parl.policy.vision.passes import hidden_states, logits
 from parl.types import Sample
 
 
@@ -62,9 +64,9 @@ class Learner:
         """The current weights, of an adapter its own alone, for engines."""
         return lora.model_state(self.accelerator.unwrap_model(self.model))
 
-    def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
+    def logprobs(self, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
         """Log-probs (T-1,) of a sequence's tokens under the current weights."""
-        return logprobs(self.bare_model, token_ids)
+        return logprobs(self.bare_model, token_ids, images)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the weights."""
@@ -154,10 +156,10 @@ class Learner:
 
     def _batch_loss(self, batch: Batch, denominator: float) -> tuple[torch.Tensor, dict[str, Any]]:
         model = self.bare_model
-        hidden = model.base_model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
+        hidden = hidden_states(model, batch.ids_BT, batch.images)
         here = batch.mask_BT[:, 1:].bool()
         rows = here.nonzero()[:, 0]
-        logits_NV = model.get_output_embeddings()(hidden[:, :-1][here]).float() / batch.temperature_B[rows][:, None]
+        logits_NV = logits(model, hidden[:, :-1][here]) / batch.temperature_B[rows][:, None]
         logp_NV = torch.log_softmax(logits_NV, -1)
         logp = logp_NV.gather(1, batch.ids_BT[:, 1:][here][:, None])[:, 0]
         old = batch.old_logp_BT[:, 1:][here]
@@ -187,16 +189,23 @@ class Learner:
         }
 
 
-def logprobs(model: Any, token_ids: Sequence[int]) -> torch.Tensor:
+def logprobs(model: Any, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
     """Log-probs (T-1,) of a sequence's tokens, by one pass without a cache."""
+    ids = torch.tensor([list(token_ids)])
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([list(token_ids)]), use_cache=False).logits[0, :-1].float()
-        return torch.log_softmax(logits, -1).gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
+        if eyes_of(model) is None:
+            found = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        else:
+            found = logits(model, hidden_states(model, ids, [images]))[0, :-1]
+        return torch.log_softmax(found, -1).gather(1, ids[0, 1:, None])[:, 0]
 
 
-def check_engine(engine: Any, learner: Any, probe: Sequence[int], tolerance: float, adapter: str = "") -> float:
+def check_engine(
+    engine: Any, learner: Any, probe: Sequence[int], tolerance: float, adapter: str = "", images: Sequence[str] = ()
+) -> float:
     """Compare one probe's log-probs in engine and learner; the largest difference. Raises EngineMismatch."""
-    off = float((engine.score(probe, adapter) - learner.logprobs(probe)).abs().max())
+    given = {"images": images} if images else {}
+    off = float((engine.score(probe, adapter, **given) - learner.logprobs(probe, **given)).abs().max())
     if not off <= tolerance:
         raise EngineMismatch(
             f"After syncing version {learner.version} the engine's log-probs of a probe differ from the learner's by "

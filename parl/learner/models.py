@@ -22,7 +22,9 @@ from parl.learner.checkpoint import verify
 from parl.learner.experts import routers
 from parl.policy import lora
 from parl.policy.base import cast
+from parl.policy.pictures import NO_IMAGE
 from parl.policy.tiny import build_model, build_tokenizer
+from parl.policy.vision import eyes
 from parl.rollout.tools import SWARM_TOOLS
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -30,10 +32,16 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def load_policy(name: str, config: Policy, env: AgentEnv, seed: int, dtype: torch.dtype) -> tuple[Any, Any]:
-    """(model, tokenizer) of a policy, with weights in `dtype`. `tiny` is made for the environment's words and tools."""
+    """(model, tokenizer) of a policy, with weights in `dtype`. Tiny ones know the environment's words and tools."""
     if config.model == "tiny":
         tokenizer = build_tokenizer(env.vocabulary(), [*env.tool_specs(), *SWARM_TOOLS])
         return cast(build_model(config.tiny, len(tokenizer), tokenizer.eos_token_id, seed), dtype), tokenizer
+    if config.model == "tiny_vlm":
+        from parl.policy.vision import tiny as tiny_vlm
+
+        tools = [*env.tool_specs(), *SWARM_TOOLS]
+        tokenizer = build_tokenizer([*env.vocabulary(), NO_IMAGE], tools, tiny_vlm.MARKS)
+        return cast(tiny_vlm.build_model(config.tiny_vlm, tokenizer, seed), dtype), tokenizer
     return load_folder(resolve_folder(name, config.model), dtype)
 
 
@@ -71,10 +79,13 @@ def load_adapter(name: str, model: Any, folder: Path) -> None:
 
 def lora_config(name: str, adapter: Adapter, base: Any) -> LoraConfig:
     """The adapter in peft's terms. Raises ConfigError for a target that is no linear layer of the base."""
-    head = base.get_output_embeddings()
+    head, sees = base.get_output_embeddings(), eyes.eyes_of(base) is not None
     layers = [key for key, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
     if routers(base):  # their weights are fused, and the router is nobody's to bend
         layers = [key for key in layers if ".mlp." not in key]
+    # One pass of the vision part serves agents with other adapters, so it has none.
+    decoder = next((f"{key}." for key, m in base.named_modules() if m is base.get_decoder()), "") if sees else ""
+    layers = [key for key in layers if key.startswith(decoder)]
     linear = sorted({key.rpartition(".")[2] for key in layers})
     targets = linear if adapter.target_modules == "all-linear" else list(adapter.target_modules)
     for target in targets:
@@ -84,7 +95,11 @@ def lora_config(name: str, adapter: Adapter, base: Any) -> LoraConfig:
                 f"{did_you_mean(target, linear)} Or say all-linear."
             )
     return LoraConfig(
-        r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets, base_model_name_or_path=adapter.base
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        target_modules=targets,
+        exclude_modules=rf"(?!{re.escape(decoder)}).*" if decoder else None,
+        base_model_name_or_path=adapter.base,
     )
 
 
@@ -112,8 +127,8 @@ def resolve_folder(name: str, model: str, has: str = "config.json") -> Path:
     kind = "a transformers folder" if has == "config.json" else "a peft folder"
     hub = ", or an id on the Hugging Face hub (ORG/NAME)" if has == "config.json" else ""
     raise ConfigError(
-        f"policies.{name}.model is '{model}', which is neither `tiny`, nor {kind} (with a {has}), nor a run folder. "
-        f"Give the path of one of these{hub}."
+        f"policies.{name}.model is '{model}', which is neither `tiny` nor `tiny_vlm`, nor {kind} (with a {has}), "
+        f"nor a run folder. Give the path of one of these{hub}."
     )
 
 
@@ -133,16 +148,16 @@ def _from_hub(name: str, model: str) -> Path:
 
 
 def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """Load a causal LM and its tokenizer from a folder, without the network."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Load a causal LM, or a model that sees (`model.eyes`), and its tokenizer from a folder, without the network."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
     if not any((path / f).is_file() for f in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         raise ConfigError(f"{path} has no tokenizer. Save one beside the model: tokenizer.save_pretrained('{path}').")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model, notes = AutoModelForCausalLM.from_pretrained(
-            path, local_files_only=True, dtype=dtype, output_loading_info=True
-        )
+        seeing = AutoConfig.from_pretrained(path, local_files_only=True).model_type in eyes.FAMILIES
+        kind: Any = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+        model, notes = kind.from_pretrained(path, local_files_only=True, dtype=dtype, output_loading_info=True)
     except Exception as error:  # transformers, safetensors and torch raise many kinds for a bad folder
         raise ConfigError(f"{path} cannot be loaded as a causal language model: {error}") from None
     if notes["missing_keys"] or notes["mismatched_keys"]:
@@ -150,6 +165,8 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, An
         raise ConfigError(
             f"{path}: the weights lack or do not fit {', '.join(bad[:3])}; they are not of this config.json."
         )
+    if seeing:
+        model.eyes = eyes.load(path, model.config, tokenizer)
     return model, tokenizer
 
 

@@ -31,6 +31,8 @@ from parl.policy.base import PolicyHandle, Renderer, WeightedEngine, cast
 from parl.policy.endpoint import EndpointEngine, Uncounted
 from parl.policy.families import make_renderer
 from parl.policy.torch_engine import BASE, TorchEngine
+from parl.policy.vision.eyes import eyes_of
+from parl.policy.vision.passes import shortened
 from parl.types import ROLES, UNKNOWN_TOKEN, Sample
 
 if TYPE_CHECKING:
@@ -42,6 +44,10 @@ PROBE_TOKENS = 64
 NO_VLLM = (
     "policies.{name}.engine.type is vllm, but there is no vllm in this environment. Install it into one of its own "
     "(make vllm, or pip install 'parl-swarm[vllm]' where there is a GPU; docs/vllm.md), or set engine.type: torch."
+)
+NO_EYES = (
+    "policies.{name}.engine.type is vllm, which is given no images here, but the model ({kind}) sees. "
+    "Set engine.type: torch, or take a model that reads text alone: it reads [image] in their place."
 )
 SNAPSHOT = " at the cold start"
 """Ends the name of an adapter whose weights no longer change."""
@@ -78,9 +84,11 @@ class PolicySet:
                 model, tokenizer = load_policy(name, policy, env, seed, self._held_in(name))
             else:
                 model, tokenizer = load_folder(folder / "policies" / name, self._held_in(name))
+            if eyes_of(model) is not None and config.policies[base].engine.type == "vllm":
+                raise ConfigError(NO_EYES.format(name=base, kind=model.config.model_type))
             save_memory(name, policy, model)
             self.models[name], self.tokenizers[name] = model, tokenizer
-            self.renderers[name] = make_renderer(name, config.policies[base].renderer, tokenizer)
+            self.renderers[name] = make_renderer(name, config.policies[base].renderer, tokenizer, eyes_of(model))
         self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, WeightedEngine] = {}
         self._frozen: dict[str, WeightedEngine] = {}
@@ -234,25 +242,26 @@ class PolicySet:
         """Weight version of each policy that learns."""
         return {name: learner.version for name, learner in self.learners.items()}
 
-    def sync(self, probe: Sequence[int]) -> dict[str, float]:
+    def sync(self, probe: Sequence[int], images: Sequence[str] = ()) -> dict[str, float]:
         """Move every learner's weights to its engine; returns the probe's mismatch per policy (and the agreement of
         its experts, where it has some).
 
         A probe of fewer than two known tokens (every episode of the step failed, or an endpoint plays the role) is
-        replaced by a short text.
+        replaced by a short text; so is one with images, for a policy that reads text alone.
         Raises EngineMismatch when an engine would serve other weights than the learner's.
         """
         off = {}
         for name, learner in self.learners.items():
             self._push(name)
-            if len(probe) < 2 or UNKNOWN_TOKEN in probe:
-                probe = self.renderers[name].start("probe", (), "probe")
-            base = self._config.base_of(name)
+            base, model = self._config.base_of(name), self.models[name]
+            if len(probe) < 2 or UNKNOWN_TOKEN in probe or (images and eyes_of(model) is None):
+                probe, images = self.renderers[name].start("probe", (), "probe"), ()
+            ids, shown = shortened(model, probe, images, PROBE_TOKENS)
             tolerance = TOLERANCE[self._config.policies[base].dtype]
             off[f"policy/{name}/sync_mismatch"] = check_engine(
-                self._live[base], learner, probe[:PROBE_TOKENS], tolerance, self._part(name)
+                self._live[base], learner, ids, tolerance, self._part(name), shown
             )
-            agreement = router_agreement(self._live[base], learner, probe[:PROBE_TOKENS]) if base == name else None
+            agreement = router_agreement(self._live[base], learner, ids) if base == name else None
             if agreement is not None:
                 off[f"policy/{name}/router_agreement"] = agreement
         return off

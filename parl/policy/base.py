@@ -28,6 +28,8 @@ class Request:
     """Which of the engine's adapters samples; empty: the model itself."""
     tools: tuple[ToolSpec, ...] = ()
     """What the agent may call, likewise for engines that do not read tokens."""
+    images: tuple[str, ...] = ()
+    """Data URIs of the images whose spans are in `token_ids`, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class WeightedEngine(Engine, Protocol):
         """How to build this engine in another process, to which `load_weights` then gives its weights."""
         ...
 
-    def score(self, token_ids: Sequence[int], part: str = "") -> Any:
+    def score(self, token_ids: Sequence[int], part: str = "", images: Sequence[str] = ()) -> Any:
         """Log-probs (T-1,) of a sequence's tokens, by the path that sampling takes: what a sync is checked with."""
         ...
 
@@ -146,6 +148,14 @@ class Renderer(Protocol):
         Calls in it are written `<tool_call>{"name": NAME, "arguments": {...}}</tool_call>`, whatever the model's own
         form is.
         """
+        ...
+
+    def show(self, text: str) -> list[int]:
+        """A text from outside as tokens, its images among them."""
+        ...
+
+    def images(self, text: str) -> tuple[str, ...]:
+        """The images of a text from outside that the model is shown, in order; none where it reads `[image]`."""
         ...
 
 

@@ -11,11 +11,16 @@ import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from parl import images
 from parl.env import ToolSpec
 from parl.errors import ConfigError
+from parl.policy.pictures import Pictures
 from parl.types import ToolCall
+
+if TYPE_CHECKING:
+    from parl.policy.vision.eyes import Eyes
 
 END = "<|im_end|>"
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
@@ -34,10 +39,13 @@ class ChatML:
     """Renderer for any fast tokenizer that has `<|im_start|>` and `<|im_end|>`.
 
     It works on the tokenizer's backend (`tokenizers.Tokenizer`): ten times faster than the wrapper for short texts.
+
+    Args:
+        eyes: of a model that sees.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, eyes: Eyes | None = None) -> None:
+        self._tokenizer, self._eyes, self._pictures = tokenizer, eyes, Pictures(eyes)
         self._backend = tokenizer.backend_tokenizer
         self._literal = _without_markup(self._backend)
         self._end = self._backend.token_to_id(END)
@@ -47,8 +55,8 @@ class ChatML:
         self._text = lru_cache(65536)(self._encode_text)
         self._parsed = lru_cache(65536)(self._parse)
 
-    def __reduce__(self) -> tuple[type[ChatML], tuple[Any]]:
-        return ChatML, (self._tokenizer,)
+    def __reduce__(self) -> tuple[type[ChatML], tuple[Any, Eyes | None]]:
+        return ChatML, (self._tokenizer, self._eyes)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -62,21 +70,26 @@ class ChatML:
             system = (system + _TOOLS.format(specs=specs)).strip()
         ids: list[int] = []
         if system:
-            ids += [*self._markup("<|im_start|>system\n"), *self._text(system), *self._markup(END), *self._markup("\n")]
-        ids += [*self._header("user"), *self._text(user), self._end]
+            ids += [
+                *self._markup("<|im_start|>system\n"),
+                *self._outside(system),
+                *self._markup(END),
+                *self._markup("\n"),
+            ]
+        ids += [*self._header("user"), *self._outside(user), self._end]
         return [*ids, *self._header("assistant", first=False)]
 
     def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
         ids: list[int] = []
         for text in observations:
-            ids += [*self._header("tool", first=False), *self._text(text), self._end]
+            ids += [*self._header("tool", first=False), *self._outside(text), self._end]
         return [*ids, *self._header("assistant", first=False)]
 
     def reply(self, text: str) -> list[int]:
         """A further message of the user (in a chat with `parl serve`) and the next assistant header."""
         return [
             *self._header("user", first=False),
-            *self._text(text),
+            *self._outside(text),
             self._end,
             *self._header("assistant", first=False),
         ]
@@ -85,16 +98,29 @@ class ChatML:
         return self._parsed(tuple(token_ids))
 
     def encode(self, text: str) -> list[int]:
-        return list(self._markup(text))
+        return [i for i in self._markup(text) if i not in self._pictures.forbidden]
+
+    def show(self, text: str) -> list[int]:
+        return list(self._outside(text))
+
+    def images(self, text: str) -> tuple[str, ...]:
+        return self._pictures.shown(text)
 
     def unknown_words(self, text: str) -> list[str]:
         """Parts of a text that the vocabulary lacks (a word-level one: the policy would read `?` in their place)."""
+        text = images.IMAGE.sub("", text)  # what is read in its place need not be known
         encoded = self._literal.encode(text, add_special_tokens=False)
         unknown = self._tokenizer.unk_token_id
-        return [text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets, strict=True) if i == unknown]
+        words = (text[a:b] for i, (a, b) in zip(encoded.ids, encoded.offsets, strict=True) if i == unknown)
+        return [word for word in words if word != self._tokenizer.unk_token]
 
     def _header(self, role: str, first: bool = True) -> tuple[int, ...]:
         return self._markup(("" if first else "\n") + f"<|im_start|>{role}\n")
+
+    def _outside(self, text: str) -> Sequence[int]:
+        """A text from outside, with its images."""
+        pieces = self._pictures.pieces(text)
+        return [i for piece in pieces for i in (self._text(piece) if isinstance(piece, str) else piece)]
 
     def _encode_markup(self, text: str) -> tuple[int, ...]:
         return tuple(self._backend.encode(text, add_special_tokens=False).ids)

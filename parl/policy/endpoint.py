@@ -22,6 +22,7 @@ from parl.endpoint import Malformed, ask, key_of
 from parl.env import Message, ToolSpec
 from parl.errors import EndpointFailure
 from parl.policy.base import Generation, Request, WindowFull, Written
+from parl.policy.pictures import without_images
 from parl.policy.scripted import CharRenderer
 from parl.types import UNKNOWN_TOKEN, ToolCall
 
@@ -174,7 +175,7 @@ def _call(function: _Function) -> ToolCall:
 
 
 def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Ours in OpenAI's format, where each call has an id and an answer that names it.
+    """Ours in OpenAI's format, where each call has an id and an answer that names it. Images are `[image]`.
 
     Calls that are answered in common (`on_overflow: answer`) all get that answer.
     """
@@ -184,9 +185,10 @@ def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         if message["role"] == "tool":
             last = i + 1 == len(messages) or messages[i + 1]["role"] != "tool"
             answered, open_calls = (open_calls, []) if last else (open_calls[:1], open_calls[1:])
-            out += [{"role": "tool", "tool_call_id": name, "content": message["content"]} for name in answered]
+            text = without_images(message["content"])
+            out += [{"role": "tool", "tool_call_id": name, "content": text} for name in answered]
             continue
-        said: dict[str, Any] = {"role": message["role"], "content": message["content"]}
+        said: dict[str, Any] = {"role": message["role"], "content": without_images(message["content"])}
         open_calls = [f"call_{i}_{k}" for k in range(len(message["tool_calls"]))]
         if open_calls:
             both = zip(open_calls, message["tool_calls"], strict=True)

@@ -12,13 +12,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parl.env import ToolSpec
 from parl.errors import ConfigError
 from parl.policy.base import Renderer
 from parl.policy.chatml import ChatML
+from parl.policy.pictures import Pictures
 from parl.types import ToolCall
+
+if TYPE_CHECKING:
+    from parl.policy.vision.eyes import Eyes
 
 _HEAD = re.compile(r'<tool_call>\{"name": "([^"]*)", "arguments": ')
 _TAIL = "}</tool_call>"
@@ -98,8 +102,8 @@ FAMILIES = {
 CHOICES = ("chatml", *FAMILIES)
 
 
-def make_renderer(name: str, choice: str, tokenizer: Any) -> Renderer:
-    """The renderer of the policy `name`. Raises ConfigError where the tokenizer does not fit."""
+def make_renderer(name: str, choice: str, tokenizer: Any, eyes: Eyes | None = None) -> Renderer:
+    """The renderer of the policy `name`, whose model may have eyes. Raises ConfigError: the tokenizer does not fit."""
     family = detect(tokenizer) if choice == "auto" else choice
     if family is None:
         raise ConfigError(
@@ -107,14 +111,14 @@ def make_renderer(name: str, choice: str, tokenizer: Any) -> Renderer:
             f"Name the nearest one: policies.{name}.renderer={'|'.join(CHOICES)}."
         )
     if family == "chatml":
-        return ChatML(tokenizer)
+        return ChatML(tokenizer, eyes)
     missing = [t for t in FAMILIES[family].marks if t not in tokenizer.get_vocab()]
     if missing:
         raise ConfigError(
             f"policies.{name}.renderer is {family}, but the model's tokenizer lacks {', '.join(missing)}. "
             f"Choose one of auto, {', '.join(CHOICES)}."
         )
-    return FamilyRenderer(family, tokenizer)
+    return FamilyRenderer(family, tokenizer, eyes)
 
 
 def detect(tokenizer: Any) -> str | None:
@@ -134,12 +138,13 @@ def detect(tokenizer: Any) -> str | None:
 class FamilyRenderer:
     """A renderer of the package `renderers` as one of ours."""
 
-    def __init__(self, family: str, tokenizer: Any) -> None:
+    def __init__(self, family: str, tokenizer: Any, eyes: Eyes | None = None) -> None:
         import renderers  # 0.7 s, so only where it is used
 
-        self._family, self._tokenizer = family, tokenizer
+        self._family, self._tokenizer, self._eyes, self._pictures = family, tokenizer, eyes, Pictures(eyes)
         traits = FAMILIES[family]
         self._write_calls = traits.write_calls
+        self._mark = eyes.mark if eyes is not None else ""
         knobs = getattr(renderers, traits.config)(**dict(traits.knobs))
         self._inner = getattr(renderers, traits.renderer)(tokenizer, knobs)
         self._stop: tuple[int, ...] = tuple(self._inner.get_stop_token_ids())
@@ -148,15 +153,15 @@ class FamilyRenderer:
         self._header = self._render("", (), "x")
         self._parsed = lru_cache(65536)(self._parse)
 
-    def __reduce__(self) -> tuple[type[FamilyRenderer], tuple[str, Any]]:
-        return FamilyRenderer, (self._family, self._tokenizer)
+    def __reduce__(self) -> tuple[type[FamilyRenderer], tuple[str, Any, Eyes | None]]:
+        return FamilyRenderer, (self._family, self._tokenizer, self._eyes)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
         return self._stop
 
     def start(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
-        return self._render(self._plain(system), tools, self._plain(user))
+        return self._unfold(self._render(self._plain(system), tools, self._plain(user)), (system, user))
 
     def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
         ids = [*self._parsed(tuple(said))[2], *[""] * len(observations)]
@@ -167,13 +172,21 @@ class FamilyRenderer:
         # What follows a turn depends on its end alone, so a turn of nothing but the stop token stands for all.
         bridged = self._inner.bridge_to_next_turn(self._header, [self._stop[0]], messages)
         assert bridged is not None, "an extension by tool messages is always possible"
-        return list(bridged.token_ids[len(self._header) + 1 :])
+        return self._unfold(bridged.token_ids[len(self._header) + 1 :], observations)
 
     def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
         return self._parsed(tuple(token_ids))[:2]
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(self._write_calls(text), add_special_tokens=False))
+        ids = self._tokenizer.encode(self._write_calls(text), add_special_tokens=False)
+        return [i for i in ids if i not in self._pictures.forbidden]
+
+    def show(self, text: str) -> list[int]:
+        ids = self._tokenizer.encode(self._plain(text), add_special_tokens=False)
+        return self._unfold(ids, (text,))
+
+    def images(self, text: str) -> tuple[str, ...]:
+        return self._pictures.shown(text)
 
     def _render(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
         messages = [{"role": "system", "content": system}] if system else []
@@ -188,8 +201,19 @@ class FamilyRenderer:
         return list(self._inner.render_ids(messages, tools=specs or None, add_generation_prompt=True))
 
     def _plain(self, text: str) -> str:
-        """Text from outside forges no markup: a space breaks what would be a token of its own."""
-        return self._markup.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+        """Text from outside forges no markup: a space breaks what would be a token of its own. An image that is seen is
+        one pad for now."""
+        return "".join(
+            self._markup.sub(lambda m: f"{m[0][0]} {m[0][1:]}", piece) if isinstance(piece, str) else self._mark
+            for piece in self._pictures.pieces(text)
+        )
+
+    def _unfold(self, ids: Sequence[int], texts: Sequence[str]) -> list[int]:
+        """Ids with one pad for each image of the texts -> with all that stands for it."""
+        if self._eyes is None:
+            return list(ids)
+        eyes, spans = self._eyes, (self._eyes.span(uri) for text in texts for uri in self.images(text))
+        return [i for token in ids for i in (next(spans) if token == eyes.pad else (token,))]
 
     def _parse(self, token_ids: tuple[int, ...]) -> tuple[str, tuple[ToolCall, ...], tuple[str, ...]]:
         """Text without thinking and calls, the calls, their ids."""

@@ -55,6 +55,12 @@ class CharRenderer:
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]
 
+    def show(self, text: str) -> list[int]:
+        return [1] * 4
+
+    def images(self, text: str) -> tuple[str, ...]:
+        return ()
+
     def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
         text = "".join(map(chr, token_ids[:-1]))
         return text, parse_calls(text)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from parl.config.schema import TinyModel
+from parl.config.tiny import TinyModel
 from parl.env import ToolSpec
 
 PAD, UNK, END = "<pad>", "?", "<|im_end|>"
@@ -36,12 +36,15 @@ def call_scaffolding(tools: Sequence[ToolSpec]) -> list[str]:
     return [*dict.fromkeys(texts), CALL_END]
 
 
-def build_tokenizer(words: Sequence[str], tools: Sequence[ToolSpec]) -> Any:
-    """A `PreTrainedTokenizerFast`: one token a word, newline a word of its own, scaffolding as added tokens."""
+def build_tokenizer(words: Sequence[str], tools: Sequence[ToolSpec], marks: Sequence[str] = ()) -> Any:
+    """A `PreTrainedTokenizerFast`: one token a word, newline a word of its own, scaffolding as added tokens.
+
+    `marks` are further markup: what stands for images.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    markup = [END, *HEADERS, *NEXT_HEADERS, *call_scaffolding(tools)]
+    markup = [END, *HEADERS, *NEXT_HEADERS, *call_scaffolding(tools), *marks]
     vocab = {w: i for i, w in enumerate(dict.fromkeys([PAD, UNK, *markup, *words]))}
     inner = Tokenizer(models.WordLevel(vocab, unk_token=UNK))
     inner.pre_tokenizer = pre_tokenizers.Sequence(

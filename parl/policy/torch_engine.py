@@ -1,4 +1,4 @@
-"""A small generation engine for any transformers causal LM: continuous batching over slots.
+"""A small generation engine for any transformers causal LM, also one that sees: continuous batching over slots.
 
 In: `Request`s from many concurrent agents. Out: sampled ids with their log-probs and the weight version. An agent's
 state stays in its slot between turns, so a turn feeds only what is new; an agent whose prompt begins like another's
@@ -13,8 +13,8 @@ import asyncio
 import functools
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,8 @@ from parl.config.schema import EngineConfig
 from parl.policy import lora
 from parl.policy.base import Blueprint, Generation, Request, cast
 from parl.policy.paged_cache import PagedCache
+from parl.policy.vision import passes as vision
+from parl.policy.vision.eyes import Eyes, eyes_of
 
 BASE = ""
 """What a request without an adapter names: the model itself."""
@@ -45,10 +47,17 @@ class _Row:
     sampled: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
+    context: vision.Context | None = None
+    """Where its images stand, of a model with eyes."""
 
     @property
     def pending(self) -> int:
         return len(self.tokens) - self.fed
+
+    @property
+    def read(self) -> Sequence[Hashable]:
+        """Its tokens, and in the places of pads which image: two contexts that read the same have the same state."""
+        return self.tokens if self.context is None else self.context.named(self.tokens)
 
 
 @dataclass(eq=False)
@@ -86,8 +95,10 @@ class TorchEngine:
         self.tokens_fed = 0
         self._stop = frozenset(stop_ids)
         self._config = config
-        self._hybrid = "conv" in (getattr(model.config, "layer_types", None) or ())
-        self._cache = PagedCache(model.config.num_hidden_layers)
+        self._shape = vision.text_config(model)
+        self._hybrid = "conv" in (getattr(self._shape, "layer_types", None) or ())
+        self._cache = PagedCache(self._shape.num_hidden_layers)
+        self._sight = vision.Sight(model) if eyes_of(model) is not None else None
         self._num_slots = 0
         self._loop: asyncio.Task[None] | None = None
         self._reset_state()
@@ -100,7 +111,7 @@ class TorchEngine:
     def blueprint(self) -> Blueprint:
         """How to build this engine in another process, to which `load_weights` then gives its weights."""
         shape = (type(self.model), self.model.config, str(self.model.dtype).removeprefix("torch."))
-        return functools.partial(_build, *shape, tuple(self._stop), self._config, self._adapters)
+        return functools.partial(_build, *shape, tuple(self._stop), self._config, self._adapters, eyes_of(self.model))
 
     def export_weights(self, part: str = BASE) -> dict[str, np.ndarray[Any, Any]]:
         """A part's weights as numpy arrays: five times faster through an object store than torch tensors."""
@@ -117,6 +128,8 @@ class TorchEngine:
         tensors = {k: to_tensor(v) for k, v in weights.items()}
         if part == BASE:
             lora.set_base_state(self.model, tensors)
+            if self._sight is not None:
+                self._sight.forget()
         else:
             lora.set_adapter_state(self.model, tensors, self._slots[part])
         self.versions[part] = version
@@ -133,8 +146,8 @@ class TorchEngine:
         self._free: list[int] = []
         self._num_slots = 0
         self._uses: list[int] = []  # how often each slot has been taken: older prefixes in it are gone
-        # hash -> (slot, use, adapter, tokens): what an adapter has computed is of no use to another
-        self._prefixes: dict[int, tuple[int, int, str, tuple[int, ...]]] = {}
+        # hash -> (slot, use, adapter, what was read): what an adapter has computed is of no use to another
+        self._prefixes: dict[int, tuple[int, int, str, tuple[Hashable, ...]]] = {}
         self._waiting: list[_Row] = []
         self._running: list[_Row] = []
 
@@ -148,7 +161,9 @@ class TorchEngine:
         assert grows, "an agent's context may only grow"
         uniforms = np.random.Generator(np.random.Philox(request.seed)).random(request.max_tokens)
         done: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Row(request, session.slot, list(request.token_ids), shared, uniforms, done))
+        row = _Row(request, session.slot, list(request.token_ids), shared, uniforms, done)
+        row.context = self._sight.context(request.token_ids, request.images) if self._sight is not None else None
+        self._waiting.append(row)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.ensure_future(self._serve())
         return await done
@@ -162,15 +177,16 @@ class TorchEngine:
             self._free.append(entry.slot)
 
     @torch.inference_mode()
-    def score(self, token_ids: Sequence[int], part: str = BASE) -> torch.Tensor:
+    def score(self, token_ids: Sequence[int], part: str = BASE, images: Sequence[str] = ()) -> torch.Tensor:
         """Log-probs (T-1,) of a sequence's tokens, through the same cached path as sampling (two passes)."""
         asked = Request("", tuple(token_ids), (), 0, 1.0, 0, part)
         row = _Row(asked, 0, list(token_ids), 0, np.zeros(0), None)  # type: ignore[arg-type]
-        cache, self._cache = self._cache, PagedCache(self.model.config.num_hidden_layers)
+        row.context = self._sight.context(token_ids, images) if self._sight is not None else None
+        cache, self._cache = self._cache, PagedCache(self._shape.num_hidden_layers)
         half = len(token_ids) // 2
         hidden = torch.cat([self._forward([row], half)[0], self._forward([row], len(token_ids) - half)[0]])
         self._cache = cache
-        logp = torch.log_softmax(self.model.get_output_embeddings()(hidden[:-1]).float(), -1)
+        logp = torch.log_softmax(self._logits(hidden[:-1]), -1)
         return logp.gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
 
     def probe(self, token_ids: Sequence[int]) -> torch.Tensor:
@@ -233,7 +249,7 @@ class TorchEngine:
 
     def _share_prefixes(self, rows: Sequence[_Row]) -> None:
         """Copy known prefixes into new rows; where several new rows begin alike, only the first computes."""
-        chains = [_block_hashes(r.tokens, r.request.adapter) for r in rows]
+        chains = [_block_hashes(r.read, r.request.adapter) for r in rows]
         common = Counter(h for chain in chains for h in chain)
         for row, chain in zip(rows, chains, strict=True):
             known = next((i for i in range(len(chain), 0, -1) if self._valid(chain[i - 1], row)), 0)
@@ -247,16 +263,16 @@ class TorchEngine:
                 row.fed = shared * PREFIX_BLOCK
             for i, h in enumerate(chain[: max(known, shared)], 1):
                 if not self._valid(h, None):
-                    tokens = tuple(row.tokens[: i * PREFIX_BLOCK])
-                    self._prefixes[h] = (row.slot, self._uses[row.slot], row.request.adapter, tokens)
+                    read = tuple(row.read[: i * PREFIX_BLOCK])
+                    self._prefixes[h] = (row.slot, self._uses[row.slot], row.request.adapter, read)
 
     def _valid(self, chain_hash: int, row: _Row | None) -> bool:
         """The prefix is still in its slot (and, given a row, is really the row's: hashes may collide)."""
         entry = self._prefixes.get(chain_hash)
         if entry is None or self._uses[entry[0]] != entry[1]:
             return False
-        *_, adapter, tokens = entry
-        return row is None or (row.request.adapter == adapter and tuple(row.tokens[: len(tokens)]) == tokens)
+        *_, adapter, read = entry
+        return row is None or (row.request.adapter == adapter and tuple(row.read[: len(read)]) == read)
 
     # --- run ---------------------------------------------------------------------------------------------------------
 
@@ -267,7 +283,10 @@ class TorchEngine:
         ready = [i for i, r in enumerate(rows) if r.pending == 0]
         if sample and ready:
             last = hidden[ready, [counts[i] - 1 for i in ready]]
-            self._sample([rows[i] for i in ready], self.model.get_output_embeddings()(last).float())
+            self._sample([rows[i] for i in ready], self._logits(last))
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return vision.logits(self.model, hidden)
 
     def _forward(self, rows: Sequence[_Row], width: int) -> torch.Tensor:
         """One pass over the model's body: hidden states (rows, width, d), padding included."""
@@ -281,13 +300,15 @@ class TorchEngine:
         mask = (torch.arange(span) <= at[..., None])[:, None]
         if self._row_adapters is not None:
             self._row_adapters.of([self._slots.get(r.request.adapter) for r in rows])
-        hidden = self.model.base_model(
-            input_ids=ids,
-            position_ids=at,
-            attention_mask={"full_attention": mask, "conv": None} if self._hybrid else mask,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
+        options: dict[str, Any] = {
+            "attention_mask": {"full_attention": mask, "conv": None} if self._hybrid else mask,
+            "past_key_values": self._cache,
+            "use_cache": True,
+        }
+        if self._sight is not None:
+            hidden = self._sight.body(ids, [r.context for r in rows if r.context], [r.fed for r in rows], **options)
+        else:
+            hidden = self.model.base_model(input_ids=ids, position_ids=at, **options).last_hidden_state
         for row, count in zip(rows, counts, strict=True):
             row.fed += count
         self.tokens_fed += sum(counts)
@@ -330,8 +351,12 @@ def _build(
     stop_ids: Sequence[int],
     config: EngineConfig,
     adapters: Mapping[str, LoraConfig],
+    eyes: Eyes | None,
 ) -> TorchEngine:
-    return TorchEngine(cast(kind(model_config), getattr(torch, dtype)), stop_ids, config, adapters)
+    model = cast(kind(model_config), getattr(torch, dtype))
+    if eyes is not None:
+        model.eyes = eyes
+    return TorchEngine(model, stop_ids, config, adapters)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -349,10 +374,10 @@ def to_tensor(value: Any) -> torch.Tensor:
 
 
 def _prefix_row(row: _Row, length: int) -> _Row:
-    return _Row(row.request, row.slot, row.tokens[:length], row.fed, row.uniforms, row.done)
+    return replace(row, tokens=row.tokens[:length])
 
 
-def _block_hashes(tokens: Sequence[int], adapter: str) -> list[int]:
+def _block_hashes(tokens: Sequence[Hashable], adapter: str) -> list[int]:
     """One hash per whole block, each of everything up to its end; the last token is left to be fed."""
     hashes: list[int] = []
     for start in range(0, (len(tokens) - 1) // PREFIX_BLOCK * PREFIX_BLOCK, PREFIX_BLOCK):

@@ -155,11 +155,11 @@ class VllmEngine:
     def release(self, session: str) -> None:
         """Nothing to do: vLLM drops the blocks that were used longest ago."""
 
-    def score(self, token_ids: Sequence[int], part: str = BASE) -> torch.Tensor:
+    def score(self, token_ids: Sequence[int], part: str = BASE, images: Sequence[str] = ()) -> torch.Tensor:
         """Log-probs (T-1,) of a sequence's tokens.
 
         All but the last are those of a prompt. The last is sampled on top of what the prefix cache has, so that a
-        cache of older weights shows as well.
+        cache of older weights shows as well. There are no images: models that see are refused.
         """
         return torch.tensor(self._do(self._score(list(token_ids), part)).result())
 

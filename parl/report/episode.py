@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from parl.images import IMAGE, find
 from parl.records import advantage_of
 from parl.report.text import visible
 from parl.report.timeline import critical_path, longest_launched, queued_s, stretches, timeline, turn_label
@@ -23,7 +24,6 @@ Record = Mapping[str, Any]
 Decode = Callable[[str, Sequence[int]], list[str]]
 """(policy, token ids) -> a text for each."""
 
-IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+")
 CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 
 
@@ -135,8 +135,7 @@ def _turn(record: Record, trace: Mapping[str, Any], i: int, critical: bool) -> d
 
 def observation(text: str) -> dict[str, Any]:
     """What an agent read: the text, and images that stand in it as data (nothing is ever fetched)."""
-    images = IMAGE.findall(text)
-    return {"text": IMAGE.sub("[image]", text), "images": images}
+    return {"text": IMAGE.sub("[image]", text), "images": list(find(text))}
 
 
 def _argument(value: Any) -> str:

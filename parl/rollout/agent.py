@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from parl.config.schema import Limits, Sampling
 from parl.env import ANSWER_NOW, Message, ToolSpec, seed_for
-from parl.policy.base import Generation, PolicyHandle, Request, WindowFull
+from parl.policy.base import Generation, PolicyHandle, Renderer, Request, WindowFull
 from parl.types import UNKNOWN_TOKEN, AgentTrace, Role, Status, ToolCall, Turn
 
 ANSWER_RESERVE = 0.25
@@ -52,17 +52,19 @@ class AgentSpec:
 
 
 class Tape:
-    """The agent's growing record of tokens."""
+    """The agent's growing record of tokens, and of the images among them."""
 
-    def __init__(self, prompt: Sequence[int]) -> None:
+    def __init__(self, prompt: Sequence[int], images: Sequence[str] = ()) -> None:
         self.ids = list(prompt)
         self.mask = [0] * len(self.ids)
         self.logprobs = [0.0] * len(self.ids)
+        self.images = list(images)
 
-    def feed(self, ids: Sequence[int]) -> None:
+    def feed(self, ids: Sequence[int], images: Sequence[str] = ()) -> None:
         self.ids += ids
         self.mask += [0] * len(ids)
         self.logprobs += [0.0] * len(ids)
+        self.images += images
 
     def counted(self, num: int, known: int) -> int:
         """An engine that only counts has read `num` tokens, `known` of them in earlier turns; returns the length."""
@@ -99,7 +101,9 @@ async def _run(
     sampling: Sampling,
     dispatch: Dispatch,
 ) -> AgentTrace:
-    tape = Tape(policy.renderer.start(spec.system, tools if policy.tools_in_prompt else (), spec.prompt))
+    renderer = policy.renderer
+    prompt = renderer.start(spec.system, tools if policy.tools_in_prompt else (), spec.prompt)
+    tape = Tape(prompt, seen(renderer, (spec.system, spec.prompt)))
     messages = _opening(spec)
     turns: list[Turn] = []
     told_to_answer = False
@@ -107,7 +111,7 @@ async def _run(
     result, reason = "", "context_tokens"
     while True:
         start = len(tape.ids)
-        prefix = policy.renderer.encode(spec.forced_prefix) if spec.forced_prefix and not turns else []
+        prefix = renderer.encode(spec.forced_prefix) if spec.forced_prefix and not turns else []
         spent = sum(t.end - t.start for t in turns)
         rooms = {"max_tokens": sampling.max_tokens, "context_tokens": limits.context_tokens - start - len(prefix)}
         if limits.tokens is not None:
@@ -126,6 +130,7 @@ async def _run(
             seed_for(spec.seed, len(turns)),
             policy.adapter,
             tuple(tools),
+            tuple(tape.images),
         )
         try:
             generation = await policy.engine.generate(request)
@@ -148,17 +153,22 @@ async def _run(
             reason = answered.stop or ("turns" if len(turns) >= limits.turns else "context_tokens")
             break
         observations = answered.observations
-        fed = policy.renderer.observe(observations, said)
+        fed = renderer.observe(observations, said)
         if limits.on_overflow == "answer" and len(tape.ids) + len(fed) > limits.context_tokens * (1 - ANSWER_RESERVE):
             told_to_answer, observations = True, (ANSWER_NOW,)
             turns[-1] = replace(turns[-1], observations=observations)  # a turn records what the agent read
-            fed = policy.renderer.observe(observations, said)
+            fed = renderer.observe(observations, said)
         if len(tape.ids) + len(fed) >= limits.context_tokens:
             reason = "context_tokens"
             break
-        tape.feed(fed)
+        tape.feed(fed, seen(renderer, observations))
         messages += _exchange(text, calls, observations)
     return trace_of(spec, policy, tape, turns, status, reason, result)
+
+
+def seen(renderer: Renderer, texts: Sequence[str]) -> tuple[str, ...]:
+    """The images that the policy is shown in what it reads."""
+    return tuple(uri for text in texts for uri in renderer.images(text))
 
 
 def _record(
@@ -193,6 +203,7 @@ def trace_of(
         token_ids=tuple(tape.ids),
         mask=tuple(tape.mask),
         logprobs=tuple(tape.logprobs),
+        images=tuple(tape.images),
     )
 
 

@@ -31,7 +31,7 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("policies.main.model=/nope", "neither `tiny`, nor a transformers folder"),
+        ("policies.main.model=/nope", "neither `tiny` nor `tiny_vlm`, nor a transformers folder"),
         ("policies.main.renderer=llama3", r"renderer is llama3, .* lacks <\|begin_of_text\|>"),
         ("control=/nope.yaml", "control: There is no config file"),
         ("cold_start.from_run=/nope", "/nope has no checkpoint"),
@@ -51,7 +51,7 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
         ),
         (
             ADAPTER % "{base: b}, model: /nope",
-            "policies.a.model is '/nope', which is neither `tiny`, nor a peft folder",
+            "policies.a.model is '/nope', which is neither `tiny` nor `tiny_vlm`, nor a peft folder",
         ),
         (stage(data="{episod: 1}"), "Did you mean 'episode'"),
         (stage(data="{episode: 0}"), "a share above 0"),

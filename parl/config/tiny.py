@@ -1,0 +1,60 @@
+"""Shapes of the models that are built from nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from parl.config.base import Node, PositiveInt
+
+
+class TinyModel(Node):
+    """Shape of the model that is built from scratch: a stock LFM2 layout (learnable in minutes on a CPU)."""
+
+    hidden_size: PositiveInt = 128
+    num_heads: PositiveInt = 4
+    ff_size: PositiveInt = 128
+    layers: Annotated[tuple[Literal["conv", "full_attention"], ...], Field(min_length=1)] = (
+        "conv",
+        "full_attention",
+        "full_attention",
+    )
+    max_positions: PositiveInt = 2048
+
+
+class TinyVlm(Node):
+    """Shape of the model that sees and is built from scratch: a stock Qwen3-VL layout."""
+
+    hidden_size: PositiveInt = 128
+    num_heads: PositiveInt = 4
+    ff_size: PositiveInt = 128
+    num_layers: PositiveInt = 3
+    max_positions: PositiveInt = 2048
+    vision_size: PositiveInt = 64
+    """Hidden size of the vision part."""
+    vision_layers: PositiveInt = 2
+    patch_size: PositiveInt = 8
+    """Side of a patch in pixels."""
+    merge_size: PositiveInt = 2
+    """So many patches by so many become one token: 16 x 16 pixels as it stands."""
+    min_pixels: PositiveInt = 32 * 32
+    """A smaller image is enlarged to about so many."""
+    max_pixels: PositiveInt = 128 * 128
+    """A larger image is shrunk to about so many: here 64 tokens."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> TinyVlm:
+        if self.hidden_size % (2 * self.num_heads) or self.hidden_size // self.num_heads < 6:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over {self.num_heads} heads: each head needs an even size of at least "
+                "6 (positions in time, height and width)"
+            )
+        if self.vision_size % (4 * VISION_HEADS):
+            raise ValueError(f"vision_size is {self.vision_size}; take a multiple of {4 * VISION_HEADS}")
+        if self.min_pixels > self.max_pixels:
+            raise ValueError("min_pixels is above max_pixels; swap them")
+        return self
+
+
+VISION_HEADS = 2
