@@ -88,11 +88,6 @@ def env_of(env: AgentEnv, task: Task) -> AgentEnv:
     return env.parts[task.ability] if isinstance(env, Mixture) else env
 
 
-def parts_of(env: AgentEnv) -> list[AgentEnv]:
-    """The environments behind one: itself, or those of a mix."""
-    return list(env.parts.values()) if isinstance(env, Mixture) else [env]
-
-
 def of_ability(task: Task, ability: str) -> Task:
     """The task as one of a mix, with an id that no other part gives."""
     return replace(task, id=f"{ability}/{task.id}", ability=ability)

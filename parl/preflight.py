@@ -20,7 +20,7 @@ from parl.env import AgentEnv, Message, Said
 from parl.errors import ConfigError, EndpointFailure, did_you_mean
 from parl.evaluate import heldout_metrics
 from parl.metrics import step_metrics
-from parl.mixture import parts_of
+from parl.mixture import env_of
 from parl.plugins import make_env
 from parl.policy.base import Engine, PolicyHandle, Request
 from parl.policy.scripted import ScriptedEngine
@@ -80,21 +80,21 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     firsts = {t.ability: t for t in reversed(tasks)}.values()  # of a mix, one of each ability
     episodes = [_rehearse(config, env, task, renderers) for task in firsts]
     for episode in episodes:
+        task, env_id = episode.task, config.env.id_of(episode.task.ability)
         if episode.status == "failed":
             raise ConfigError(
-                f"{episode.task.env} fails on the task {episode.task.id}: {episode.orchestrator.stop_reason}. "
-                f"`parl envs check {episode.task.env}` may tell more."
+                f"{env_id} fails on the task {task.id}: {episode.orchestrator.stop_reason}. "
+                f"`parl envs check {env_id}` may tell more."
+            )
+        cannot_tell = type(env_of(env, task)).contributions is AgentEnv.contributions
+        if config.credit.type == "drop_one" and cannot_tell:
+            raise ConfigError(
+                f"credit.type is drop_one, but {env_id} cannot tell what a subagent contributed. Implement its "
+                "contributions() (docs/credit.md), or set credit.type: group_mean."
             )
     scored = [s for e in episodes for s in Scorer(config.reward).score([e], 0, {})[0]]
     later = [*LATER, *(f"outcome/{k}" for k in RATES if any("calibration" in e.facts for e in episodes))]
     _check_gates(config, {*step_metrics(scored, episodes), *later, *(f"eval/{k}" for k in heldout_metrics(episodes))})
-    if config.credit.type == "drop_one" and any(
-        type(part).contributions is AgentEnv.contributions for part in parts_of(env)
-    ):
-        raise ConfigError(
-            f"credit.type is drop_one, but {config.env.name} cannot tell what a subagent contributed. Implement its "
-            "contributions() (docs/credit.md), or set credit.type: group_mean."
-        )
     cold = config.cold_start
     if cold is None:
         return

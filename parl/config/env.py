@@ -55,6 +55,10 @@ class EnvConfig(Node):
         """For messages."""
         return self.id
 
+    def id_of(self, ability: str) -> str:
+        """The environment of a task."""
+        return self.id
+
 
 class Part(EnvConfig):
     """One environment of a mix."""
@@ -89,6 +93,10 @@ class MixConfig(Node):
     def name(self) -> str:
         """For messages."""
         return " + ".join(part.id for part in self.mix)
+
+    def id_of(self, ability: str) -> str:
+        """The environment of a task of this ability."""
+        return next(part.id for part in self.mix if part.ability == ability)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -21,7 +21,7 @@ from parl.env import Demonstration, Message, Said, assistant
 from parl.errors import ConfigError
 from parl.evaluate import heldout_metrics, load_tasks
 from parl.metrics import step_metrics
-from parl.mixture import Mixture, by_turns, env_of, parts_of
+from parl.mixture import Mixture, by_turns, env_of
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import ScriptedEngine
@@ -166,7 +166,7 @@ def test_explain_counts_the_passes_of_each_ability() -> None:
 
 def test_words_and_tools_are_those_of_all_parts() -> None:
     env = mixture(config())
-    parts = parts_of(env)
+    parts = env.parts.values()
     assert {"search", "open", "zoom", "image_op"} == {spec.name for spec in env.tool_specs()}
     assert all(set(part.vocabulary()) <= set(env.vocabulary()) for part in parts)
     assert len(set(env.vocabulary())) == len(env.vocabulary())
