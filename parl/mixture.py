@@ -18,10 +18,7 @@ from parl.types import Task
 
 
 class Mixture(AgentEnv):
-    """The environments of a mix, by ability.
-
-    Until an episode begins, `tool_specs` are those of all parts.
-    """
+    """The environments of a mix, by ability. Its tools are those of all; an agent has those of its task's alone."""
 
     def __init__(self, parts: Mapping[str, AgentEnv]) -> None:
         self.parts = dict(parts)

@@ -344,8 +344,10 @@ class Config(Node):
         return self
 
     @model_validator(mode="after")
-    def _prompts_by_ability(self) -> Config:
+    def _fits_a_mix(self) -> Config:
         abilities = set(self.env.weights) if isinstance(self.env, MixConfig) else set()
+        if self.eval.num_tasks < len(abilities):
+            raise ValueError(f"eval.num_tasks is {self.eval.num_tasks}; give each of {sorted(abilities)} a task")
         for name in ("orchestrator", "subagent"):
             prompt = getattr(self.roles, name).system_prompt
             if not isinstance(prompt, str) and set(prompt) != abilities:

@@ -26,6 +26,7 @@ from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import ScriptedEngine
 from parl.records import episode_of, episode_record, task_of
+from parl.report.summary import summary_table
 from parl.rollout.feed import Problems, Shares
 from parl.rollout.swarm import SwarmRunner
 from parl.scoring import Scorer
@@ -113,6 +114,7 @@ def wrong(change: Any) -> str:
         (lambda mix, given: given["env"].update(tools={"calculator": True}), "`tools` belongs to one environment"),
         (lambda mix, given: mix[1].update(id="parl/VisualTool-v0"), "env.mix, visual: No environment"),
         (lambda mix, given: mix[1]["kwargs"].update(sise=1), "env.mix, visual: env.kwargs: parl/VisualTools-v0 has no"),
+        (lambda mix, given: given.update(eval={"num_tasks": 1}), "give each of ['search', 'visual'] a task"),
         (
             lambda mix, given: given.update(roles={"orchestrator": {"system_prompt": {"search": "s"}}}),
             "one for each ability (['search', 'visual'])",
@@ -270,3 +272,6 @@ def test_metrics_say_how_each_ability_does() -> None:
     assert held["num_tasks"] == 6
     assert held["ability/visual/num_tasks"] == 3
     assert held["ability/search/total_steps"] == 1.0
+    titles, rows = summary_table({"heldout": {"trained": {"single": {"greedy": held}}}})
+    assert titles[:3] == ["score", "search", "visual"]
+    assert rows[0][3:5] == [f"{held[f'ability/{a}/score']:.3f}" for a in ("search", "visual")]
