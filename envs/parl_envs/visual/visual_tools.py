@@ -190,8 +190,8 @@ class VisualTools(AgentEnv):
     # --- subagents ---------------------------------------------------------------------------------------------------
 
     def fork(self, subtask: str) -> VisualTools:
-        """A subagent has the pages and no pictures yet. It is asked for the boxes that its prompt names: by their
-        colour, or by where they are."""
+        """A subagent has the pages and no pictures yet. It is asked for the boxes that its prompt names: by where
+        they are, else by their colour."""
         child = copy.copy(self)
         child.views, child.named = [], self._named(subtask)
         return child
@@ -211,12 +211,11 @@ class VisualTools(AgentEnv):
         pages = self.task.data["pages"]
         page = next((int(w[1:]) for w in words if re.fullmatch(r"p[1-9]\d?", w) and int(w[1:]) <= len(pages)), 1)
         boxes = tasks.boxes_of(pages[page - 1])
-        by_colour = {box.colour: box for box in boxes}
-        found = [by_colour[w] for w in words if w in by_colour]
         numbers = " ".join(w for w in words if re.fullmatch(r"\d{1,3}(\.\d+)?", w))
-        for part in pictures.read_bboxes(numbers):
-            found += [box for box in boxes if scores.iou(box.bbox, part) >= FOUND]
-        return found
+        parts = pictures.read_bboxes(numbers)
+        there = [box for part in parts for box in boxes if scores.iou(box.bbox, part) >= FOUND]
+        by_colour = {box.colour: box for box in boxes}
+        return there or [by_colour[w] for w in words if w in by_colour]
 
     # --- a policy from nothing ---------------------------------------------------------------------------------------
 
