@@ -80,6 +80,22 @@ def test_it_learns_to_look_and_to_read(tmp_path: Path, some_number: None) -> Non
     assert model.eyes.sees(traces[0].images[0])
 
 
+@pytest.mark.slow
+def test_workers_on_ray_see_the_same(tmp_path: Path, some_number: None) -> None:
+    """Images travel as texts: episodes of the same seed are those of this process."""
+    small = {
+        "cold_start": None,
+        "train": {"num_steps": 1, "tasks_per_step": 2, "group_size": 2},
+        "eval": {"num_tasks": 2},
+    }
+    told = []
+    for name, rollout in (("here", {}), ("there", {"backend": "ray", "num_workers": 1})):
+        train(config(tmp_path / name, rollout=rollout, **small), None, False)
+        (stored,) = (tmp_path / name / "episodes").glob("*.zst")
+        told.append([(t["token_ids"], t["images"], t["logprobs"]) for e in read_episodes(stored) for t in e["traces"]])
+    assert told[0] == told[1]
+
+
 def test_what_has_no_eyes_reads_that_there_was_an_image(tmp_path: Path) -> None:
     """The same environment and a policy that reads text alone: the no-picture baseline."""
     policies = PolicySet(config(tmp_path, policies={"main": {"tiny": {"hidden_size": 32, "ff_size": 32}}}), Shapes())

@@ -45,8 +45,9 @@ class Eyes(ABC):
         self.pad: int = config.image_token_id
         self.mark: str = tokenizer.convert_ids_to_tokens(self.pad)
         """The pad's text. One pad stands for N places, in each of which the model puts a piece of the image."""
-        others = (getattr(config, "video_token_id", None),)
-        self.forbidden: tuple[int, ...] = tuple(i for i in (self.pad, *others) if i is not None)
+        marks = (self.pad, getattr(config, "video_token_id", None))
+        known = config.get_text_config().vocab_size
+        self.forbidden: tuple[int, ...] = tuple(i for i in marks if i is not None and i < known)
         """Ids that the model takes for pieces of an image: they are never sampled."""
         missing = [t for t in self.marks if t not in tokenizer.get_vocab()]
         if missing or self.mark is None:
