@@ -304,6 +304,12 @@ def test_a_subagent_has_pictures_of_its_own_and_is_scored_by_what_its_prompt_nam
     assert env.score("?")["zoom_iou"] >= 1 / 3  # what a subagent looked at counts
 
 
+def test_what_a_subagent_states_of_numbered_boxes() -> None:
+    env = started(questions=["list"])
+    assert env.claims("#1 7 #2 unknown #3 5") == {"#1": "7", "#3": "5"}
+    assert env.claims("7 , I think") == env.claims("#1 77") == {}
+
+
 def test_a_subagent_that_is_sent_to_a_page_is_asked_for_what_is_there() -> None:
     env = started(questions=["list"], paged=True, n=[2, 2])
     (_, first), (_, second) = tasks.asked(env.task.data)

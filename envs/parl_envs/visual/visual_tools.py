@@ -206,6 +206,10 @@ class VisualTools(AgentEnv):
             return None
         return scores.listing(message, " ".join(box.text for box in self.named))
 
+    def claims(self, message: str) -> Mapping[str, str]:
+        """`#2 7` states that the second box that was asked for holds a 7."""
+        return dict(re.findall(r"(#\d+) (\d)(?!\S)", message))
+
     def _named(self, subtask: str) -> list[Box]:
         words = subtask.split()
         pages = self.task.data["pages"]
