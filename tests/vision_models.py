@@ -95,8 +95,8 @@ def qwen2_5_vl() -> tuple[Any, Any]:
 
 
 def llava() -> tuple[Any, Any]:
-    tokenizer = tokenizer_with((*QWEN2_5, "<|image|>"), "<|im_end|>", pad_token="<|endoftext|>")
-    image = tokenizer.convert_tokens_to_ids("<|image|>")
+    tokenizer = tokenizer_with((*QWEN2_5, "<image>"), "<|im_end|>", pad_token="<|endoftext|>")
+    image = tokenizer.convert_tokens_to_ids("<image>")
     vision = CLIPVisionConfig(
         hidden_size=16,
         intermediate_size=32,
@@ -117,8 +117,8 @@ def llava() -> tuple[Any, Any]:
 def idefics3() -> tuple[Any, Any]:
     marks = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
     marks += ["<fake_token_around_image>", "<global-img>"]
-    tokenizer = tokenizer_with((*QWEN2_5, "<|image|>", *marks), "<|im_end|>", pad_token="<|endoftext|>")
-    image = tokenizer.convert_tokens_to_ids("<|image|>")
+    tokenizer = tokenizer_with((*QWEN2_5, "<image>", *marks), "<|im_end|>", pad_token="<|endoftext|>")
+    image = tokenizer.convert_tokens_to_ids("<image>")
     text = {**TEXT, "model_type": "llama", "vocab_size": len(tokenizer), "pad_token_id": None, "eos_token_id": None}
     vision = {
         "hidden_size": 16,

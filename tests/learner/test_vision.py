@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Idefics3Processor, LlavaProcessor
 
 from parl.config.adapters import Adapter
 from parl.config.objective import Loss
 from parl.config.schema import EngineConfig, Optimizer, Policy
 from parl.config.tiny import TinyVlm
+from parl.errors import ConfigError
+from parl.images import from_uri
 from parl.learner.batch import collate
 from parl.learner.learner import Learner, logprobs
 from parl.learner.models import load_folder, lora_config, save_memory
@@ -277,3 +281,32 @@ def test_images_in_the_chat_format_of_a_family() -> None:
     assert blind.observe([f"x {A}"]) == blind.observe(["x [image]"])
     assert pad not in renderer.start(eyes.mark, (), eyes.mark)
     assert pad not in renderer.encode(eyes.mark)
+
+
+@pytest.mark.parametrize("name", ["llava", "idefics3"])
+def test_what_stands_for_an_image_is_what_the_models_own_processor_writes(name: str) -> None:
+    """Qwen's processor needs torchvision; its number of pads is checked by the model itself."""
+    model, tokenizer = model_that_sees(name)
+    eyes = model.eyes
+    if name == "llava":
+        more = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+        processor: Any = LlavaProcessor(eyes.processor, tokenizer, image_token="<image>", **more)
+    else:
+        processor = Idefics3Processor(eyes.processor, tokenizer, image_seq_len=4)
+    for uri in (A, B, LARGE):
+        given = processor(text="<image>", images=[[from_uri(uri)]] if name == "idefics3" else from_uri(uri))
+        assert list(eyes.span(uri)) == [int(i) for i in given["input_ids"][0]]
+
+
+@pytest.mark.parametrize("name, kind", [("qwen3_vl", "Qwen2VLImageProcessorFast"), ("llava", "CLIPImageProcessor")])
+def test_a_folder_as_it_comes_from_the_hub(name: str, kind: str, tmp_path: Path) -> None:
+    """It names the processor by another class, of torchvision; without any it is one error."""
+    model, tokenizer = model_that_sees(name)
+    save_model(model, tokenizer, tmp_path)
+    stored = tmp_path / "preprocessor_config.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"image_processor_type": kind}))
+    loaded, _ = load_folder(tmp_path)
+    assert loaded.eyes.span(LARGE) == model.eyes.span(LARGE)
+    stored.unlink()
+    with pytest.raises(ConfigError, match=r"no image processor.*Put the model's preprocessor_config.json"):
+        load_folder(tmp_path)
