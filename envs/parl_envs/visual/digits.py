@@ -34,6 +34,7 @@ EDGES = tuple(edge for both in _EDGES for edge in both)
 INK, MEAN_INK = 16, 2.8
 """The darkest ink, and the mean to which all digits are scaled: the lightest one's."""
 GROUND = 225
+"""Grey of a page."""
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (255, 0, 0),
     "green": (0, 160, 0),

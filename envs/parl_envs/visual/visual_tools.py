@@ -128,7 +128,7 @@ class VisualTools(AgentEnv):
         """Raises ValueError with a text for the agent."""
         kind, number = name[:1], name[1:]
         here = len(self.task.data["pages"]) if kind == "p" else len(self.views) if kind == "v" else 0
-        if not re.fullmatch(r"[1-9]\d?", number) or int(number) > here:
+        if not re.fullmatch(r"[1-9]\d{0,3}", number) or int(number) > here:
             pages, views = len(self.task.data["pages"]), len(self.views)
             raise ValueError(f"no image {name} ; images : p1 to p{pages}" + (f" , v1 to v{views}" if views else ""))
         if kind == "v":
@@ -213,7 +213,7 @@ class VisualTools(AgentEnv):
     def _named(self, subtask: str) -> list[Box]:
         words = subtask.split()
         pages = self.task.data["pages"]
-        page = next((int(w[1:]) for w in words if re.fullmatch(r"p[1-9]\d?", w) and int(w[1:]) <= len(pages)), 1)
+        page = next((int(w[1:]) for w in words if re.fullmatch(r"p[1-9]\d{0,3}", w) and int(w[1:]) <= len(pages)), 1)
         boxes = tasks.boxes_of(pages[page - 1])
         numbers = " ".join(w for w in words if re.fullmatch(r"\d{1,3}(\.\d+)?", w))
         parts = pictures.read_bboxes(numbers)
