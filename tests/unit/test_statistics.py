@@ -85,6 +85,7 @@ def test_equal_values_have_no_interval(value: float) -> None:
     assert estimate(np.full((2, 5), value)) == {"mean": value, "low": None, "high": None}
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     rng, hits = np.random.default_rng(0), 0
     for _ in range(200):
