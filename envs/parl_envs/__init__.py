@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 gymnasium.register(id="parl/WideSearch-v0", entry_point="parl_envs.search.wide_search:WideSearch")
 gymnasium.register(id="parl/Coding-v0", entry_point="parl_envs.coding.coding_env:Coding")
 gymnasium.register(id="parl/WideSearchSQL-v0", entry_point="parl_envs.search.sql:WideSearchSql")
+gymnasium.register(id="parl/VisualTools-v0", entry_point="parl_envs.visual.visual_tools:VisualTools")
 
 
 def doctor() -> list[Finding]:
