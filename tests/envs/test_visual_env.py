@@ -127,19 +127,19 @@ def test_what_cannot_be_answered_is_a_share_of_the_tasks() -> None:
 
 
 def features(split: str, num: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of boxes: what is inside of their frames in the overview, and enlarged; their digits."""
+    """Of boxes: what is inside of them in the overview, and enlarged; their digits."""
     env = VisualTools(questions=["read"], size=size)
     small, large, digits = [], [], []
     cell, side = size // CELLS, size // CELLS // 2
-    frame = side // 4
+    middle = (side - 1) // 2
     for task in env.generate_tasks(split, num, 5):
         env.reset(seed=0, options={"task": task})
         (_, box) = tasks.asked(task.data)[0]
         overview = np.asarray(images.from_uri(images.find(task.prompt)[0]), float)
-        y, x = (place * cell + cell // 4 + frame for place in (box.row, box.column))
-        small.append(overview[y : y + side - 2 * frame, x : x + side - 2 * frame, 1].ravel())
+        y, x = (place * cell + cell // 4 + middle for place in (box.row, box.column))
+        small.append(overview[y, x, 1:2])
         zoomed = np.asarray(picture(env.zoom(words(box.bbox), "p1")), float)
-        inside = slice(size * frame // side, size - size * frame // side)
+        inside = slice(size * middle // side, size * (middle + 1) // side)
         large.append(zoomed[inside, inside, 1].ravel())
         digits.append(int(task.data["gold"]))
     return np.array(small), np.array(large), np.array(digits)
@@ -302,6 +302,12 @@ def test_a_subagent_has_pictures_of_its_own_and_is_scored_by_what_its_prompt_nam
     assert not by_place.check_result(" ")
     assert len(env.views) == 1
     assert env.score("?")["zoom_iou"] >= 1 / 3  # what a subagent looked at counts
+
+
+def test_what_a_subagent_states_of_numbered_boxes() -> None:
+    env = started(questions=["list"])
+    assert env.claims("#1 7 #2 unknown #3 5") == {"#1": "7", "#3": "5"}
+    assert env.claims("7 , I think") == env.claims("#1 77") == {}
 
 
 def test_a_subagent_that_is_sent_to_a_page_is_asked_for_what_is_there() -> None:

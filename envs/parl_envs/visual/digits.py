@@ -33,15 +33,17 @@ _EDGES = tuple((100 * (i + 0.25) / CELLS, 100 * (i + 0.75) / CELLS) for i in ran
 EDGES = tuple(edge for both in _EDGES for edge in both)
 INK, MEAN_INK = 16, 2.8
 """The darkest ink, and the mean to which all digits are scaled: the lightest one's."""
+GROUND = 225
+"""Grey of a page."""
 COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "red": (220, 40, 40),
-    "green": (40, 160, 60),
-    "blue": (50, 80, 220),
-    "yellow": (240, 205, 40),
-    "purple": (140, 50, 170),
-    "cyan": (40, 200, 210),
-    "orange": (245, 130, 30),
-    "black": (20, 20, 20),
+    "red": (255, 0, 0),
+    "green": (0, 160, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "purple": (160, 0, 160),
+    "cyan": (0, 255, 255),
+    "orange": (255, 128, 0),
+    "black": (0, 0, 0),
 }
 
 
@@ -76,7 +78,6 @@ class Scene:
     """A page of boxes on a grey ground. `size` is the side of its overview in pixels, a multiple of 4 * CELLS."""
 
     size: int
-    ground: int
     boxes: tuple[Box, ...]
 
 
@@ -102,12 +103,11 @@ def draw(scene: Scene) -> Any:
 
     cell = scene.size // CELLS
     side = cell // 2
-    frame, middle = side // 4, (side - 1) // 2
-    page = np.full((scene.size, BLOCK, scene.size, BLOCK, 3), scene.ground, np.uint8)
+    middle = (side - 1) // 2
+    page = np.full((scene.size, BLOCK, scene.size, BLOCK, 3), GROUND, np.uint8)
     for box in scene.boxes:
         x, y = box.column * cell + cell // 4, box.row * cell + cell // 4
         page[y : y + side, :, x : x + side] = COLOURS[box.colour]
-        page[y + frame : y + side - frame, :, x + frame : x + side - frame] = 255
         page[y + middle, :, x + middle] = glyph(box.image, box.scrambled)[..., None]
     page = page.reshape(scene.size * BLOCK, scene.size * BLOCK, 3)
     return Image.fromarray(page)

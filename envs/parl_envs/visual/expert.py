@@ -25,9 +25,12 @@ AGENT_NAME = "helper"
 CALL_END = '"}}</tool_call>'
 
 
+ZOOM = '<tool_call>{"name": "zoom", "arguments": {"bbox": "'
+
+
 def zoom(bbox: Sequence[float], page: int) -> str:
     """A call as the tiny tokenizer writes it: fixed scaffolding tokens around the values."""
-    return f'<tool_call>{{"name": "zoom", "arguments": {{"bbox": "{words(bbox)}", "image": "p{page}{CALL_END}'
+    return f'{ZOOM}{words(bbox)}", "image": "p{page}{CALL_END}'
 
 
 def conclusion(question: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]) -> str:
@@ -86,14 +89,14 @@ class Expert:
         head = f'<tool_call>{{"name": "create_subagent", "arguments": {{"name": "{AGENT_NAME}", "system_prompt": "'
         launch = f'<tool_call>{{"name": "assign_task", "arguments": {{"agent": "{AGENT_NAME}", "prompt": "'
         prompts = [
-            f"#{i} p{page} {box.colour if self._paged else words(box.bbox)}"
+            f"#{i} p{page} {box.colour}" + ("" if self._paged else f" {words(box.bbox)}")
             for i, (page, box) in enumerate(self._boxes, 1)
         ]
         launches = " ".join(f"{launch}{prompt}{CALL_END}" for prompt in prompts)
         return [Said(f"{head}{SUBAGENT_SYSTEM}{CALL_END}", self._trains_decision), Said(launches)]
 
     def _subagent(self, messages: Sequence[Message]) -> str:
-        """Its prompt is such as `#2 p1 6 12 12 19`, or `#2 p2 red`."""
+        """Its prompt is such as `#2 p1 red 3.125 15.625 9.375 21.875`, or `#2 p2 red`."""
         place = int(messages[0]["content"].split()[0][1:]) - 1
         seen = sum(m["role"] == "tool" for m in messages)
         done = self._guessed[place] or not self.tools or seen == self._looks()
@@ -114,8 +117,11 @@ class Expert:
         return 2 if self._paged else 1
 
     def _look(self, place: int, at: int) -> str:
+        """What is looked for is said first: the place follows from that word and the image alone."""
         page, box = self._boxes[place]
-        return zoom((0, 0, UNITS, UNITS) if at < self._looks() - 1 else box.bbox, page)
+        if at < self._looks() - 1:
+            return zoom((0, 0, UNITS, UNITS), page)
+        return f"{box.colour} {zoom(box.bbox, page)}"
 
     def _note(self, place: int) -> str:
         return f"#{place + 1} {self._texts[place]}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from parl.env import Said
 from parl_envs.visual.digits import COLOURS, EDGES, draw
-from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, zoom
+from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, ZOOM, conclusion, zoom
 from parl_envs.visual.pictures import OPS, UNITS, Picture, words
 from parl_envs.visual.questions import SEVERAL, TEXTS, Knobs, draw_scene, scramble
 from parl_envs.visual.scores import UNKNOWN
@@ -42,12 +42,13 @@ def vocabulary(knobs: Knobs, max_images: int) -> tuple[str, ...]:
 
 
 def ground(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
-    """An overview, then each of its boxes by its colour: where it is."""
+    """An overview, then each of its boxes by its colour: where it is, as calls of `zoom` and assignments say it."""
     scene = draw_scene(knobs, rng, "train", len(COLOURS))
     said = [Said(f"p1 {Picture(draw(scene), knobs.size).uri()}{END}{TO_AGENT}", train=False)]
+    head = ZOOM if rng.random() < 0.5 else ""
     for i in rng.permutation(len(scene.boxes)):
         box = scene.boxes[i]
-        said += [Said(box.colour, train=False), Said(words(box.bbox))]
+        said += [Said(f"{box.colour} {head}", train=False), Said(words(box.bbox))]
     return said
 
 

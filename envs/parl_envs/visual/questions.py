@@ -137,7 +137,7 @@ def draw_scene(knobs: Knobs, rng: np.random.Generator, split: str, least: int = 
     colours = rng.permutation(list(COLOURS))[:num].tolist()
     digits = rng.integers(10, size=num).tolist()
     boxes = [Box(c, x, y, _image(rng, split, d)) for c, d, (x, y) in zip(colours, digits, places, strict=True)]
-    return Scene(knobs.size, int(rng.integers(190, 246)), tuple(boxes))
+    return Scene(knobs.size, tuple(boxes))
 
 
 def _image(rng: np.random.Generator, split: str, digit: int) -> int:

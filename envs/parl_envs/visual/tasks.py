@@ -97,7 +97,7 @@ def page_image(page: Mapping[str, Any]) -> Any:
 def _page_image(text: str) -> Any:
     page = json.loads(text)
     if page["kind"] == "digits":
-        return draw(Scene(page["size"], page["ground"], boxes_of(page)))
+        return draw(Scene(page["size"], boxes_of(page)))
     if page["kind"] == "table":
         return documents.draw_table(page["rows"])
     if page["kind"] == "chart":

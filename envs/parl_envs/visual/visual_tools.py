@@ -128,7 +128,7 @@ class VisualTools(AgentEnv):
         """Raises ValueError with a text for the agent."""
         kind, number = name[:1], name[1:]
         here = len(self.task.data["pages"]) if kind == "p" else len(self.views) if kind == "v" else 0
-        if not re.fullmatch(r"[1-9]\d?", number) or int(number) > here:
+        if not re.fullmatch(r"[1-9]\d{0,3}", number) or int(number) > here:
             pages, views = len(self.task.data["pages"]), len(self.views)
             raise ValueError(f"no image {name} ; images : p1 to p{pages}" + (f" , v1 to v{views}" if views else ""))
         if kind == "v":
@@ -190,8 +190,8 @@ class VisualTools(AgentEnv):
     # --- subagents ---------------------------------------------------------------------------------------------------
 
     def fork(self, subtask: str) -> VisualTools:
-        """A subagent has the pages and no pictures yet. It is asked for the boxes that its prompt names: by their
-        colour, or by where they are."""
+        """A subagent has the pages and no pictures yet. It is asked for the boxes that its prompt names: by where
+        they are, else by their colour."""
         child = copy.copy(self)
         child.views, child.named = [], self._named(subtask)
         return child
@@ -206,17 +206,20 @@ class VisualTools(AgentEnv):
             return None
         return scores.listing(message, " ".join(box.text for box in self.named))
 
+    def claims(self, message: str) -> Mapping[str, str]:
+        """`#2 7` states that the second box that was asked for holds a 7."""
+        return dict(re.findall(r"(#\d+) (\d)(?!\S)", message))
+
     def _named(self, subtask: str) -> list[Box]:
         words = subtask.split()
         pages = self.task.data["pages"]
-        page = next((int(w[1:]) for w in words if re.fullmatch(r"p[1-9]\d?", w) and int(w[1:]) <= len(pages)), 1)
+        page = next((int(w[1:]) for w in words if re.fullmatch(r"p[1-9]\d{0,3}", w) and int(w[1:]) <= len(pages)), 1)
         boxes = tasks.boxes_of(pages[page - 1])
-        by_colour = {box.colour: box for box in boxes}
-        found = [by_colour[w] for w in words if w in by_colour]
         numbers = " ".join(w for w in words if re.fullmatch(r"\d{1,3}(\.\d+)?", w))
-        for part in pictures.read_bboxes(numbers):
-            found += [box for box in boxes if scores.iou(box.bbox, part) >= FOUND]
-        return found
+        parts = pictures.read_bboxes(numbers)
+        there = [box for part in parts for box in boxes if scores.iou(box.bbox, part) >= FOUND]
+        by_colour = {box.colour: box for box in boxes}
+        return there or [by_colour[w] for w in words if w in by_colour]
 
     # --- a policy from nothing ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,53 @@
+"""The visual configs, shortened: cold start, rollouts with images in several agents, a step of RL, an evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parl.config import Config, load, parse
+from parl.train import train
+from tests.helpers import ROOT
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+def short(name: str, folder: Path, kwargs: dict[str, Any]) -> Config:
+    """Two steps of each stage, one of RL."""
+    raw = load(ROOT / "configs" / f"{name}.yaml").model_dump(mode="json")
+    raw["env"]["kwargs"] |= kwargs
+    for split in raw["env"]["tasks"].values():
+        split["num"] = 4
+    for stage in raw["cold_start"]["stages"]:
+        stage["tokens_per_step"] = 600
+        stage["until"] |= {"max_steps": 2, "min_steps": 0}
+    raw["cold_start"]["max_attempts"] = 1
+    raw["train"] |= {"num_steps": 1, "tasks_per_step": 2, "group_size": 4, "max_staleness": 1}
+    raw["eval"]["num_tasks"] = 2
+    raw["tracking"]["wandb"]["mode"] = "disabled"
+    return parse(raw | {"control": None, "run_dir": str(folder)})
+
+
+@pytest.mark.parametrize(
+    "name, kwargs",
+    [
+        ("visual_single", {"unanswerable": 0.3}),
+        ("visual_blind", {}),
+        ("visual_swarm", {}),
+        ("visual_swarm", {"paged": True, "questions": ["list", "max"], "n": [2, 3], "unanswerable": 0.3}),
+    ],
+)
+def test_a_visual_config_trains(name: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(short(name, run, kwargs), None, False)
+    (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert row["policy/main/sync_mismatch"] < 1e-5
+    assert row["failures/total"] == 0
+    assert 0 <= row["outcome/zoom_iou"] <= row["outcome/tool_use"] <= 1
+    if name == "visual_blind":
+        assert row["outcome/tool_use"] == 0
+    stages = json.loads((run / "summary.json").read_text())["cold_start_stages"]
+    assert all(0 <= stage["value"] <= 1 for stage in stages)
