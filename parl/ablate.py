@@ -156,7 +156,9 @@ def cold_start_key(config: Config, seed: int) -> str | None:
     if config.cold_start is None:
         return None
     tree = config.model_dump(mode="json")
-    del tree["env"]["tasks"]["train"]  # demonstrations are no tasks of a split
+    for part in tree["env"].get("mix", [tree["env"]]):
+        del part["tasks"]["train"]  # demonstrations are no tasks of a split
+        part.pop("weight", None)  # how often RL asks for an ability
     for policy in tree["policies"].values():
         del policy["optimizer"]  # a stage has its own
     for role in tree["roles"].values():

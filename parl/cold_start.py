@@ -78,7 +78,7 @@ class Demonstrator:
         kinds = sorted(stage.data)
         shares = np.array([stage.data[k] for k in kinds])
         kind = kinds[int(self._rng.choice(len(kinds), p=shares / shares.sum()))]
-        return self.item(kind, stage.kwargs if kind == "episode" else {})
+        return self.item(kind, knobs_of(kind, stage.kwargs))
 
     def item(self, kind: str, knobs: dict[str, Any]) -> list[Text]:
         made = self._env.demonstrate(kind, self._rng, **knobs)
@@ -114,6 +114,17 @@ class Demonstrator:
             order = self._rng.permutation(len(kept))[:SUBAGENTS_PER_EPISODE]
             kept = tuple(kept[i] for i in order)
         return [Text(t.token_ids, t.mask, f"{kind}/{t.role}", t.images) for t in (episode.orchestrator, *kept)]
+
+
+def knobs_of(kind: str, knobs: dict[str, Any]) -> dict[str, Any]:
+    """The knobs of an episode's demonstrator; the other kinds, of any ability, have none."""
+    return knobs if kind.rpartition("/")[2] == "episode" else {}
+
+
+def gate_of(metric: str) -> tuple[str, str]:
+    """(kind of measurement or "", what it measures). Example: forced_parallel/score -> (forced_parallel, score)."""
+    first, _, rest = metric.partition("/")
+    return ("", metric) if first == "ability" or not rest else (first, rest)
 
 
 def run_cold_start(
@@ -174,11 +185,15 @@ def _gate(
     metric = stage.until.metric
     if metric.startswith("accuracy/"):
         kind = metric.removeprefix("accuracy/")
-        knobs = stage.kwargs if kind == "episode" else {}
-        probe = [t for _ in range(40) for t in held.item(kind, knobs)]
+        probe = [t for _ in range(40) for t in held.item(kind, knobs_of(kind, stage.kwargs))]
         return lambda: token_accuracy(model, probe)
-    mode, _, name = metric.rpartition("/")
-    tasks = load_tasks(config, env, "validation")[: config.eval.num_tasks]
+    mode, name = gate_of(metric)
+    ability = name.split("/")[1] if name.startswith("ability/") else None  # only these tasks are asked then
+    tasks = [
+        t
+        for t in load_tasks(config, env, "validation")[: config.eval.num_tasks]
+        if ability is None or t.ability == ability
+    ]
 
     def measure() -> float:
         if config.cold_start is not None and config.cold_start.policy is not None:

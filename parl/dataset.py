@@ -21,9 +21,11 @@ from parl.dataset_card import COLUMNS, Kind, card
 from parl.env import ToolSpec
 from parl.errors import CheckpointError, ConfigError
 from parl.export import CARD
+from parl.mixture import env_of
 from parl.plugins import make_env
 from parl.policy.chatml import without_calls
 from parl.progress import Progress
+from parl.records import task_of
 from parl.rollout.tools import CREATE, SWARM_TOOLS
 from parl.run_folder import read_episodes, read_resolved
 from parl.run_reader import RunReader
@@ -123,9 +125,7 @@ class _Writer:
 
     def __init__(self, config: Config, run: str, wanted: Wanted) -> None:
         plugins.load()
-        tools = make_env(config.env).tool_specs()
-        swarm = SWARM_TOOLS if config.swarm.mode == "swarm" else ()
-        self._tools = {"orchestrator": _schemas([*tools, *swarm]), "subagent": _schemas(tools)}
+        self._env = make_env(config.env)
         self._config, self._run, self._wanted = config, run, wanted
         self._features = _features(wanted.kind)
         self.counts: Counter[str] = Counter({"episodes read": 0, "failed episodes, left out": 0})
@@ -152,7 +152,7 @@ class _Writer:
             self.counts["tokens that the agents wrote"] += sum(trace["mask"])
             yield {
                 "messages": [*_opening(trace, system), *_turns(trace)],
-                "tools": self._tools[trace["role"]],
+                "tools": self._tools(record, trace["role"]),
                 "run": self._run,
                 "step": record["step"],
                 "task_id": record["task"]["id"],
@@ -192,7 +192,7 @@ class _Writer:
                 "prompt": _opening(best[2], system),
                 "chosen": _turns(best[2]),
                 "rejected": _turns(worst[2]),
-                "tools": self._tools[role],
+                "tools": self._tools(best[1], role),
                 "run": self._run,
                 "step": best[1]["step"],
                 "task_id": best[1]["task"]["id"],
@@ -221,8 +221,13 @@ class _Writer:
                     self.counts["traces without a turn, left out"] += 1
                     continue
                 orchestrator = trace["role"] == "orchestrator"
-                system = self._config.roles.orchestrator.system_prompt if orchestrator else _system(record, trace)
-                yield record, trace, system
+                own = self._config.roles.orchestrator.prompt_for(task_of(record).ability)
+                yield record, trace, own if orchestrator else _system(record, trace)
+
+    def _tools(self, record: Record, role: str) -> list[Row]:
+        """Those of the task's environment, and of the swarm for who leads one."""
+        swarm = SWARM_TOOLS if self._config.swarm.mode == "swarm" and role == "orchestrator" else ()
+        return _schemas([*env_of(self._env, task_of(record)).tool_specs(), *swarm])
 
 
 def score_of(record: Record, trace: Record) -> float:

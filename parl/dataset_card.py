@@ -71,7 +71,7 @@ def card(reader: RunReader, config: Config, kind: Kind, made: Mapping[str, str])
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {config.name}: {kind}",
-        f"{_WHAT[kind]} From the episodes of the PARL run `{reader.name}` in `{config.env.id}`, as they were "
+        f"{_WHAT[kind]} From the episodes of the PARL run `{reader.name}` in `{config.env.name}`, as they were "
         "sampled while it trained: early steps are of a worse policy than late ones.",
         "## Load it",
         _LOAD[kind],

@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 from parl import ray_session
 from parl.config import Config, load, parse
-from parl.config.schema import TaskSource
+from parl.config.env import EnvConfig, MixConfig, TaskSource
 from parl.env import AgentEnv
 from parl.errors import CheckpointError, ConfigError
-from parl.metrics import mean_outcome, num_contradictions
+from parl.metrics import by_ability, mean_outcome, num_contradictions
+from parl.mixture import Mixture, by_turns, of_ability
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.progress import Progress
@@ -83,7 +84,12 @@ def make_pool(config: Config) -> Pool:
 
 
 def heldout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """What summary.json says of one evaluation."""
+    """What summary.json says of one evaluation; of a mix, `ability/NAME/...` says the same of each ability."""
+    parts = by_ability(episodes).items()
+    return _heldout(episodes) | {f"ability/{a}/{k}": v for a, own in parts for k, v in _heldout(own).items()}
+
+
+def _heldout(episodes: Sequence[Episode]) -> dict[str, float]:
     ok = [e for e in episodes if e.status != "failed"]
     if not ok:
         raise RuntimeError(f"all {len(episodes)} episodes failed: {episodes[0].orchestrator.stop_reason}")
@@ -118,6 +124,7 @@ def heldout_rows(episodes: Sequence[Episode], trials: int = 1) -> list[dict[str,
         {
             "task": e.task.id,
             "trial": index % trials,
+            **({"ability": e.task.ability} if e.task.ability else {}),
             "status": e.status,
             "num_parts": e.facts.get("num_parts"),
             **e.outcome,
@@ -132,11 +139,23 @@ def heldout_rows(episodes: Sequence[Episode], trials: int = 1) -> list[dict[str,
 
 
 def load_tasks(config: Config, env: AgentEnv, split: Split) -> list[Task]:
-    """The tasks of a split: generated, or read from the user's file with `datasets`. Raises ConfigError."""
-    source: TaskSource = getattr(config.env.tasks, split)
+    """The tasks of a split: generated, or read from the user's file with `datasets`. Raises ConfigError.
+
+    Of a mix: those of its parts by turns, so that the first so many have the same number of each.
+    """
+    if isinstance(env, Mixture):
+        assert isinstance(config.env, MixConfig)
+        found = {p.ability: _tasks_of(p, env.parts[p.ability], split) for p in config.env.mix}
+        return by_turns([[of_ability(task, a) for task in tasks] for a, tasks in found.items()])
+    assert isinstance(config.env, EnvConfig)
+    return _tasks_of(config.env, env, split)
+
+
+def _tasks_of(config: EnvConfig, env: AgentEnv, split: Split) -> list[Task]:
+    source: TaskSource = getattr(config.tasks, split)
     if source.path is None:
         assert source.num is not None
-        maker = make_env(config.env.model_copy(update={"kwargs": {**config.env.kwargs, **source.kwargs}}))
+        maker = make_env(config.model_copy(update={"kwargs": {**config.kwargs, **source.kwargs}}))
         return maker.generate_tasks(split, source.num, source.seed)
     import datasets
 
@@ -147,7 +166,7 @@ def load_tasks(config: Config, env: AgentEnv, split: Split) -> list[Task]:
         rows = datasets.load_dataset(kind, data_files=str(source.path), split="train")
     except Exception as error:  # datasets raises many kinds for a bad file
         raise ConfigError(f"{source.path} cannot be read as {kind} tasks: {error}") from None
-    tasks = [replace(env.load_task(row), env=config.env.id) for row in rows]
+    tasks = [replace(env.load_task(row), env=config.id) for row in rows]
     twice = [task_id for task_id, count in Counter(t.id for t in tasks).items() if count > 1]
     if twice:
         raise ConfigError(

@@ -149,7 +149,7 @@ def _what(config: Config, name: str, source: Path, merged: bool) -> str:
     served = f" Its weights are {dtype}, as they were sampled; the run's checkpoint has those that learned, in float32."
     return (
         f"{kind}, trained with PARL, reinforcement learning for agents that work in parallel. {plays} in "
-        f"`{config.env.id}`. Checkpoint: `{source.name}`, seed {config.seed}."
+        f"`{config.env.name}`. Checkpoint: `{source.name}`, seed {config.seed}."
         f"{served if dtype != 'float32' and adapter is None else ''}"
     )
 

@@ -24,10 +24,35 @@ def step_metrics(scored: Sequence[ScoredEpisode], episodes: Sequence[Episode]) -
     children = [r.total for s in scored for agent, r in s.rewards.items() if agent != ORCHESTRATOR_ID]
     if children:
         metrics["reward/subagent"] = fmean(children)
-    metrics |= outcome_metrics(ok) | swarm_metrics(ok)
+    metrics |= outcome_metrics(ok) | swarm_metrics(ok) | ability_metrics(scored)
     for kind, count in Counter(e.failure or "unknown" for e in episodes if e.status == "failed").items():
         metrics[f"failures/{kind}"] = float(count)
     metrics["failures/total"] = float(len(episodes) - len(ok))
+    return metrics
+
+
+def by_ability(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
+    """The episodes of each ability of a mix, by name; {} of one environment."""
+    found: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        if episode.task.ability:
+            found.setdefault(episode.task.ability, []).append(episode)
+    return found
+
+
+def ability_metrics(scored: Sequence[ScoredEpisode]) -> dict[str, float]:
+    """What each ability of a mix has got: number of episodes, reward, outcome, steps and tokens."""
+    rewards = {s.episode.id: s.rewards[ORCHESTRATOR_ID].total for s in scored}
+    metrics: dict[str, float] = {}
+    for ability, own in by_ability([s.episode for s in scored]).items():
+        found = {
+            "num_episodes": float(len(own)),
+            "reward": fmean(rewards[e.id] for e in own),
+            **mean_outcome(own),
+            "critical_steps": fmean(e.critical_steps for e in own),
+            "tokens": fmean(e.tokens() for e in own),
+        }
+        metrics |= {f"ability/{ability}/{k}": v for k, v in found.items()}
     return metrics
 
 

@@ -22,9 +22,10 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from parl.config.schema import EnvConfig
+from parl.config.env import EnvConfig, MixConfig, Part
 from parl.env import AgentEnv
 from parl.errors import ConfigError, did_you_mean
+from parl.mixture import Mixture
 from parl.tools import toolsets
 
 GROUPS = ("parl.envs", "parl.rewards")
@@ -133,8 +134,10 @@ def agent_env_class(env_id: str) -> type[AgentEnv]:
     return cls
 
 
-def make_env(config: EnvConfig) -> AgentEnv:
+def make_env(config: EnvConfig | MixConfig) -> AgentEnv:
     """The environment of a config, without Gymnasium's wrappers (they hide `fork`). Raises ConfigError."""
+    if isinstance(config, MixConfig):
+        return Mixture({part.ability: _part(part) for part in config.mix})
     spec = env_spec(config.id)
     creator = _creator(spec)
     _check_kwargs(config, creator)
@@ -158,6 +161,13 @@ def make_env(config: EnvConfig) -> AgentEnv:
         )
     env.add_tools(*toolsets(config.tools))
     return env
+
+
+def _part(part: Part) -> AgentEnv:
+    try:
+        return make_env(part)
+    except ConfigError as error:
+        raise ConfigError(f"env.mix, {part.ability}: {error}") from None
 
 
 def _check_kwargs(config: EnvConfig, creator: Callable[..., Any]) -> None:

@@ -20,6 +20,7 @@ from parl.env import AgentEnv, Message, Said
 from parl.errors import ConfigError, EndpointFailure, did_you_mean
 from parl.evaluate import heldout_metrics
 from parl.metrics import step_metrics
+from parl.mixture import env_of
 from parl.plugins import make_env
 from parl.policy.base import Engine, PolicyHandle, Request
 from parl.policy.scripted import ScriptedEngine
@@ -61,7 +62,7 @@ def check_words(config: Config, tasks: Sequence[Task], policies: Any) -> None:
         unknown = policies.renderers[name].unknown_words(task.prompt)
         if unknown:
             raise ConfigError(
-                f"policies.{name}.model is {config.policies[name].model}, and its vocabulary, which {config.env.id} "
+                f"policies.{name}.model is {config.policies[name].model}, and its vocabulary, which {config.env.name} "
                 f"gives, lacks words of the task {task.id}: {', '.join(dict.fromkeys(unknown[:5]))}. Write tasks in "
                 f"words of the corpus, or take a pretrained model: policies.{name}.model=PATH."
             )
@@ -76,20 +77,24 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
     _check_endpoints(policies.remote)
     env = make_env(config.env)  # one of its own: what it remembers of the rehearsal must not change the run
     renderers = policies.renderers
-    episode = _rehearse(config, env, tasks[0], renderers)
-    if episode.status == "failed":
-        raise ConfigError(
-            f"{config.env.id} fails on the task {tasks[0].id}: {episode.orchestrator.stop_reason}. "
-            f"`parl envs check {config.env.id}` may tell more."
-        )
-    scored, _ = Scorer(config.reward).score([episode], 0, {})
-    later = [*LATER, *(f"outcome/{k}" for k in RATES if "calibration" in episode.facts)]
-    _check_gates(config, {*step_metrics(scored, [episode]), *later, *(f"eval/{k}" for k in heldout_metrics([episode]))})
-    if config.credit.type == "drop_one" and type(env).contributions is AgentEnv.contributions:
-        raise ConfigError(
-            f"credit.type is drop_one, but {config.env.id} cannot tell what a subagent contributed. Implement its "
-            "contributions() (docs/credit.md), or set credit.type: group_mean."
-        )
+    firsts = {t.ability: t for t in reversed(tasks)}.values()  # of a mix, one of each ability
+    episodes = [_rehearse(config, env, task, renderers) for task in firsts]
+    for episode in episodes:
+        task, env_id = episode.task, config.env.id_of(episode.task.ability)
+        if episode.status == "failed":
+            raise ConfigError(
+                f"{env_id} fails on the task {task.id}: {episode.orchestrator.stop_reason}. "
+                f"`parl envs check {env_id}` may tell more."
+            )
+        cannot_tell = type(env_of(env, task)).contributions is AgentEnv.contributions
+        if config.credit.type == "drop_one" and cannot_tell:
+            raise ConfigError(
+                f"credit.type is drop_one, but {env_id} cannot tell what a subagent contributed. Implement its "
+                "contributions() (docs/credit.md), or set credit.type: group_mean."
+            )
+    scored = [s for e in episodes for s in Scorer(config.reward).score([e], 0, {})[0]]
+    later = [*LATER, *(f"outcome/{k}" for k in RATES if any("calibration" in e.facts for e in episodes))]
+    _check_gates(config, {*step_metrics(scored, episodes), *later, *(f"eval/{k}" for k in heldout_metrics(episodes))})
     cold = config.cold_start
     if cold is None:
         return
@@ -109,7 +114,7 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
         policies.copy_weights(cold.policy)  # refuses policies of another shape
     for name in (n for n in policies.models if config.base_of(n) == n):
         for stage in cold.stages:
-            _check_stage(config, name, stage, env, renderers[name], episode)
+            _check_stage(config, name, stage, env, renderers[name], episodes)
 
 
 def rehearse_without_models(config: Config, env: AgentEnv, tasks: Sequence[Task]) -> None:
@@ -162,18 +167,20 @@ def _rehearse(config: Config, env: AgentEnv, task: Task, renderers: Any) -> Epis
     return asyncio.run(runner.run(env, task, episode_id="rehearsal", group="rehearsal", step=0, seed="rehearsal"))
 
 
-def _check_stage(config: Config, name: str, stage: Stage, env: AgentEnv, renderer: Any, episode: Episode) -> None:
+def _check_stage(
+    config: Config, name: str, stage: Stage, env: AgentEnv, renderer: Any, episodes: Sequence[Episode]
+) -> None:
     assert config.cold_start is not None
     where = f"cold_start.stages ({stage.name})"
     if not fmean(stage.data.values()) > 0:
         raise ConfigError(
             f"{where}.data: give at least one kind of demonstration a share above 0 (given: {stage.data})"
         )
-    from parl.cold_start import Demonstrator
+    from parl.cold_start import Demonstrator, gate_of, knobs_of
 
     source = Demonstrator(env, renderer, config, seed=0, lists_tools=config.policies[name].lists_tools)
     for kind in stage.data:
-        knobs = {**config.cold_start.demos, **stage.kwargs} if kind == "episode" else {}
+        knobs = knobs_of(kind, {**config.cold_start.demos, **stage.kwargs})
         try:
             source.item(kind, knobs)
         except ConfigError:
@@ -184,12 +191,12 @@ def _check_stage(config: Config, name: str, stage: Stage, env: AgentEnv, rendere
                 "Correct cold_start.demos, the stage's kwargs, or the environment's demonstrate()."
             ) from error
     metric = stage.until.metric
-    mode, _, measure = metric.rpartition("/")
+    mode, measure = gate_of(metric)
     if mode == "accuracy":
         allowed = list(stage.data)
     else:
         if mode and mode not in GATE_MODES:
             raise ConfigError(f"{where}.until.metric: '{metric}'.{did_you_mean(mode, ('accuracy', *GATE_MODES))}")
-        allowed = list(heldout_metrics([episode]))
+        allowed = list(heldout_metrics(episodes))
     if measure not in allowed:
         raise ConfigError(f"{where}.until.metric: '{metric}'.{did_you_mean(measure, allowed)}")

@@ -27,6 +27,7 @@ def episode_record(scored: ScoredEpisode, advantages: Advantages) -> dict[str, A
             "env": episode.task.env,
             "prompt": episode.task.prompt,
             "data": dict(episode.task.data),
+            **({"ability": episode.task.ability} if episode.task.ability else {}),
         },
         "group": episode.group,
         "step": episode.step,
@@ -91,16 +92,22 @@ def _trace_record(trace: AgentTrace, episode: Episode, advantages: Advantages) -
 # --- and back --------------------------------------------------------------------------------------------------------
 
 
+def task_of(record: Mapping[str, Any]) -> Task:
+    """The task of a record; of one environment, it has no ability."""
+    task = record["task"]
+    return Task(task["id"], task["env"], task["prompt"], task["data"], task.get("ability", ""))
+
+
 def episode_of(record: Mapping[str, Any]) -> Episode:
     """The episode of a record. Raises KeyError for one that is not of the public format."""
     traces = tuple(_trace_of(t) for t in record["traces"])
     spans = tuple(
         Span(t["id"], i, turn["t_start"], turn["t_end"]) for t in record["traces"] for i, turn in enumerate(t["turns"])
     )
-    task, clock = record["task"], record["clock"]
+    clock = record["clock"]
     return Episode(
         id=record["id"],
-        task=Task(task["id"], task["env"], task["prompt"], task["data"]),
+        task=task_of(record),
         group=record["group"],
         step=record["step"],
         status=record["status"],

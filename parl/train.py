@@ -21,6 +21,7 @@ import numpy as np
 
 from parl import alarms, credit
 from parl.config import Config, parse, phases
+from parl.config.env import MixConfig
 from parl.config.schema import Roles
 from parl.env import seed_for
 from parl.errors import CheckpointError, ConfigError, Interrupted, ModelUnavailable
@@ -233,7 +234,8 @@ class Run:
 
     def _feed(self) -> Feed:
         train = self.config.train
-        problems = Problems(self.tasks["train"], self.config.seed, train.tasks_per_step, train.group_size)
+        weights = self.config.env.weights if isinstance(self.config.env, MixConfig) else None
+        problems = Problems(self.tasks["train"], self.config.seed, train.tasks_per_step, train.group_size, weights)
         if train.mode == "sync":
             return SyncFeed(problems, self.pool)
         stream: Any = self.pool  # the config allows async mode on Ray alone, whose pool streams

@@ -32,6 +32,8 @@ class Task:
     env: str
     prompt: str
     data: Mapping[str, Any]
+    ability: str = ""
+    """Of a task of a mix of environments: which of them it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,4 +58,4 @@ def config_check(config: ConfigPath, overrides: Overrides = None) -> None:
     loaded = load(config, overrides or ())
     with check_names(loaded) as env:
         tools = ", ".join(spec.name for spec in env.tool_specs())
-    typer.echo(f"ok: {config}: {loaded.env.id} (tools: {tools}), rewards: {', '.join(loaded.reward.terms)}")
+    typer.echo(f"ok: {config}: {loaded.env.name} (tools: {tools}), rewards: {', '.join(loaded.reward.terms)}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from parl.config.env import EnvConfig, MixConfig
 from parl.config.schema import Config
 
 
@@ -53,6 +54,14 @@ def plain(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
+def _parts(env: EnvConfig | MixConfig) -> list[tuple[str, float, EnvConfig]]:
+    """(what to add to a label, share of the training tasks, environment)."""
+    if isinstance(env, EnvConfig):
+        return [("", 1.0, env)]
+    total = sum(env.weights.values())
+    return [(f" ({part.ability})", part.weight / total, part) for part in env.mix]
+
+
 def derived(config: Config) -> dict[str, int | str]:
     """Numbers that follow from several values, by name."""
     train_, eval_ = config.train, config.eval
@@ -69,9 +78,10 @@ def derived(config: Config) -> dict[str, int | str]:
         "evaluations (about)": num_evals,
         "checkpoints written (about)": -(-train_.num_steps // train_.checkpoint_every),
     }
-    num_tasks = config.env.tasks.train.num
-    if num_tasks is not None:
-        numbers["passes over the train tasks"] = f"{train_.tasks_per_step * train_.num_steps / num_tasks:.2f}"
+    for label, share, part in _parts(config.env):
+        if part.tasks.train.num is not None:
+            asked = share * train_.tasks_per_step * train_.num_steps
+            numbers[f"passes over the train tasks{label}"] = f"{asked / part.tasks.train.num:.2f}"
     for name in ("orchestrator", "subagent"):
         role = getattr(config.roles, name)
         most = min(role.limits.tokens or sys.maxsize, role.limits.turns * role.sampling.max_tokens)

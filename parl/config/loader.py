@@ -88,6 +88,12 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     if isinstance(raw.get("control"), str):
         raw["control"] = str(folder / raw["control"])
     env = raw.get("env")
+    parts = env.get("mix") if isinstance(env, dict) else None
+    for part in (env, *parts) if isinstance(parts, list) else (env,):
+        _resolve_env(part, folder)
+
+
+def _resolve_env(env: Any, folder: Path) -> None:
     tasks = env.get("tasks") if isinstance(env, dict) else None
     if isinstance(tasks, dict):
         for split in tasks.values():
@@ -132,14 +138,24 @@ def _override(raw: dict[str, Any], item: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"The value in '{item}' is not YAML: {error}") from None
-    node = raw
+    node: Any = raw
     for key in keys[:-1]:
-        child = node.get(key)
-        if child is not None and not isinstance(child, dict):
+        place = _place(node, key, item)
+        child = node[place] if isinstance(node, list) else node.get(key)
+        if child is not None and not isinstance(child, dict | list):
             raise ConfigError(f"'{item}': {key} is {child!r}, not a mapping, so nothing can be set below it.")
-        node[key] = dict(child or {})
-        node = node[key]
-    node[keys[-1]] = value
+        node[place] = list(child) if isinstance(child, list) else dict(child or {})
+        node = node[place]
+    node[_place(node, keys[-1], item)] = value
+
+
+def _place(node: Any, key: str, item: str) -> Any:
+    """A key of a mapping, or the number of an entry of a list."""
+    if not isinstance(node, list):
+        return key
+    if not key.isdecimal() or int(key) >= len(node):
+        raise ConfigError(f"'{item}': '{key}' is no entry of a list of {len(node)}; count them from 0.")
+    return int(key)
 
 
 # --- errors in the terms of the file ---------------------------------------------------------------------

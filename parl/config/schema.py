@@ -15,49 +15,13 @@ from parl.config import phases
 from parl.config.adapters import Adapter, check_adapters, check_turns
 from parl.config.base import Fraction, Node, NonNegFloat, NonNegInt, PositiveFloat, PositiveInt, Rate
 from parl.config.endpoint import RemoteConfig, check_endpoints
+from parl.config.env import AnyEnv, MixConfig
+from parl.config.env import EnvConfig as EnvConfig
+from parl.config.env import TaskSource as TaskSource
 from parl.config.objective import Credit, Loss, Reward
 from parl.config.phases import Trainable
 from parl.config.rollout import Rollout, check_rollout
 from parl.config.tiny import TinyModel, TinyVlm
-from parl.config.tools import ToolsConfig
-
-
-class TaskSource(Node):
-    """Where one split's tasks come from: a file, or the environment's own generator."""
-
-    path: Path | None = None
-    """JSONL or Parquet file of tasks, read with `datasets`. Relative to the config file."""
-    num: PositiveInt | None = None
-    """Number of tasks to generate (without `path`), or to keep of the file."""
-    seed: int = 0
-    """Seed of the generator. Splits never share entities, whatever the seeds."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Generator knobs of this split, over those of `env.kwargs` (say, a wider range of N)."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> TaskSource:
-        if self.path is None and self.num is None:
-            raise ValueError("give `path` (a file of tasks) or `num` (how many to generate)")
-        return self
-
-
-class Tasks(Node):
-    """The three splits."""
-
-    train: TaskSource = TaskSource(num=2048)
-    validation: TaskSource = TaskSource(num=64, seed=1)
-    test: TaskSource = TaskSource(num=200, seed=2)
-
-
-class EnvConfig(Node):
-    """The environment, by its Gymnasium id."""
-
-    id: str
-    """For example parl/WideSearch-v0. `parl envs list` prints the registered ones."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of the environment; checked by making it once before anything expensive starts."""
-    tools: ToolsConfig = ToolsConfig()
-    tasks: Tasks = Tasks()
 
 
 class Optimizer(Node):
@@ -180,11 +144,16 @@ class RoleConfig(Node):
     """Whether it learns, or a schedule: [{until: 20, value: false}, {value: true}]. A frozen role keeps the weights
     that its policy has; those of the cold start (or as loaded) where the other role trains that policy."""
     limits: Limits = Limits()
-    system_prompt: str = ""
-    """The orchestrator's first message. A subagent's is what `create_subagent` wrote."""
+    system_prompt: str | dict[str, str] = ""
+    """The orchestrator's first message; of a mix of environments, one by ability: {search: ..., visual: ...}. A
+    subagent's is what `create_subagent` wrote."""
     harness: str | None = None
     """`module:function` of an agent that is written with another framework and plays the role in place of our loop: an
     orchestrator in mode single, subagents in mode swarm. It has prompts of its own: `system_prompt` is not given."""
+
+    def prompt_for(self, ability: str) -> str:
+        """The system prompt for tasks of an ability."""
+        return self.system_prompt if isinstance(self.system_prompt, str) else self.system_prompt[ability]
 
     def trainable_at(self, step: int) -> bool:
         """Whether it learns at a step (0-based). Raises ConfigError when metrics decide (see `phases.now`)."""
@@ -243,7 +212,7 @@ class Until(Node):
 class Stage(Node):
     name: str
     data: dict[str, NonNegFloat]
-    """Mixture over the environment's demonstration kinds, by name -> share."""
+    """Mixture over the environment's demonstration kinds, by name -> share. Of a mix, ABILITY/KIND -> share."""
     until: Until
     optimizer: Optimizer = Optimizer(lr=3e-3, muon_lr=0.012, betas=(0.9, 0.95), warmup_steps=20)
     tokens_per_step: PositiveInt = 5000
@@ -255,7 +224,7 @@ class ColdStart(Node):
     """Supervised warm-up by demonstrations that a scripted expert writes through the same runtime."""
 
     demos: dict[str, Any] = Field(default_factory=dict)
-    """Knobs of the environment's demonstrator (`episode` demonstrations), in every stage."""
+    """Knobs of the environment's demonstrator (`episode` demonstrations), in every stage. Of a mix, by ability."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     max_attempts: PositiveInt = 2
     """A stage that misses its gate at max_steps is extended by half as many steps, up to this many attempts in all."""
@@ -318,7 +287,7 @@ class Config(Node):
     """Default: runs/NAME."""
     threads: PositiveInt = 1
     """Torch threads of this process, the learner's. A Ray worker or inference actor has as many as CPUs of its own."""
-    env: EnvConfig
+    env: AnyEnv
     policies: dict[str, Policy] = Field(default_factory=lambda: {"main": Policy()})
     roles: Roles = Roles()
     swarm: Swarm = Swarm()
@@ -371,6 +340,20 @@ class Config(Node):
                 raise ValueError(
                     f"roles.{name}.harness writes its own prompts: remove roles.{name}.system_prompt and "
                     "limits.on_overflow"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_a_mix(self) -> Config:
+        abilities = set(self.env.weights) if isinstance(self.env, MixConfig) else set()
+        if self.eval.num_tasks < len(abilities):
+            raise ValueError(f"eval.num_tasks is {self.eval.num_tasks}; give each of {sorted(abilities)} a task")
+        for name in ("orchestrator", "subagent"):
+            prompt = getattr(self.roles, name).system_prompt
+            if not isinstance(prompt, str) and set(prompt) != abilities:
+                raise ValueError(
+                    f"roles.{name}.system_prompt is given for {sorted(prompt)}; give one text, or with env.mix one for "
+                    f"each ability{f' ({sorted(abilities)})' if abilities else ''}"
                 )
         return self
 

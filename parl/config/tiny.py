@@ -42,6 +42,8 @@ class TinyVlm(Node):
     """A smaller image is enlarged to about so many."""
     max_pixels: PositiveInt = 128 * 128
     """A larger image is shrunk to about so many: here 64 tokens."""
+    copies: bool = False
+    """Begin with attention to the word before, without which it does not learn to copy words (a search, say)."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TinyVlm:

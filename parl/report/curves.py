@@ -43,6 +43,11 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
             "What the learner sees: weights times terms. It also falls when a weight is annealed, which is no loss.",
             {"reward/total": "orchestrator", "reward/subagent": "subagents"},
         ),
+        Chart(
+            "Outcome by ability",
+            "Of a mix of environments: training and validation.",
+            {"ability/*/score": "", "eval/ability/*/score": "validation"},
+        ),
         Chart("Reward terms", "Raw values, without their weights (orchestrator).", {"reward/": ""}),
         Chart("Outcome in parts", "What else the environment measures.", {"outcome/": ""}),
     ),
@@ -158,22 +163,23 @@ def _draw(chart: Chart, names: Sequence[str], rows: Rows, control: Rows) -> dict
 
 
 def _expanded(series: Mapping[str, str], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Patterns replaced by the metrics that fit: `reward/` by all terms, `policy/*/lr` by one for each policy."""
+    """Patterns replaced by the metrics that fit: `reward/` by all terms, `policy/*/lr` by one a policy (or ability)."""
     found: list[tuple[str, str]] = []
-    policies = sorted({name.split("/")[1] for name in names if name.startswith("policy/")})
     for pattern, label in series.items():
         if pattern.endswith("/"):
             totals = {"reward/total", "reward/subagent", "outcome/score"}
             found += [(name, _short(name)) for name in names if name.startswith(pattern) and name not in totals]
         elif "*" in pattern:
-            found += [(pattern.replace("*", p), _of_policy(p, label, policies)) for p in policies]
+            head = pattern.partition("*")[0]
+            kinds = sorted({name.removeprefix(head).split("/")[0] for name in names if name.startswith(head)})
+            found += [(pattern.replace("*", kind), _of_kind(kind, label, kinds)) for kind in kinds]
         else:
             found.append((pattern, label))
     return found
 
 
-def _of_policy(policy: str, label: str, policies: Sequence[str]) -> str:
-    return label if label and len(policies) == 1 else f"{policy} {label}".strip()
+def _of_kind(kind: str, label: str, kinds: Sequence[str]) -> str:
+    return label if label and len(kinds) == 1 else f"{kind} {label}".strip()
 
 
 def _short(name: str) -> str:

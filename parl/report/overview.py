@@ -84,7 +84,7 @@ def latest(row: Mapping[str, float]) -> list[dict[str, str]]:
 
 def setup(config: Node, tasks: Node) -> list[tuple[str, str]]:
     """The run's config in a few lines."""
-    train, swarm, env = config["train"], config["swarm"], config["env"]
+    train, swarm, parts = config["train"], config["swarm"], config["env"].get("mix", [config["env"]])
     splits = ", ".join(f"{split['num']} {name}" for name, split in tasks.items())
     loss = config["loss"]
     knobs = ("alpha", "beta", "tau") if loss["type"] == "kimi_k2_5" else ("clip_low", "clip_high")
@@ -93,7 +93,7 @@ def setup(config: Node, tasks: Node) -> list[tuple[str, str]]:
     if swarm["critical_step_budget"]:
         limits.append(f"{swarm['critical_step_budget']} critical steps in training")
     found = [
-        ("Environment", f"{env['id']} {_knobs(env.get('kwargs', {}))}".strip()),
+        *((f"Environment{_of(part)}", f"{part['id']} {_knobs(part.get('kwargs', {}))}".strip()) for part in parts),
         ("Tasks", splits),
         ("Mode", f"{swarm['mode']} ({', '.join(limits)})" if swarm["mode"] == "swarm" else "single agent"),
         ("Training", f"{train['num_steps']} steps of {batch}, {train['mode']}"),
@@ -101,6 +101,11 @@ def setup(config: Node, tasks: Node) -> list[tuple[str, str]]:
         ("Seed", str(config["seed"])),
     ]
     return [(label, value) for label, value in found if value]
+
+
+def _of(part: Node) -> str:
+    """Which part of a mix an environment is, and its weight."""
+    return f", {part['ability']} ({part['weight']:g})" if "ability" in part else ""
 
 
 def roles(config: Node) -> list[dict[str, str]]:

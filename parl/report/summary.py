@@ -59,7 +59,11 @@ def print_summary(summary: Mapping[str, Any], run: Path, report: Path | None, al
 def summary_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Titles of the numbers that there are, and rows: policy, decoding, numbers as text."""
     results = _results(summary)
-    shown = [c for c in COLUMNS if any(c[0] in result for _, _, result in results)]
+    keys = dict.fromkeys(key for _, _, result in results for key in result)
+    abilities = [key.split("/")[1] for key in keys if key.startswith("ability/") and key.endswith("/score")]
+    first, *others = COLUMNS
+    columns = [first, *((f"ability/{a}/score", a, "{:.3f}") for a in abilities), *others]
+    shown = [c for c in columns if c[0] in keys]
     rows = [
         [label, decoding, *(form.format(result[key]) if key in result else "" for key, _, form in shown)]
         for label, decoding, result in results

@@ -7,7 +7,7 @@ exactly once in both modes, a resumed run included.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from fractions import Fraction
 from statistics import fmean
 from typing import Protocol
 
@@ -20,19 +20,58 @@ from parl.rollout.swarm import SwarmRunner
 from parl.types import Episode, Task
 
 
-@dataclass(frozen=True, slots=True)
-class Problems:
-    """The n-th problem of a run: a permutation of the tasks that is dealt anew each epoch, K episodes of each."""
+class Shares:
+    """Which ability the n-th problem has: after any n problems each has had weight * n of them, less than one off.
 
-    tasks: Sequence[Task]
-    seed: int
-    tasks_per_step: int
-    group_size: int
+    So a step has its exact share wherever that is a whole number, and over steps nothing is lost. By Balinski and
+    Young's quota method: of those that are below their share, the one that a further problem leaves furthest below.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = {ability: Fraction(str(weight)) for ability, weight in weights.items()}
+        self._total = sum(self._weights.values())
+        self._had = dict.fromkeys(weights, 0)
+        self._dealt: list[tuple[str, int]] = []
+
+    def at(self, number: int) -> tuple[str, int]:
+        """(ability of problem `number`, how many before it had the same)."""
+        while len(self._dealt) <= number:
+            num = len(self._dealt) + 1
+            below = [a for a, w in self._weights.items() if self._had[a] * self._total < w * num]
+            ability = max(below, key=lambda a: self._weights[a] / (self._had[a] + 1))
+            self._dealt.append((ability, self._had[ability]))
+            self._had[ability] += 1
+        return self._dealt[number]
+
+
+class Problems:
+    """The n-th problem of a run: a permutation of the tasks that is dealt anew each epoch, K episodes of each.
+
+    Args:
+        weights: of a mix of environments, ability -> weight: each ability's tasks are dealt for themselves.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        seed: int,
+        tasks_per_step: int,
+        group_size: int,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.seed, self.tasks_per_step, self.group_size = seed, tasks_per_step, group_size
+        self._shares = Shares(weights or {"": 1.0})
+        self._tasks: dict[str, list[Task]] = {}
+        for task in tasks:
+            self._tasks.setdefault(task.ability if weights else "", []).append(task)
 
     def task(self, number: int) -> Task:
-        epoch, place = divmod(number, len(self.tasks))
-        order = np.random.default_rng(seed_for(self.seed, "tasks", epoch)).permutation(len(self.tasks))
-        return self.tasks[int(order[place])]
+        ability, count = self._shares.at(number)
+        tasks = self._tasks[ability]
+        epoch, place = divmod(count, len(tasks))
+        stream = ("tasks", ability, epoch) if ability else ("tasks", epoch)
+        order = np.random.default_rng(seed_for(self.seed, *stream)).permutation(len(tasks))
+        return tasks[int(order[place])]
 
     def jobs(self, number: int) -> list[Job]:
         """The K episodes of a problem; their names and seeds do not depend on when they are run."""

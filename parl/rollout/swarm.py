@@ -17,6 +17,7 @@ from parl.config.schema import ClockConfig, Limits, RoleConfig, Roles, Sampling,
 from parl.env import AgentEnv, seed_for
 from parl.errors import EndpointFailure
 from parl.gateway.live import Gateway
+from parl.mixture import env_of
 from parl.policy.base import PolicyHandle
 from parl.rollout.agent import AgentSpec, Answered, Dispatch, run_agent
 from parl.rollout.clock import schedule
@@ -63,6 +64,7 @@ class SwarmRunner:
 
     async def run(self, env: AgentEnv, task: Task, *, episode_id: str, group: str, step: int, seed: str) -> Episode:
         """One attempt at one task. Never raises for what happens inside: a failure is an episode's status."""
+        env = env_of(env, task)
         live = _LiveEpisode(self, env, episode_id, seed)
         try:
             await reset_env(env, task)
@@ -157,7 +159,7 @@ class _LiveEpisode:
             parent=None,
             spawned_at=None,
             name="orchestrator",
-            system=role.system_prompt,
+            system=role.prompt_for(task.ability),
             prompt=task.prompt,
             session=f"{self.id}/{ORCHESTRATOR_ID}",
             seed=f"{self.seed}/{ORCHESTRATOR_ID}",

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from parl.config.env import EnvConfig, MixConfig
 from parl.config.rollout import Rollout
-from parl.config.schema import EnvConfig
 from parl.plugins import load, make_env
 from parl.policy.base import PolicyHandle, Renderer
 from parl.rollout.inference import EngineState, EngineStore, Scores
@@ -61,7 +61,7 @@ class Answer:
 class RolloutWorker:
     """The actor's class. Its methods are coroutines: the health check is answered while episodes run."""
 
-    def __init__(self, env: EnvConfig, rollout: Rollout) -> None:
+    def __init__(self, env: EnvConfig | MixConfig, rollout: Rollout) -> None:
         from parl.system import pin_threads
 
         faulthandler.enable()

@@ -12,6 +12,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from parl.config.tiny import VISION_HEADS, TinyVlm
+from parl.policy.vision.copying import begin_to_copy
 from parl.policy.vision.eyes import Qwen
 
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -82,5 +83,7 @@ def build_model(shape: TinyVlm, tokenizer: Any, seed: int) -> Any:
         torch.manual_seed(seed)
         model: Any = Qwen3VLForConditionalGeneration(config)
         model.model.visual.pos_embed.weight.normal_()
+        if shape.copies:
+            begin_to_copy(model.model.language_model, seed)
     model.eyes = Qwen(config, processor, tokenizer)
     return model
