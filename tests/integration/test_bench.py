@@ -24,9 +24,9 @@ KEYS = {
     "adapters.py --hidden 64 --layers 2": {"full_mb", "adapters_mb", "ratio"},
     "limit.py --episodes 2 --agents 4 --repeats 1": {"rollout_share", "learner_share"},
     "concurrency.py --agents 20 --width 4": {"num_agents", "rss_gib", "episodes_per_s"},
-    "sandbox.py --runs 20 --concurrent 4 --seconds 0.1": {
+    "sandbox.py --runs 20 --concurrent 4 --seconds 0.1 --gigabytes 0.1": {
         *("runs", "leaked_processes", "leaked_folders", "leaked_descriptors"),
-        *("run_ms", "bare_ms", "overhead_ms", "cores_share"),
+        *("run_ms", "bare_ms", "overhead_ms", "large_ms", "large_no_host_ms", "cores_share"),
     },
     "soak.py --episodes 80 --batch 10 --width 1": {"episodes", "mb_per_10k_episodes", "rss_mb"},
 }
