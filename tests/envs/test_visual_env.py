@@ -1,31 +1,25 @@
-"""VisualTools: what an overview hides, tools and their limits, tasks and splits, subagents, the user's own images."""
+"""VisualTools: what an overview hides, tools and their limits, tasks and splits, subagents, documents."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from parl import images
 from parl.calibration import Question, tally
 from parl.checks.runner import check
-from parl.config import load
 from parl.config.schema import EnvConfig
 from parl.env import assistant
 from parl.errors import ConfigError
-from parl.evaluate import load_tasks
 from parl.types import Task, ToolCall
 from parl_envs.visual import documents, tasks
 from parl_envs.visual.digits import CELLS, SPLITS, images_of
 from parl_envs.visual.pictures import OPS, words
 from parl_envs.visual.questions import DIGITS, MAKERS, SEVERAL
 from parl_envs.visual.visual_tools import VisualTools
-from tests.helpers import ROOT
 
 
 def started(task: Task | None = None, **kwargs: Any) -> VisualTools:
@@ -121,6 +115,13 @@ def test_what_cannot_be_answered_is_a_share_of_the_tasks() -> None:
     made = VisualTools(questions=DIGITS, unanswerable=0.25).generate_tasks("train", 400, 0)
     assert 0.18 < np.mean([not t.data["answerable"] for t in made]) < 0.32
     assert all((t.data["gold"] == "unknown") == (not t.data["answerable"]) for t in made)
+
+
+def test_questions_about_several_boxes_name_them_in_order() -> None:
+    for task in VisualTools(questions=SEVERAL, n=[2, 8]).generate_tasks("train", 30, 0):
+        named = task.prompt.split(" : ")[0].split("#")[1:]
+        assert named[0].split()[0] == "1"
+        assert [n.split()[1] for n in named] == [box.colour for _, box in tasks.asked(task.data)]
 
 
 # --- what the overview hides -----------------------------------------------------------------------------------------
@@ -317,73 +318,6 @@ def test_a_subagent_that_is_sent_to_a_page_is_asked_for_what_is_there() -> None:
     assert env.fork(f"#1 p1 {first.colour}").subtask_score(first.text) == 1.0
 
 
-# --- the user's own --------------------------------------------------------------------------------------------------
-
-
-def own(tmp_path: Path, **more: Any) -> Task:
-    path = tmp_path / "photo.png"
-    Image.linear_gradient("L").resize((200, 100)).save(path)
-    row = {"id": "mine", "question": "how bright is it ?", "image": str(path), "answer": "dark"}
-    return VisualTools().load_task({**row, **more})
-
-
-def test_own_images_and_questions(tmp_path: Path) -> None:
-    task = own(tmp_path)
-    env = started(task, size=64)
-    assert picture(task.prompt).size == (64, 32)
-    assert picture(env.zoom("0 0 10 10", "p1")).size == (64, 32)
-    assert env.score("Dark.")["score"] == 1.0
-    assert env.fork("look").subtask_score("dark") is None
-    uri = images.to_uri(Image.new("RGB", (20, 20)))
-    assert images.find(own(tmp_path, image=uri).prompt)
-    assert images.find(own(tmp_path, image={"bytes": (tmp_path / "photo.png").read_bytes(), "path": None}).prompt)
-    assert own(tmp_path, images=[uri, str(tmp_path / "photo.png")]).prompt == "how bright is it ? : 2 pages"
-    assert started(own(tmp_path, answer="3", score="count")).score("4")["score"] == pytest.approx(2 / 3)
-    boxes = own(tmp_path, answer="[[0, 0, 10, 10], [20, 20, 30, 30]]", score="locate")
-    assert started(boxes).score("0 0 10 10")["score"] == pytest.approx(2 / 3)
-    assert not own(tmp_path, answer="unknown").data["answerable"]
-
-
-def test_own_tasks_from_a_file(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
-    rows = [{"id": f"t{i}", "question": "colour ?", "image": str(tmp_path / "a.png"), "answer": "red"} for i in (1, 2)]
-    path = tmp_path / "tasks.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    config = load(ROOT / "configs" / "visual_single.yaml", [f"env.tasks.train.path={path}"])
-    loaded = load_tasks(config, VisualTools(), "train")
-    assert [t.id for t in loaded] == ["t1", "t2"]
-    assert all(images.find(t.prompt) for t in loaded)
-
-
-@pytest.mark.parametrize(
-    "more, told",
-    [
-        ({"image": "no/such.png"}, "cannot be read: No such file"),
-        ({"image": None}, "A visual task has id, question, image"),
-        ({"answer": None}, "A visual task has id, question, image"),
-        ({"image": 7}, "an image is a file or a data URI, not int"),
-        ({"score": "guess"}, "score is 'guess'; give one of read, count, locate"),
-        ({"score": "count"}, "a count is a number"),
-        ({"score": "locate"}, "to locate is to give x0 y0 x1 y1 in percent"),
-        ({"score": "locate", "answer": "0 0 500 500"}, "bbox is x0 y0 x1 y1"),
-    ],
-)
-def test_bad_rows_are_refused(tmp_path: Path, more: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        own(tmp_path, **more)
-    assert told in str(refused.value)
-
-
-def test_huge_images_and_other_files_are_refused(tmp_path: Path) -> None:
-    bomb = tmp_path / "bomb.png"
-    Image.new("L", (20_000, 20_000)).save(bomb)  # some hundred kilobytes that unpack to 400 MB
-    text = tmp_path / "text.png"
-    text.write_text("no image")
-    for path, told in ((bomb, "pixels"), (text, "cannot be read")):
-        with pytest.raises(ConfigError, match=told):
-            own(tmp_path, image=str(path))
-
-
 # --- documents -------------------------------------------------------------------------------------------------------
 
 
@@ -395,10 +329,3 @@ def test_where_a_bar_is_is_where_it_was_drawn() -> None:
         x0, y0, x1, y1 = chart.bar(place)
         assert blue[y0 : y1 + 1, x0 : x1 + 1].mean() > 0.95
     assert blue.sum() == pytest.approx(sum((b[2] - b[0]) * (b[3] - b[1]) for b in map(chart.bar, range(10))), rel=0.1)
-
-
-def test_questions_about_several_boxes_name_them_in_order() -> None:
-    for task in VisualTools(questions=SEVERAL, n=[2, 8]).generate_tasks("train", 30, 0):
-        named = task.prompt.split(" : ")[0].split("#")[1:]
-        assert named[0].split()[0] == "1"
-        assert [n.split()[1] for n in named] == [box.colour for _, box in tasks.asked(task.data)]
