@@ -70,9 +70,12 @@ class Part(EnvConfig):
 
 
 class MixConfig(Node):
-    """Several environments that one run trains on, each step on all in the ratio of their weights."""
+    """Several environments that one run trains on, each step on all in the ratio of their weights.
 
-    mix: Annotated[tuple[Part, ...], Field(min_length=2)]
+    With one part alone it is that part's specialist, measured under the same names as the mix.
+    """
+
+    mix: Annotated[tuple[Part, ...], Field(min_length=1)]
 
     @model_validator(mode="before")
     @classmethod

@@ -54,7 +54,7 @@ def load_raw(path: str | Path) -> dict[str, Any]:
 def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
     """Validate a mapping. Raises ConfigError with one line per problem."""
     try:
-        return Config.model_validate(_without_null_terms(raw))
+        return Config.model_validate(_without_nulls(raw))
     except ValidationError as error:
         lines = "\n".join(f"  {line}" for line in _explain(error, raw)[:8])
         raise ConfigError(f"{source} is not a valid config:\n{lines}") from None
@@ -120,13 +120,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _without_null_terms(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`reward.terms.NAME: null` removes a term that a base file has."""
-    reward = raw.get("reward")
-    if not isinstance(reward, Mapping) or not isinstance(reward.get("terms"), Mapping):
-        return dict(raw)
-    terms = {k: v for k, v in reward["terms"].items() if v is not None}
-    return {**raw, "reward": {**reward, "terms": terms}}
+def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`reward.terms.NAME: null` removes a term that a base file has; so does `cold_start.demos.NAME: null` a knob."""
+    out = dict(raw)
+    for section, key in (("reward", "terms"), ("cold_start", "demos")):
+        node = out.get(section)
+        if isinstance(node, Mapping) and isinstance(node.get(key), Mapping):
+            out[section] = {**node, key: {k: v for k, v in node[key].items() if v is not None}}
+    return out
 
 
 def _override(raw: dict[str, Any], item: str) -> None:

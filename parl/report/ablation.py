@@ -92,7 +92,7 @@ def analyse(variants: Sequence[Measured], seeds: Sequence[int]) -> dict[str, Any
     """All numbers of the comparison. The first variant is what the others are compared with."""
     first = variants[0]
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for metric in METRICS:
+    for metric in _metrics(variants):
         for decoding in DECODINGS:
             base = first.values(decoding, metric)
             rows = [_row(v.values(decoding, metric), None if v is first else base) for v in variants]
@@ -113,6 +113,18 @@ def analyse(variants: Sequence[Measured], seeds: Sequence[int]) -> dict[str, Any
         "results": results,
     }
     return out | {"verdicts": verdicts(out), "notes": _notes(variants, seeds)}
+
+
+def _metrics(variants: Sequence[Measured]) -> list[str]:
+    """What is compared, in order: the score, that of each ability of a mix, the others."""
+    measured = dict.fromkeys(name for v in variants for run in v.runs.values() for row in run.values() for name in row)
+    abilities = [name for name in measured if name.startswith("ability/") and name.endswith("/score")]
+    first, *others = METRICS
+    return [first, *abilities, *others]
+
+
+def _digits(metric: str) -> int:
+    return METRICS.get(metric, METRICS["score"])  # that of an ability is a score
 
 
 def _row(values: Mapping[int, float], base: Mapping[int, float] | None) -> dict[str, Any]:
@@ -168,10 +180,10 @@ def _seeds(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _sentence(found: Mapping[str, Mapping[str, Any]]) -> str:
-    shown = [f"{metric} {words(delta, METRICS[metric])}" for metric, delta in found.items() if _is_shown(delta)]
+    shown = [f"{metric} {words(delta, _digits(metric))}" for metric, delta in found.items() if _is_shown(delta)]
     unshown = [metric for metric, delta in found.items() if delta["low"] is not None and not _is_shown(delta)]
     flat = [m for m, delta in found.items() if delta["low"] is None and delta["num"] > 1 and abs(delta["mean"]) < 1e-12]
-    single = [f"{m} {delta['mean']:+.{METRICS[m]}f}" for m, delta in found.items() if delta["num"] == 1]
+    single = [f"{m} {delta['mean']:+.{_digits(m)}f}" for m, delta in found.items() if delta["num"] == 1]
     parts = ["; ".join(shown)] if shown else []
     if unshown:
         parts.append(f"no difference shown in {', '.join(unshown)}")
@@ -209,7 +221,7 @@ def words(delta: Mapping[str, Any], digits: int) -> str:
 
 def table(result: Mapping[str, Any], metric: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of one metric: a row for each variant, mean and difference for each decoding."""
-    digits, by_decoding = METRICS[metric], result["results"][metric]
+    digits, by_decoding = _digits(metric), result["results"][metric]
     header = ["variant"]
     for decoding in by_decoding:
         header += [decoding, "difference (95 %)"]

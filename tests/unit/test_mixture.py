@@ -110,7 +110,7 @@ def wrong(change: Any) -> str:
         (lambda mix, given: mix[1].update(ability="search"), "two parts have the ability 'search'"),
         (lambda mix, given: mix[1].update(weight=0), "env.mix.1.weight: Input should be greater than 0"),
         (lambda mix, given: mix[1].update(wieght=1), "env.mix.1.wieght: unknown key. Did you mean 'weight'"),
-        (lambda mix, given: mix.pop(), "env.mix: Tuple should have at least 2 items"),
+        (lambda mix, given: mix.clear(), "env.mix: Tuple should have at least 1 item"),
         (lambda mix, given: given["env"].update(tools={"calculator": True}), "`tools` belongs to one environment"),
         (lambda mix, given: mix[1].update(id="parl/VisualTool-v0"), "env.mix, visual: No environment"),
         (lambda mix, given: mix[1]["kwargs"].update(sise=1), "env.mix, visual: env.kwargs: parl/VisualTools-v0 has no"),

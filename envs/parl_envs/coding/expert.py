@@ -12,28 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import Message, Said
+from parl.env import Message, Said, call_text
 from parl_envs.coding.functions import correct
 
 SUBAGENT_SYSTEM = "fixer"
 AGENT_NAME = "helper"
 DONE = "done"
-FIELDS = {
-    "read_file": ("path",),
-    "write_file": ("path", "content"),
-    "merge": (),
-    "create_subagent": ("name", "system_prompt"),
-    "assign_task": ("agent", "prompt"),
-}
-
-
-def call(name: str, *values: str) -> str:
-    """A tool call as the tiny tokenizer writes it: fixed scaffolding tokens around the values."""
-    keys = FIELDS[name]
-    if not keys:
-        return f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>'
-    head = f'<tool_call>{{"name": "{name}", "arguments": {{"{keys[0]}": "'
-    return head + f'", "{keys[-1]}": "'.join(values) + '"}}</tool_call>'
 
 
 @dataclass
@@ -68,11 +52,11 @@ class Expert:
 
     def _orchestrate(self, messages: Sequence[Message], files: Sequence[str]) -> Sequence[Said]:
         if len(messages) == 1:
-            launches = [call("assign_task", AGENT_NAME, file) for file in files]
-            head = call("create_subagent", AGENT_NAME, SUBAGENT_SYSTEM)
+            launches = [call_text("assign_task", agent=AGENT_NAME, prompt=file) for file in files]
+            head = call_text("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
             return [Said(head, self._trains_decision), Said(" ".join(launches))]
         merged = sum(m["role"] == "assistant" for m in messages) > 1
-        return [Said(DONE if merged else call("merge"))]
+        return [Said(DONE if merged else call_text("merge"))]
 
     def _fix(self, messages: Sequence[Message], files: Sequence[str], rng: np.random.Generator) -> Sequence[Said]:
         """Read a file, write it, and so on; `messages` begin with the request, `files` are such as `#2 f7.py`."""
@@ -81,6 +65,6 @@ class Expert:
             return [Said(DONE)]
         number, path = files[place].split()
         if not writes:
-            return [Said(f"{number} {call('read_file', path)}")]
+            return [Said(f"{number} {call_text('read_file', path=path)}")]
         found = messages[-1]["content"]
-        return [Said(call("write_file", path, found if rng.random() < self.lazy else correct(found)))]
+        return [Said(call_text("write_file", path=path, content=found if rng.random() < self.lazy else correct(found)))]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import Message, Said
+from parl.env import Message, Said, call_text
 from parl.types import Task
 from parl_envs.visual.pictures import UNITS, words
 from parl_envs.visual.questions import conclude
@@ -22,15 +22,11 @@ from parl_envs.visual.tasks import asked
 
 SUBAGENT_SYSTEM = "reader"
 AGENT_NAME = "helper"
-CALL_END = '"}}</tool_call>'
-
-
-ZOOM = '<tool_call>{"name": "zoom", "arguments": {"bbox": "'
 
 
 def zoom(bbox: Sequence[float], page: int) -> str:
-    """A call as the tiny tokenizer writes it: fixed scaffolding tokens around the values."""
-    return f'{ZOOM}{words(bbox)}", "image": "p{page}{CALL_END}'
+    """The call that looks at a part of a page."""
+    return call_text("zoom", bbox=words(bbox), image=f"p{page}")
 
 
 def conclusion(question: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]) -> str:
@@ -86,14 +82,13 @@ class Expert:
         if len(messages) > 1:
             results = [m["content"].split()[-1] for m in messages if m["role"] == "tool"][1:]
             return [Said(self._answer(results))]
-        head = f'<tool_call>{{"name": "create_subagent", "arguments": {{"name": "{AGENT_NAME}", "system_prompt": "'
-        launch = f'<tool_call>{{"name": "assign_task", "arguments": {{"agent": "{AGENT_NAME}", "prompt": "'
         prompts = [
             f"#{i} p{page} {box.colour}" + ("" if self._paged else f" {words(box.bbox)}")
             for i, (page, box) in enumerate(self._boxes, 1)
         ]
-        launches = " ".join(f"{launch}{prompt}{CALL_END}" for prompt in prompts)
-        return [Said(f"{head}{SUBAGENT_SYSTEM}{CALL_END}", self._trains_decision), Said(launches)]
+        head = call_text("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
+        launches = " ".join(call_text("assign_task", agent=AGENT_NAME, prompt=prompt) for prompt in prompts)
+        return [Said(head, self._trains_decision), Said(launches)]
 
     def _subagent(self, messages: Sequence[Message]) -> str:
         """Its prompt is such as `#2 p1 red 3.125 15.625 9.375 21.875`, or `#2 p2 red`."""

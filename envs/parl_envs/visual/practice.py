@@ -12,14 +12,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from parl.env import Said
+from parl.env import Said, call_text
 from parl_envs.visual.digits import COLOURS, EDGES, draw
-from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, ZOOM, conclusion, zoom
+from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, zoom
 from parl_envs.visual.pictures import OPS, UNITS, Picture, words
 from parl_envs.visual.questions import SEVERAL, TEXTS, Knobs, draw_scene, scramble
 from parl_envs.visual.scores import UNKNOWN
 
 END, TO_TOOL, TO_AGENT = "<|im_end|>", "\n<|im_start|>tool\n", "\n<|im_start|>assistant\n"
+ZOOM = call_text("zoom", bbox="\0", image="").partition("\0")[0]
+"""A call up to its place."""
 READ_AT_ONCE = 4
 COMMON = tuple(
     ": ; , ok orchestrator pages error: no image images to at most answer answer: bbox is with and <= < "  # noqa: SIM905
