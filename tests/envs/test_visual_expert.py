@@ -10,7 +10,7 @@ import pytest
 
 from parl import images
 from parl.config.schema import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
-from parl.env import Demonstration
+from parl.env import ANSWER_NOW, Demonstration
 from parl.errors import ConfigError
 from parl.policy.base import PolicyHandle
 from parl.policy.scripted import CharRenderer, ScriptedEngine
@@ -21,13 +21,13 @@ from parl_envs.visual.questions import DIGITS
 from parl_envs.visual.visual_tools import VisualTools
 
 
-def play(env: VisualTools, seed: int = 0, **knobs: Any) -> Episode:
+def play(env: VisualTools, seed: int = 0, limits: Limits | None = None, **knobs: Any) -> Episode:
     demo = env.demonstrate("episode", np.random.default_rng(seed), **knobs)
     assert isinstance(demo, Demonstration)
     renderer = CharRenderer()
     handle = PolicyHandle("expert", renderer, ScriptedEngine(demo.script, renderer), False)
     wide = RoleConfig(
-        limits=Limits(context_tokens=10**6, env_calls_per_turn=1, turns=40),
+        limits=limits or Limits(context_tokens=10**6, env_calls_per_turn=1, turns=40),
         sampling=Sampling(max_tokens=10_000),
         system_prompt="orchestrator",
     )
@@ -60,6 +60,21 @@ def test_pages_are_split_over_subagents() -> None:
     assert len(alone.orchestrator.turns) == 13
     shown = max(len(images.find("".join(o for t in s.turns for o in t.observations))) for s in swarm.subagents)
     assert shown == 2  # no agent has all pages in its window
+
+
+def test_with_a_full_window_the_expert_answers_with_what_it_has_seen() -> None:
+    env = VisualTools(questions=["list"], paged=True, n=[6, 6])
+    whole = play(env, parallel=0.0)
+    for window in range(600, len(whole.orchestrator.token_ids), 150):
+        room = Limits(context_tokens=window, env_calls_per_turn=1, turns=40, on_overflow="answer")
+        cut = play(env, limits=room, parallel=0.0)
+        assert cut.orchestrator.turns[-1].observations == () and cut.status == "completed"
+        assert ANSWER_NOW in cut.orchestrator.turns[-2].observations[0]
+        looked = sum(bool(t.tool_calls) for t in cut.orchestrator.turns) - 1  # the last look was not shown
+        assert 0 < looked // 2 < 6
+        full = whole.answer[whole.answer.index("answer:") :].split()  # `answer:`, then `#1 5 #2 9 ...`
+        assert cut.answer.split() == full[: 1 + 2 * (looked // 2)]
+        assert cut.outcome["score"] == pytest.approx((looked // 2) / 6)
 
 
 def test_a_lazy_expert_does_not_look() -> None:

@@ -180,6 +180,17 @@ def test_a_page_without_a_finished_run_has_no_charts(tmp_path: Path) -> None:
     assert "<script>" not in text
 
 
+def test_scores_by_ability_are_compared_beside_the_whole() -> None:
+    both = {"ability/a/score": [0.5, 0.6], "ability/b/score": [0.1, 0.2], "ability/a/num_tasks": [2.0, 2.0]}
+    variants = [measured("joint", score=[0.3, 0.4], critical_steps=[4.0, 5.0], **both), measured("a", score=[0.9, 0.7])]
+    variants[1].runs[0]["greedy"]["ability/a/score"] = 0.9  # type: ignore[index]
+    found = analyse(variants, (0, 1))["results"]
+    assert list(found) == ["score", "ability/a/score", "ability/b/score", "critical_steps"]
+    assert [row["num"] for row in found["ability/a/score"]["greedy"]] == [2, 1]
+    assert found["ability/a/score"]["greedy"][1]["difference"]["mean"] == pytest.approx(0.4)
+    assert found["ability/b/score"]["greedy"][1]["difference"] is None
+
+
 def test_rates_of_abstentions_are_compared_where_they_were_measured() -> None:
     plain = [measured("a", score=[0.5, 0.6]), measured("b", score=[0.5, 0.7])]
     rates = [measured(v.label, score=[0.5, 0.6], abstention_recall=[0.1, 0.2 + k]) for k, v in enumerate(plain)]

@@ -141,6 +141,20 @@ def test_an_override_reaches_a_part_by_its_number(tmp_path: Path) -> None:
         load(path, ["env.mix.2.weight=9"])
 
 
+@pytest.mark.parametrize("ability", ["search", "visual"])
+def test_a_specialist_is_its_part_of_the_mix_and_nothing_else(ability: str) -> None:
+    joint = load(ROOT / "configs" / "joint.yaml")
+    alone = load(ROOT / "configs" / "ablations" / "joint" / f"{ability}.yaml")
+    assert isinstance(joint.env, MixConfig) and isinstance(alone.env, MixConfig)
+    assert alone.env.mix == tuple(part for part in joint.env.mix if part.ability == ability)
+    assert alone.cold_start is not None and joint.cold_start is not None
+    assert {kind.split("/")[0] for stage in alone.cold_start.stages for kind in stage.data} == {ability}
+    assert alone.cold_start.demos == {ability: joint.cold_start.demos[ability]}
+    kept = ("policies", "roles", "swarm", "reward", "loss", "credit", "eval", "train")
+    assert all(getattr(alone, key) == getattr(joint, key) for key in kept)
+    assert all(task.ability == ability for task in load_tasks(alone, mixture(alone), "test"))
+
+
 def test_files_of_a_part_are_relative_to_the_config(tmp_path: Path) -> None:
     given = raw()
     given["env"]["mix"][0]["tasks"] = {**TASKS, "test": {"path": "mine.jsonl"}}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import Message, Said, call_text
+from parl.env import ANSWER_NOW, Message, Said, call_text
 from parl.types import Task
 from parl_envs.visual.pictures import UNITS, words
 from parl_envs.visual.questions import conclude
@@ -102,6 +102,8 @@ class Expert:
         if self._guessed[0] or not self.tools:
             return self._answer(self._texts)
         place, at = divmod(sum(m["role"] == "tool" for m in messages), self._looks())
+        if messages[-1]["content"] == ANSWER_NOW:  # in place of what was called for last
+            return self._answer(self._texts[: place if at else place - 1])
         if self.task.data["question"] == "read":
             return self._answer(self._texts) if place else self._look(0, at)
         note = f"{self._note(place - 1)} " if place and at == 0 else ""
@@ -124,5 +126,5 @@ class Expert:
     def _answer(self, texts: Sequence[str]) -> str:
         data = self.task.data
         if data["question"] == "read":
-            return texts[0]
+            return texts[0] if texts else UNKNOWN
         return conclusion(data["question"], data["wanted"], texts, [box.bbox for _, box in self._boxes])

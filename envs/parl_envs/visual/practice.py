@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from parl.env import Said, call_text
+from parl.env import ANSWER_NOW, Said, call_text
 from parl_envs.visual.digits import COLOURS, EDGES, draw
 from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, zoom
 from parl_envs.visual.pictures import OPS, UNITS, Picture, words
@@ -39,7 +39,8 @@ def vocabulary(knobs: Knobs, max_images: int) -> tuple[str, ...]:
     ]
     names = [*(f"p{i}" for i in range(1, most + 1)), *(f"v{i}" for i in range(1, max_images + 1))]
     asked = [word for text in TEXTS.values() for word in text.split() if word != "{}"]
-    fixed = ["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, UNKNOWN, *OPS]
+    full = ANSWER_NOW.split() if knobs.paged else []
+    fixed = ["\n", *COMMON, *full, AGENT_NAME, SUBAGENT_SYSTEM, UNKNOWN, *OPS]
     return tuple(dict.fromkeys([*fixed, *COLOURS, *asked, *numbers, *names]))
 
 
