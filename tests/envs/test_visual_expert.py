@@ -68,7 +68,8 @@ def test_with_a_full_window_the_expert_answers_with_what_it_has_seen() -> None:
     for window in range(600, len(whole.orchestrator.token_ids), 150):
         room = Limits(context_tokens=window, env_calls_per_turn=1, turns=40, on_overflow="answer")
         cut = play(env, limits=room, parallel=0.0)
-        assert cut.orchestrator.turns[-1].observations == () and cut.status == "completed"
+        assert cut.orchestrator.turns[-1].observations == ()
+        assert cut.status == "completed"
         assert ANSWER_NOW in cut.orchestrator.turns[-2].observations[0]
         looked = sum(bool(t.tool_calls) for t in cut.orchestrator.turns) - 1  # the last look was not shown
         assert 0 < looked // 2 < 6

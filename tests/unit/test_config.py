@@ -57,12 +57,14 @@ def test_a_null_term_removes_it_in_a_file_and_in_an_override(folder: Path) -> No
 
 
 def test_a_null_knob_of_the_demonstrations_removes_it(folder: Path) -> None:
-    stage = "{name: demonstrations, data: {episode: 1.0}, tokens_per_step: 100, until: {metric: score, value: 0.5, max_steps: 9}}"
+    until = "{metric: score, value: 0.5, max_steps: 9}"
+    stage = f"{{name: demonstrations, data: {{episode: 1.0}}, tokens_per_step: 100, until: {until}}}"
     text = f"extends: base.yaml\ncold_start: {{demos: {{lazy: 0.1, decide: 0.2}}, stages: [{stage}]}}"
-    path = write(folder, text, "knobs.yaml")
+    write(folder, text, "knobs.yaml")
     child = write(folder, "extends: knobs.yaml\ncold_start: {demos: {lazy: null}}")
     cold_start = load(child, ["cold_start.demos.parallel=0"]).cold_start
-    assert cold_start is not None and cold_start.demos == {"decide": 0.2, "parallel": 0}
+    assert cold_start is not None
+    assert cold_start.demos == {"decide": 0.2, "parallel": 0}
 
 
 def test_overrides_are_yaml_and_create_what_is_not_there(folder: Path) -> None:

@@ -145,9 +145,11 @@ def test_an_override_reaches_a_part_by_its_number(tmp_path: Path) -> None:
 def test_a_specialist_is_its_part_of_the_mix_and_nothing_else(ability: str) -> None:
     joint = load(ROOT / "configs" / "joint.yaml")
     alone = load(ROOT / "configs" / "ablations" / "joint" / f"{ability}.yaml")
-    assert isinstance(joint.env, MixConfig) and isinstance(alone.env, MixConfig)
+    assert isinstance(joint.env, MixConfig)
+    assert isinstance(alone.env, MixConfig)
     assert alone.env.mix == tuple(part for part in joint.env.mix if part.ability == ability)
-    assert alone.cold_start is not None and joint.cold_start is not None
+    assert alone.cold_start is not None
+    assert joint.cold_start is not None
     assert {kind.split("/")[0] for stage in alone.cold_start.stages for kind in stage.data} == {ability}
     assert alone.cold_start.demos == {ability: joint.cold_start.demos[ability]}
     kept = ("policies", "roles", "swarm", "reward", "loss", "credit", "eval", "train")
