@@ -347,8 +347,9 @@ class Run:
         cold = json.loads((self.folder.path / "eval" / "cold_start.json").read_text())
         other = control.result()
         if other is not None:
-            cold["single"] = other["heldout"]["cold_start"]["single"]
-            trained["single"] = other["heldout"]["trained"]["single"]
+            beside = "single" if mode == "swarm" else "control"  # of a single agent, it is another one
+            cold[beside] = other["heldout"]["cold_start"]["single"]
+            trained[beside] = other["heldout"]["trained"]["single"]
         attempts = max((r["attempts"] for r in self.state.cold_start), default=0)
         summary = {
             "seed": self.config.seed,

@@ -301,7 +301,8 @@ class Config(Node):
     rollout: Rollout = Rollout()
     tracking: Tracking = Tracking()
     control: Path | None = None
-    """Config of a control (a single agent) that `parl train` runs beside this one and shows in the summary."""
+    """Config of a control (a single agent) that `parl train` runs beside this one and shows in the summary: the single
+    agent of a swarm, a baseline of a single agent."""
 
     @model_validator(mode="after")
     def _roles_have_policies(self) -> Config:

@@ -47,11 +47,12 @@ def overview(reader: RunReader) -> dict[str, Any]:
 
 
 def before_after(summary: Node) -> list[dict[str, str]]:
-    """The held-out numbers that matter, greedy: before RL, after it, and those of the single agent."""
+    """The held-out numbers that matter, greedy: before RL, after it, and those of the control."""
     held = summary["heldout"]
     mode = "swarm" if "swarm" in held["trained"] else "single"
     before, after = held["cold_start"].get(mode, {}).get("greedy"), held["trained"].get(mode, {}).get("greedy")
-    single = held["trained"].get("single", {}).get("greedy") if mode == "swarm" else None
+    beside, whose = ("single", "single agent") if mode == "swarm" else ("control", "control")
+    control = held["trained"].get(beside, {}).get("greedy", {})
     if before is None or after is None:
         return []
     return [
@@ -59,7 +60,7 @@ def before_after(summary: Node) -> list[dict[str, str]]:
             "label": title,
             "before": form.format(before[key]),
             "after": form.format(after[key]),
-            "note": f"single agent {form.format(single[key])}" if single and key in single else "",
+            "note": f"{whose} {form.format(control[key])}" if key in control else "",
         }
         for key, title, form in EVAL_COLUMNS[:4]
         if key in before and key in after

@@ -24,8 +24,10 @@ ROWS = (
     ("cold_start", "swarm", "cold start"),
     ("cold_start", "forced_parallel", "cold start, forced to delegate"),
     ("cold_start", "single", "cold start, single agent"),
+    ("cold_start", "control", "cold start, control"),
     ("trained", "swarm", "trained swarm"),
     ("trained", "single", "trained single agent"),
+    ("trained", "control", "trained control"),
 )
 
 
