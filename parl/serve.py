@@ -21,7 +21,7 @@ from parl.env import seed_for
 from parl.errors import ConfigError, did_you_mean
 from parl.gateway.app import Limits, make_app
 from parl.gateway.chat import ApiError, ChatRequest, Reply
-from parl.gateway.conversation import Conversation, key
+from parl.gateway.conversation import Conversation, check_images, key
 from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
 from parl.run_folder import read_resolved
@@ -70,6 +70,7 @@ class Service:
         if served is None:
             hint = did_you_mean(request.model, self._served)
             raise ApiError(404, "model_not_found", f"There is no model '{request.model}'.{hint}", "model")
+        check_images(served.policy, request)
         talk = self._continue(request) or self._begin(served.policy, request)
         room = served.window - len(talk.tape.ids)
         if room <= 0:

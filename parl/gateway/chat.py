@@ -10,10 +10,11 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from parl import images
 from parl.env import Message, ToolSpec
 from parl.types import ToolCall
 
@@ -45,9 +46,33 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-class _Part(BaseModel):
+def _uri(url: str) -> str:
+    if not images.is_image(url):
+        raise ValueError("an image is given as its data, data:image/png;base64,...; nothing is fetched")
+    return url
+
+
+class _Url(BaseModel):
+    url: Annotated[str, AfterValidator(_uri)]
+    detail: Literal["auto"] = "auto"
+
+
+class _TextPart(BaseModel):
     type: Literal["text"]
     text: str
+
+
+class _ImagePart(BaseModel):
+    type: Literal["image_url"]
+    image_url: _Url
+
+    @property
+    def text(self) -> str:
+        """As images stand in texts everywhere here; a blank keeps the letters that follow out of the data."""
+        return f"{self.image_url.url} "
+
+
+_Part = Annotated[_TextPart | _ImagePart, Field(discriminator="type")]
 
 
 class _Called(BaseModel):
@@ -68,8 +93,12 @@ class _Message(BaseModel):
     tool_call_id: str | None = None
 
     @property
+    def parts(self) -> Sequence[_TextPart | _ImagePart]:
+        return () if isinstance(self.content, str) else self.content or ()
+
+    @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(p.text for p in self.content or ())
+        return self.content if isinstance(self.content, str) else "".join(p.text for p in self.parts)
 
 
 class _Function(BaseModel):
@@ -110,6 +139,8 @@ class ChatRequest:
     seed: int | None
     logprobs: bool
     stream: bool
+    images: tuple[str, ...] = ()
+    """Those that are parts of messages: a policy that does not see them cannot answer."""
 
     @property
     def num_said(self) -> int:
@@ -160,8 +191,8 @@ def parse_request(body: bytes) -> ChatRequest:
     try:
         parsed = _Body.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        param = ".".join(map(str, first["loc"]))
+        first = max(error.errors(), key=lambda e: len(e["loc"]))  # of a union's branches, what was meant got furthest
+        param = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         unknown = first["type"] == "extra_forbidden"
         told = "this endpoint does not know it; leave it out" if unknown else first["msg"]
         raise ApiError(
@@ -177,6 +208,7 @@ def parse_request(body: bytes) -> ChatRequest:
         seed=parsed.seed,
         logprobs=bool(parsed.logprobs),
         stream=bool(parsed.stream),
+        images=tuple(p.image_url.url for m in parsed.messages for p in m.parts if isinstance(p, _ImagePart)),
     )
 
 

@@ -112,6 +112,14 @@ def _heard(messages: Sequence[Message]) -> list[str]:
     return [m["content"] for m in messages if m["role"] != "assistant"]
 
 
+def check_images(policy: PolicyHandle, request: ChatRequest) -> None:
+    """Raise ApiError for an image that the policy would not see."""
+    for uri in request.images:
+        if not policy.renderer.images(uri):
+            told = "messages: the policy does not see this image: it reads text alone, or the data are damaged"
+            raise ApiError(400, "unsupported_value", told, "messages")
+
+
 def _render(policy: PolicyHandle, request: ChatRequest) -> list[int]:
     """A prompt; turns in it that somebody else has written become part of it."""
     renderer, messages = policy.renderer, list(request.messages)

@@ -18,7 +18,7 @@ from parl.config.schema import Limits, Sampling
 from parl.env import AgentEnv, Message, ToolSpec, seed_for
 from parl.errors import ConfigError
 from parl.gateway.chat import ApiError, ChatRequest, Reply
-from parl.gateway.conversation import Conversation, key
+from parl.gateway.conversation import Conversation, check_images, key
 from parl.gateway.live import Gateway
 from parl.policy.base import PolicyHandle
 from parl.rollout.agent import AgentSpec, trace_of
@@ -127,6 +127,7 @@ class _Agent:
 
     async def _next(self, request: ChatRequest) -> Reply:
         said, spec = request.num_said, self._spec
+        check_images(self._policy, request)
         if self.conversation is None:
             if said:
                 raise self._fail(REWRITTEN)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from parl import images
 from parl import serve as module
 from parl.env import Message, Said
 from parl.gateway.app import Limits, make_app
@@ -117,6 +118,33 @@ def test_a_conversation_grows_and_is_never_rendered_again() -> None:
     assert [line["text"] for line in lines] == [f"I look {PEEK}{PEEK}", "blue", "fine"]
     said = "".join(chr(i) for i, m in zip(talk.tape.ids, talk.tape.mask, strict=True) if m)
     assert said == f"I look {PEEK}{PEEK}\0blue\0fine\0"
+
+
+def test_images_are_parts_of_a_message() -> None:
+    class Sees(Tagged):
+        def images(self, text: str) -> tuple[str, ...]:
+            return images.find(text)
+
+    here, uri = Endpoint("blue", renderer=Sees()), "data:image/png;base64,UkVE"
+    parts = [{"type": "text", "text": "what is"}, {"type": "image_url", "image_url": {"url": uri}}]
+    here.say([{"role": "user", "content": [*parts, {"type": "text", "text": "and why"}]}])
+    assert here.text() == f"[|what is{uri} and why]"  # the renderer of a policy that sees makes places of it
+    assert images.find(here.text()) == (uri,)
+
+
+@pytest.mark.parametrize(
+    "url, told",
+    [
+        ({"url": "https://example.org/cat.png"}, "nothing is fetched"),
+        ({"url": "data:image/png;base64,UkVE", "detail": "high"}, "Input should be 'auto'"),
+        ({"url": "data:image/png;base64,UkVE"}, "does not see"),
+        ({}, "Field required"),
+    ],
+)
+def test_an_image_that_cannot_be_shown_is_refused(url: dict[str, str], told: str) -> None:
+    done = Endpoint("blue").post([{"role": "user", "content": [{"type": "image_url", "image_url": url}]}])
+    assert done.status_code == 400
+    assert told in done.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
