@@ -19,8 +19,9 @@ from statistics import fmean
 from typing import Any
 
 COLUMNS = (
-    *("item_f1", "item_f1_nonkey", "tests_passed", "success", "critical_steps", "virtual_latency_s"),
-    *("tokens_per_episode", "spawn_rate", "num_truncated"),
+    *("item_f1", "item_f1_nonkey", "tests_passed", "tool_use", "zoom_iou"),
+    *("accuracy_answered", "abstention_precision", "abstention_recall", "success"),
+    *("critical_steps", "virtual_latency_s", "tokens_per_episode", "spawn_rate", "num_truncated"),
 )
 """Of these, the ones that the environment has."""
 
@@ -53,7 +54,8 @@ def table(summaries: Sequence[dict[str, Any]]) -> Iterator[str]:
     measured = {
         name for modes in first.values() for decodings in modes.values() for row in decodings.values() for name in row
     }
-    names = ["score", *(name for name in COLUMNS if name in measured)]
+    abilities = sorted(name for name in measured if name.startswith("ability/") and name.endswith("/score"))
+    names = ["score", *abilities, *(name for name in COLUMNS if name in measured)]
     seeds = ", ".join(f"{s['seed']}" for s in summaries)
     walls = ", ".join(f"{s['wall_s'] / 60:.1f}" for s in summaries)
     attempts = max(s["cold_start_attempts"] for s in summaries)
@@ -65,13 +67,13 @@ def table(summaries: Sequence[dict[str, Any]]) -> Iterator[str]:
         for mode, decodings in modes.items():
             for decoding in decodings:
                 rows = [s["heldout"][phase][mode][decoding] for s in summaries]
-                cells = [spread([r[n] for r in rows]) for n in names]
+                cells = [spread([r[n] for r in rows if n in r]) for n in names]
                 yield f"| {phase}, {mode} | {decoding} | " + " | ".join(cells) + " |"
 
 
 def spread(values: Sequence[float]) -> str:
-    """Example: [1.0, 2.0] -> `1.5 [1, 2]`."""
-    return f"{fmean(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
+    """Example: [1.0, 2.0] -> `1.5 [1, 2]`; nothing of what no run has measured, such as the recall of no abstention."""
+    return f"{fmean(values):.3g} [{min(values):.3g}, {max(values):.3g}]" if values else ""
 
 
 if __name__ == "__main__":
