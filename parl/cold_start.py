@@ -213,7 +213,7 @@ def token_accuracy(model: Any, texts: Sequence[Text], budget: int = 8192) -> flo
     model.eval()
     for indices in micro_batches([len(t.token_ids) for t in texts], budget):
         part = [texts[i] for i in indices]
-        ids, labels = _pad(part)
+        ids, labels = (t.to(model.device) for t in _pad(part))
         hidden = passes.hidden_states(model, ids, [t.images for t in part])
         here = labels[:, 1:] != IGNORE
         right += int((passes.logits(model, hidden[:, :-1][here]).argmax(-1) == labels[:, 1:][here]).sum())

@@ -22,6 +22,13 @@ def pin_threads(num: int) -> None:
     logging.disable_progress_bar()
 
 
+def device() -> str:
+    """Where this process has its models: the GPU that it can see (Ray hides those it has not given), else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def rss_now_mb() -> float:
     """Resident memory of the process now, in MB (where the system does not tell: its largest so far)."""
     try:

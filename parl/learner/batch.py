@@ -43,8 +43,8 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def collate(samples: Sequence[Sample], temperatures: Sequence[float]) -> Batch:
-    """Pad samples into one batch."""
+def collate(samples: Sequence[Sample], temperatures: Sequence[float], device: torch.device) -> Batch:
+    """Pad samples into one batch on a device."""
     width = max(len(s.token_ids) for s in samples)
     ids = torch.zeros((len(samples), width), dtype=torch.long)
     mask = torch.zeros((len(samples), width))
@@ -57,11 +57,11 @@ def collate(samples: Sequence[Sample], temperatures: Sequence[float]) -> Batch:
         old[i, :n] = torch.tensor(sample.logprobs)
         advantage[i, :n] = torch.tensor(sample.advantages)
     return Batch(
-        ids,
-        mask,
-        old,
-        advantage,
-        torch.tensor([s.weight for s in samples]),
-        torch.tensor(list(temperatures)),
+        ids.to(device),
+        mask.to(device),
+        old.to(device),
+        advantage.to(device),
+        torch.tensor([s.weight for s in samples]).to(device),
+        torch.tensor(list(temperatures)).to(device),
         tuple(s.images for s in samples),
     )

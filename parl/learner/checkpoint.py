@@ -91,7 +91,7 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
     """(state, learners) of a whole checkpoint. Raises CheckpointError when a file is missing or damaged."""
     verify(folder)
     values = json.loads((folder / "state.json").read_text())
-    learners = torch.load(folder / "learner.pt", weights_only=True)
+    learners = torch.load(folder / "learner.pt", weights_only=True, map_location="cpu")
     phases = {role: tuple(place) for role, place in values.get("phases", {}).items()}
     return State(**values | {"pending": tuple(values.get("pending", ())), "phases": phases}), learners
 

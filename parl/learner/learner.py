@@ -125,7 +125,7 @@ class Learner:
         mine = samples[self.accelerator.process_index :: self.accelerator.num_processes]
         for indices in micro_batches([len(s.token_ids) for s in mine], self._tokens_per_batch):
             chosen = [mine[i] for i in indices]
-            batch = collate(chosen, [temperatures[s.role] for s in chosen])
+            batch = collate(chosen, [temperatures[s.role] for s in chosen], self.bare_model.device)
             loss, stats = self._batch_loss(batch, denominator)
             self.accelerator.backward(loss)
             if first:
@@ -190,14 +190,14 @@ class Learner:
 
 
 def logprobs(model: Any, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
-    """Log-probs (T-1,) of a sequence's tokens, by one pass without a cache."""
-    ids = torch.tensor([list(token_ids)])
+    """Log-probs (T-1,) of a sequence's tokens, by one pass without a cache; on the CPU, wherever the model is."""
+    ids = torch.tensor([list(token_ids)], device=model.device)
     with torch.no_grad():
         if eyes_of(model) is None:
             found = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
         else:
             found = logits(model, hidden_states(model, ids, [images]))[0, :-1]
-        return torch.log_softmax(found, -1).gather(1, ids[0, 1:, None])[:, 0]
+        return torch.log_softmax(found, -1).gather(1, ids[0, 1:, None])[:, 0].cpu()
 
 
 def check_engine(

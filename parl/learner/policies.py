@@ -33,6 +33,7 @@ from parl.policy.families import make_renderer
 from parl.policy.torch_engine import BASE, TorchEngine
 from parl.policy.vision.eyes import eyes_of
 from parl.policy.vision.passes import shortened
+from parl.system import device
 from parl.types import ROLES, UNKNOWN_TOKEN, Sample
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class PolicySet:
             if eyes_of(model) is not None and config.policies[base].engine.type == "vllm":
                 raise ConfigError(NO_EYES.format(name=base, kind=model.config.model_type))
             save_memory(name, policy, model)
-            self.models[name], self.tokenizers[name] = model, tokenizer
+            self.models[name], self.tokenizers[name] = model.to(device()), tokenizer
             self.renderers[name] = make_renderer(name, config.policies[base].renderer, tokenizer, eyes_of(model))
         self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, WeightedEngine] = {}
@@ -131,7 +132,7 @@ class PolicySet:
                 self._live[base].load_weights(weights, 0, name + SNAPSHOT)
             else:
                 model, _ = load_folder(folder / "policies" / name, self._dtype(name))
-                self._frozen[name] = self._engine(name, model)
+                self._frozen[name] = self._engine(name, model.to(device()))
 
     def _snapshots(self) -> list[str]:
         """Policies of a role that is frozen at some step while the other role may train them."""

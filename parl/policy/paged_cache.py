@@ -42,7 +42,8 @@ class _Window:
 class PagedCache:
     """State of all slots. `begin` names the rows of a pass; the layers then call `update` and `update_conv_state`."""
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, num_layers: int, device: torch.device) -> None:
+        self._device = device
         # transformers' short convolution asks its layer for this; True selects the path through `update_conv_state`
         self.layers = [SimpleNamespace(record_past=True) for _ in range(num_layers)]
         self._pools: dict[tuple[str, int], torch.Tensor] = {}  # (what, layer) -> (H, pages, PAGE, D)
@@ -69,12 +70,13 @@ class PagedCache:
         self._written(slot, None)
 
     def begin(self, slots: Sequence[int], at_BC: torch.Tensor) -> int:
-        """Rows are slots; their tokens go to positions `at_BC`. Returns the span (P * PAGE) that attention reads."""
+        """Rows are slots; their tokens go to positions `at_BC` (on the CPU). Returns the span (P * PAGE) that attention
+        reads."""
         num_pages = int(at_BC.max()) // PAGE + 1
         tables = [self._tables[s][:num_pages] for s in slots]
-        self._table_BP = torch.tensor([t + [SCRATCH] * (num_pages - len(t)) for t in tables])
-        self._at_BC = at_BC
-        self._write_BC = self._flat(at_BC)
+        self._table_BP = torch.tensor([t + [SCRATCH] * (num_pages - len(t)) for t in tables], device=self._device)
+        self._at_BC = at_BC.to(self._device)
+        self._write_BC = self._flat(self._at_BC)
         self._window = self._find_window(tuple(slots), num_pages) if at_BC.shape[1] == 1 else None
         for slot in slots:
             self._written(slot, self._window)
@@ -104,7 +106,7 @@ class PagedCache:
     def update_conv_state(self, new_BDC: torch.Tensor, layer: int, conv_kernel_size: int, **_: Any) -> torch.Tensor:
         """Store the convolution's inputs; return them with the `kernel - 1` before them (zeros before the start)."""
         pool = self._store("conv", layer, new_BDC.transpose(1, 2).unsqueeze(0))
-        before_BK = self._at_BC[:, :1] + torch.arange(1 - conv_kernel_size, 0)
+        before_BK = self._at_BC[:, :1] + torch.arange(1 - conv_kernel_size, 0, device=self._device)
         past = pool[0].flatten(0, 1)[self._flat(before_BK.clamp(min=0))] * (before_BK >= 0).unsqueeze(-1)
         return torch.cat([past.transpose(1, 2), new_BDC], dim=-1)
 
@@ -149,7 +151,7 @@ class PagedCache:
             if self._window is not None:
                 self._window.tensors[what, layer] = kept
         else:
-            kept[:, torch.arange(kept.shape[1]), self._at_BC[:, 0]] = new_HBCD[:, :, 0]
+            kept[:, torch.arange(kept.shape[1], device=self._device), self._at_BC[:, 0]] = new_HBCD[:, :, 0]
         return kept.transpose(0, 1)
 
     def _written(self, slot: int, window: _Window | None) -> None:

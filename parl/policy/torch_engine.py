@@ -27,6 +27,7 @@ from parl.policy.base import Blueprint, Generation, Request, cast
 from parl.policy.paged_cache import PagedCache
 from parl.policy.vision import passes as vision
 from parl.policy.vision.eyes import Eyes, eyes_of
+from parl.system import device
 
 BASE = ""
 """What a request without an adapter names: the model itself."""
@@ -69,7 +70,7 @@ class _Session:
 
 
 class TorchEngine:
-    """Samples from `model`, a copy of its own whose weights `load_weights` replaces.
+    """Samples from `model`, a copy of its own whose weights `load_weights` replaces, on the device that it is on.
 
     Args:
         adapters: name -> shape of adapters on the model. Each request names its own, or none.
@@ -97,7 +98,7 @@ class TorchEngine:
         self._config = config
         self._shape = vision.text_config(model)
         self._hybrid = "conv" in (getattr(self._shape, "layer_types", None) or ())
-        self._cache = PagedCache(self._shape.num_hidden_layers)
+        self._cache = PagedCache(self._shape.num_hidden_layers, model.device)
         self._sight = vision.Sight(model) if eyes_of(model) is not None else None
         self._num_slots = 0
         self._loop: asyncio.Task[None] | None = None
@@ -178,16 +179,16 @@ class TorchEngine:
 
     @torch.inference_mode()
     def score(self, token_ids: Sequence[int], part: str = BASE, images: Sequence[str] = ()) -> torch.Tensor:
-        """Log-probs (T-1,) of a sequence's tokens, through the same cached path as sampling (two passes)."""
+        """Log-probs (T-1,) of a sequence's tokens, on the CPU: two passes through the same cached path as sampling."""
         asked = Request("", tuple(token_ids), (), 0, 1.0, 0, part)
         row = _Row(asked, 0, list(token_ids), 0, np.zeros(0), None)  # type: ignore[arg-type]
         row.context = self._sight.context(token_ids, images) if self._sight is not None else None
-        cache, self._cache = self._cache, PagedCache(self._shape.num_hidden_layers)
+        cache, self._cache = self._cache, PagedCache(self._shape.num_hidden_layers, self.model.device)
         half = len(token_ids) // 2
         hidden = torch.cat([self._forward([row], half)[0], self._forward([row], len(token_ids) - half)[0]])
         self._cache = cache
         logp = torch.log_softmax(self._logits(hidden[:-1]), -1)
-        return logp.gather(1, torch.tensor(token_ids[1:])[:, None])[:, 0]
+        return logp.gather(1, torch.tensor(token_ids[1:], device=logp.device)[:, None])[:, 0].cpu()
 
     def probe(self, token_ids: Sequence[int]) -> torch.Tensor:
         """`score` by each part, one row each: what another process's engine with these weights says."""
@@ -297,7 +298,8 @@ class TorchEngine:
             self._cache.extend(row.slot, row.fed + count)
         at = torch.tensor([r.fed for r in rows])[:, None] + torch.arange(width)
         span = self._cache.begin([r.slot for r in rows], at)
-        mask = (torch.arange(span) <= at[..., None])[:, None]
+        ids, at = ids.to(self.model.device), at.to(self.model.device)
+        mask = (torch.arange(span, device=at.device) <= at[..., None])[:, None]
         if self._row_adapters is not None:
             self._row_adapters.of([self._slots.get(r.request.adapter) for r in rows])
         options: dict[str, Any] = {
@@ -317,10 +319,11 @@ class TorchEngine:
     # --- sample ------------------------------------------------------------------------------------------------------
 
     def _sample(self, rows: Sequence[_Row], logits_BV: torch.Tensor) -> None:
-        temperature = torch.tensor([r.request.temperature for r in rows])
+        here = logits_BV.device
+        temperature = torch.tensor([r.request.temperature for r in rows], device=here)
         greedy = temperature == 0
         logp = torch.log_softmax(logits_BV / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
-        uniform = torch.tensor([r.uniforms[len(r.sampled)] for r in rows])
+        uniform = torch.tensor([r.uniforms[len(r.sampled)] for r in rows], device=here)
         cumulative = logp.double().exp().cumsum(-1)
         drawn = (cumulative < (uniform * cumulative[:, -1])[:, None]).sum(-1).clamp(max=logp.shape[-1] - 1)
         chosen = torch.where(greedy, logits_BV.argmax(-1), drawn)
@@ -353,7 +356,7 @@ def _build(
     adapters: Mapping[str, LoraConfig],
     eyes: Eyes | None,
 ) -> TorchEngine:
-    model = cast(kind(model_config), getattr(torch, dtype))
+    model = cast(kind(model_config), getattr(torch, dtype)).to(device())
     if eyes is not None:
         model.eyes = eyes
     return TorchEngine(model, stop_ids, config, adapters)

@@ -111,7 +111,7 @@ def test_the_learner_computes_what_was_sampled(seeing: tuple[Any, Any], prefill:
     model, tokenizer = seeing
     samples = samples_of(model, tokenizer, prefill_tokens=prefill)
     assert {len(s.images) for s in samples} == {0, 1, 3, 4}
-    batch = collate(samples, [1.0] * len(samples))
+    batch = collate(samples, [1.0] * len(samples), torch.device("cpu"))
     with torch.no_grad():
         hidden = passes.hidden_states(model, batch.ids_BT, batch.images)
         logp = torch.log_softmax(passes.logits(model, hidden[:, :-1]), -1)

@@ -35,7 +35,7 @@ def logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Logits (..., V) in float32, under which what stands for a piece of an image is never written."""
     found: torch.Tensor = model.get_output_embeddings()(hidden).float()
     eyes = eyes_of(model)
-    return found if eyes is None else found.index_fill(-1, torch.tensor(eyes.forbidden), NEVER)
+    return found if eyes is None else found.index_fill(-1, torch.tensor(eyes.forbidden, device=found.device), NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,8 @@ def features(model: Any, images: Sequence[str]) -> dict[str, tuple[torch.Tensor,
     many = [eyes.pixels(uri) for uri in images]
     if not many:
         return {}
-    given = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in eyes.collate(many).items()}
+    plain = {k: v.to(model.device) for k, v in eyes.collate(many).items()}
+    given = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in plain.items()}
     output = model.base_model.get_image_features(**given, return_dict=True)
     return dict(zip(images, eyes.features(output, many), strict=True))
 
@@ -141,6 +142,7 @@ def body(
         if deeper:
             extra = {"visual_pos_masks": here_BC, "deepstack_visual_embeds": deeper}
     positions = torch.stack([one.position_at(s, width) for one, s in zip(contexts, starts, strict=True)], 1)
+    positions = positions.to(embedded.device)
     hidden: torch.Tensor = model.get_decoder()(
         inputs_embeds=embedded, position_ids=positions if len(positions) == 3 else positions[0], **extra, **options
     ).last_hidden_state
