@@ -100,7 +100,7 @@ class Demonstration:
     script: Script
 
 
-def call_text(name: str, /, **values: str) -> str:
+def written_call(name: str, /, **values: str) -> str:
     """A tool call in a demonstration, as the tiny tokenizer has it: fixed scaffolding tokens around the values."""
     said = ", ".join(f'"{key}": "{value}"' for key, value in values.items())
     return f'<tool_call>{{"name": "{name}", "arguments": {{{said}}}}}</tool_call>'

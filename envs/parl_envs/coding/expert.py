@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import Message, Said, call_text
+from parl.env import Message, Said, written_call
 from parl_envs.coding.functions import correct
 
 SUBAGENT_SYSTEM = "fixer"
@@ -52,11 +52,11 @@ class Expert:
 
     def _orchestrate(self, messages: Sequence[Message], files: Sequence[str]) -> Sequence[Said]:
         if len(messages) == 1:
-            launches = [call_text("assign_task", agent=AGENT_NAME, prompt=file) for file in files]
-            head = call_text("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
+            launches = [written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in files]
+            head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
             return [Said(head, self._trains_decision), Said(" ".join(launches))]
         merged = sum(m["role"] == "assistant" for m in messages) > 1
-        return [Said(DONE if merged else call_text("merge"))]
+        return [Said(DONE if merged else written_call("merge"))]
 
     def _fix(self, messages: Sequence[Message], files: Sequence[str], rng: np.random.Generator) -> Sequence[Said]:
         """Read a file, write it, and so on; `messages` begin with the request, `files` are such as `#2 f7.py`."""
@@ -65,6 +65,8 @@ class Expert:
             return [Said(DONE)]
         number, path = files[place].split()
         if not writes:
-            return [Said(f"{number} {call_text('read_file', path=path)}")]
+            return [Said(f"{number} {written_call('read_file', path=path)}")]
         found = messages[-1]["content"]
-        return [Said(call_text("write_file", path=path, content=found if rng.random() < self.lazy else correct(found)))]
+        return [
+            Said(written_call("write_file", path=path, content=found if rng.random() < self.lazy else correct(found)))
+        ]

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from parl.env import Said, call_text
+from parl.env import Said, written_call
 from parl_envs.coding.expert import AGENT_NAME, DONE, SUBAGENT_SYSTEM
 from parl_envs.coding.functions import CONSTANTS, LETTERS, SYMBOLS, Exercise, draw
 from parl_envs.coding.tasks import HIDDEN, MODULES, SHOWN, Knobs, numbered
@@ -58,7 +58,7 @@ def enumerate_files(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     """A task, then one assignment for each of its files."""
     num = int(rng.integers(1, knobs.n[1] + 1))
     paths = [f"{m}.py" for m in rng.choice(MODULES, size=num, replace=False)]
-    launches = " ".join(call_text("assign_task", agent=AGENT_NAME, prompt=file) for file in numbered(paths))
+    launches = " ".join(written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in numbered(paths))
     return [Said(f"fix : {' ; '.join(numbered(paths))} {END}", train=False), Said(f"{launches} {END}")]
 
 
@@ -67,7 +67,7 @@ def copy_file(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     exercise = _draw(rng, knobs)
     return [
         _read(exercise, exercise.solution),
-        Said(call_text("write_file", path=_path(exercise), content=exercise.solution) + END),
+        Said(written_call("write_file", path=_path(exercise), content=exercise.solution) + END),
     ]
 
 
@@ -86,7 +86,7 @@ def repair(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     exercise = _draw(rng, knobs)
     before, after = exercise.source.split(), exercise.solution.split()
     said = [_read(exercise, exercise.source)]
-    text = call_text("write_file", path=_path(exercise), content="\0")
+    text = written_call("write_file", path=_path(exercise), content="\0")
     said.append(Said(text.split("\0")[0], train=False))
     said += [Said(new, train=old != new) for old, new in zip(before, after, strict=True)]
     return said
@@ -102,7 +102,7 @@ def _path(exercise: Exercise) -> str:
 
 def _read(exercise: Exercise, text: str) -> Said:
     """The turn that reads a file, as in an episode, up to where the next turn begins."""
-    return Said(f"{call_text('read_file', path=_path(exercise))}{END}{TO_TOOL}{text}{END}{TO_AGENT}", train=False)
+    return Said(f"{written_call('read_file', path=_path(exercise))}{END}{TO_TOOL}{text}{END}{TO_AGENT}", train=False)
 
 
 KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Said]]] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import ANSWER_NOW, Message, Said, call_text
+from parl.env import ANSWER_NOW, Message, Said, written_call
 from parl.types import Task
 
 SUBAGENT_SYSTEM = "searcher"
@@ -60,9 +60,9 @@ class Expert:
 
     def _orchestrator(self, messages: Sequence[Message], columns: str, names: Sequence[str]) -> Sequence[Said]:
         if messages[-1]["role"] == "user":
-            head = call_text("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
+            head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
             launches = [
-                call_text("assign_task", agent=AGENT_NAME, prompt=f"{name} : {columns}")
+                written_call("assign_task", agent=AGENT_NAME, prompt=f"{name} : {columns}")
                 for name in names[: self._width]
             ]
             return [Said(head, self._trains_decision), Said(" ".join(launches))]
@@ -92,21 +92,21 @@ class Expert:
             note = _cells(messages, names[done - 1], columns)
             if done == len(names):
                 return [Said(" ".join([*(n for n in notes if n), note]))]
-            return [Said(note + " " + call_text("search", query=_entity(names[done])))]
+            return [Said(note + " " + written_call("search", query=_entity(names[done])))]
         return self._row(messages[-2 * at :] if at else [], names[done], columns, rng)
 
     def _row(self, messages: Sequence[Message], name: str, columns: str, rng: np.random.Generator) -> Sequence[Said]:
         observations = [m["content"] for m in messages if m["role"] == "tool"]
         step = len(observations)
         if step == 0:
-            return [Said(call_text("search", query=_entity(name)))]
+            return [Said(written_call("search", query=_entity(name)))]
         hop = " > " in columns
         last = observations[-1]
         if step % 2 == 1:
             query = _entity(name) if step == 1 else _read(observations[1], "capital")
-            return [Said(call_text("open", doc=_find(last, query)))]
+            return [Said(written_call("open", doc=_find(last, query)))]
         if hop and step == 2:
-            return [Said(call_text("search", query=_read(last, "capital")))]
+            return [Said(written_call("search", query=_read(last, "capital")))]
         return [Said(_cells(messages, name, columns))]
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from parl.env import Said, call_text
+from parl.env import Said, written_call
 from parl_envs.search.expert import AGENT_NAME, SUBAGENT_SYSTEM
 from parl_envs.search.tasks import Knobs
 from parl_envs.search.world import HOP, SIZES, WorldSpec, short_rows
@@ -80,7 +80,8 @@ def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> l
     columns = f"{first} {',' if rng.random() < 0.7 else '>'} {second}"
     listed = " ; ".join(f"#{i} {name}" for i, name in enumerate(names, 1))
     launches = [
-        call_text("assign_task", agent=AGENT_NAME, prompt=f"#{i} {name} : {columns}") for i, name in enumerate(names, 1)
+        written_call("assign_task", agent=AGENT_NAME, prompt=f"#{i} {name} : {columns}")
+        for i, name in enumerate(names, 1)
     ]
     return [Said(f"find {columns} for : {listed} <|im_end|>", train=False), Said(" ".join(launches) + " <|im_end|>")]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import ANSWER_NOW, Message, Said, call_text
+from parl.env import ANSWER_NOW, Message, Said, written_call
 from parl.types import Task
 from parl_envs.visual.pictures import UNITS, words
 from parl_envs.visual.questions import conclude
@@ -26,7 +26,7 @@ AGENT_NAME = "helper"
 
 def zoom(bbox: Sequence[float], page: int) -> str:
     """The call that looks at a part of a page."""
-    return call_text("zoom", bbox=words(bbox), image=f"p{page}")
+    return written_call("zoom", bbox=words(bbox), image=f"p{page}")
 
 
 def conclusion(question: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]) -> str:
@@ -86,8 +86,8 @@ class Expert:
             f"#{i} p{page} {box.colour}" + ("" if self._paged else f" {words(box.bbox)}")
             for i, (page, box) in enumerate(self._boxes, 1)
         ]
-        head = call_text("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
-        launches = " ".join(call_text("assign_task", agent=AGENT_NAME, prompt=prompt) for prompt in prompts)
+        head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
+        launches = " ".join(written_call("assign_task", agent=AGENT_NAME, prompt=prompt) for prompt in prompts)
         return [Said(head, self._trains_decision), Said(launches)]
 
     def _subagent(self, messages: Sequence[Message]) -> str:

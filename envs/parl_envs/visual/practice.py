@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from parl.env import ANSWER_NOW, Said, call_text
+from parl.env import ANSWER_NOW, Said, written_call
 from parl_envs.visual.digits import COLOURS, EDGES, draw
 from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, zoom
 from parl_envs.visual.pictures import OPS, UNITS, Picture, words
@@ -20,7 +20,7 @@ from parl_envs.visual.questions import SEVERAL, TEXTS, Knobs, draw_scene, scramb
 from parl_envs.visual.scores import UNKNOWN
 
 END, TO_TOOL, TO_AGENT = "<|im_end|>", "\n<|im_start|>tool\n", "\n<|im_start|>assistant\n"
-ZOOM = call_text("zoom", bbox="\0", image="").partition("\0")[0]
+ZOOM = written_call("zoom", bbox="\0", image="").partition("\0")[0]
 """A call up to its place."""
 READ_AT_ONCE = 4
 COMMON = tuple(
