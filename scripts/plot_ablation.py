@@ -3,7 +3,7 @@
 
 In: the folder of an ablation (`parl ablate`). Out: a PNG that is small enough to commit.
 
-    scripts/plot_ablation.py runs/ablate-joint --metrics outcome/score outcome/subtask -o docs/figures/roles.png
+    scripts/plot_ablation.py runs/ablate-roles --metrics outcome/score outcome/subtask -o docs/figures/roles.png
 """
 
 from __future__ import annotations
