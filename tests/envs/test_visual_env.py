@@ -20,17 +20,7 @@ from parl_envs.visual.digits import CELLS, SPLITS, images_of
 from parl_envs.visual.pictures import OPS, words
 from parl_envs.visual.questions import DIGITS, MAKERS, SEVERAL
 from parl_envs.visual.visual_tools import VisualTools
-
-
-def started(task: Task | None = None, **kwargs: Any) -> VisualTools:
-    env = VisualTools(**kwargs)
-    env.reset(seed=0, options={"task": task} if task else None)
-    return env
-
-
-def picture(answer: str) -> Any:
-    (uri,) = images.find(answer)
-    return images.from_uri(uri)
+from tests.looking import picture, started
 
 
 def right(task: Task) -> str:

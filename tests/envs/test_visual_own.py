@@ -16,17 +16,7 @@ from parl.evaluate import load_tasks
 from parl.types import Task
 from parl_envs.visual.visual_tools import VisualTools
 from tests.helpers import ROOT
-
-
-def started(task: Task | None = None, **kwargs: Any) -> VisualTools:
-    env = VisualTools(**kwargs)
-    env.reset(seed=0, options={"task": task} if task else None)
-    return env
-
-
-def picture(answer: str) -> Any:
-    (uri,) = images.find(answer)
-    return images.from_uri(uri)
+from tests.looking import picture, started
 
 
 def own(tmp_path: Path, **more: Any) -> Task:
