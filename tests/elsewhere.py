@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 ELSEWHERE = torch.device("xla:0")
 """A kind of device that torch knows by name and that needs no library to be named."""
 MIXES = ("aten::copy_", "aten::_to_copy", "aten::to", "aten::index", "aten::index_put", "aten::index_put_")
-"""What takes tensors of two devices on a GPU, too: copies, and indices from the CPU."""
+"""What takes tensors of two devices on a GPU, too: copies, and indices from the CPU (not to it)."""
 
 
 class Away(torch.Tensor):
@@ -84,7 +84,8 @@ def run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     name, flat = func._schema.name, tree_flatten((args, dict(kwargs)))[0]
     away = [x for x in flat if isinstance(x, Away)]
     near = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, Away) and x.dim() > 0]
-    if away and near and name not in MIXES:
+    indexed_here = name.startswith("aten::index") and not isinstance(args[0], Away)
+    if away and near and (name not in MIXES or indexed_here):
         raise RuntimeError(f"{func}: tensors on two devices")
     targets = [x for x in flat if isinstance(x, torch.device)]
     to = targets[0].type in (ELSEWHERE.type, "meta") if targets else None

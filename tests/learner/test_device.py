@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from parl.cold_start import loss_on_labels
+from parl.cold_start import Text, loss_on_labels, token_accuracy
 from parl.config.objective import Loss
 from parl.config.schema import EngineConfig, Optimizer
 from parl.learner.learner import Learner, check_engine
@@ -24,7 +24,7 @@ from tests.learner.test_torch_engine import MODELS, STOP
 from tests.learner.test_vision import SAID, talk
 from tests.vision_models import NAMES, model_that_sees
 
-Told = tuple[list[tuple[int, ...]], dict[str, float], float, float]
+Told = tuple[list[tuple[int, ...]], dict[str, float], float, float, float]
 TEXT = [name for name in MODELS if name != "qwen3_moe"]  # its experts are counted by another kernel on a GPU
 PROMPTS = (list(range(8, 50)), list(range(8, 45)), [9, 8] * 5)
 """Ids: the first two begin alike, so that pages are copied."""
@@ -38,6 +38,8 @@ def test_tensors_on_two_devices_do_not_mix() -> None:
         assert torch.equal(there.cpu(), torch.ones(3))
         with pytest.raises(RuntimeError, match="two devices"):
             there + torch.ones(3)
+        with pytest.raises(RuntimeError, match="two devices"):
+            torch.ones(3)[there > 0]
 
 
 async def write(engine: TorchEngine, name: str, ids: list[int]) -> Sample:
@@ -51,7 +53,7 @@ async def write(engine: TorchEngine, name: str, ids: list[int]) -> Sample:
 
 
 def played(model: Any, place: Callable[[Any], Any], stop_ids: Sequence[int], agents: Callable[..., Any]) -> Told:
-    """Agents of several turns, an update, a sync and its check, a loss of the cold start; where `place` puts it."""
+    """Agents of several turns, an update, a sync and its check, the cold start's measures; where `place` puts it."""
     engine = TorchEngine(place(copy.deepcopy(model)), stop_ids, EngineConfig())
     learner = Learner("main", place(copy.deepcopy(model)), Optimizer(lr=1e-2), Loss(), 400)
 
@@ -64,7 +66,8 @@ def played(model: Any, place: Callable[[Any], Any], stop_ids: Sequence[int], age
     off = check_engine(engine, learner, samples[0].token_ids, 1e-4, images=samples[0].images)
     ids = torch.tensor([samples[0].token_ids], device=learner.bare_model.device)
     loss = float(loss_on_labels(learner.bare_model, ids, ids, [samples[0].images]).detach())
-    return [s.token_ids for s in samples], metrics, off, loss
+    right = token_accuracy(learner.bare_model, [Text(s.token_ids, s.mask, "episode", s.images) for s in samples])
+    return [s.token_ids for s in samples], metrics, off, loss, right
 
 
 @pytest.mark.parametrize("name", [*TEXT, *NAMES])
