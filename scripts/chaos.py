@@ -43,18 +43,26 @@ OVERRIDES = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--mode", choices=("sync", "async"), default="async")
     parser.add_argument("--every", type=float, default=6.0, help="mean seconds between kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run", type=Path, default=Path("runs/chaos"), help="folder of the run; deleted first")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/chaos"), help="folder of the run; deleted first"
+    )
     args = parser.parse_args()
     shutil.rmtree(args.run, ignore_errors=True)
     chaos = Chaos(args.run, args.steps, args.mode, random.Random(args.seed))
     chaos.go(args.kills, args.every)
-    result = account(args.run, args.steps) | {"kills": sum(chaos.kills.values()), **chaos.kills, "hangs": chaos.hangs}
+    result = account(args.run, args.steps) | {
+        "kills": sum(chaos.kills.values()),
+        **chaos.kills,
+        "hangs": chaos.hangs,
+    }
     print(json.dumps(result))
     sys.exit(0 if result["accounted"] and not chaos.hangs else 1)
 
@@ -66,7 +74,12 @@ class Chaos:
         self.run, self.rng = run, rng
         self.kills: Counter[str] = Counter(kills_worker=0, kills_inference=0, kills_driver=0)
         self.hangs = 0
-        self.fresh = [str(ROOT / "configs" / "smoke.yaml"), *OVERRIDES, f"run_dir={run}", f"train.num_steps={steps}"]
+        self.fresh = [
+            str(ROOT / "configs" / "smoke.yaml"),
+            *OVERRIDES,
+            f"run_dir={run}",
+            f"train.num_steps={steps}",
+        ]
         self.fresh.append(f"train.mode={mode}")
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -100,7 +113,9 @@ class Chaos:
                 if driver.returncode == 0:
                     return
                 if driver.returncode != -signal.SIGKILL:
-                    print(f"the driver ended with {driver.returncode}; see its log", file=sys.stderr)
+                    print(
+                        f"the driver ended with {driver.returncode}; see its log", file=sys.stderr
+                    )
                     self.hangs += 1
                     return
                 driver = self.start()
@@ -116,7 +131,12 @@ class Chaos:
             self.kills["kills_driver"] += 1
             return
         actors = {"kills_worker": "RolloutWorker", "kills_inference": "InferenceServer"}
-        found = [(kind, p) for p, name in family.items() for kind, actor in actors.items() if actor in name]
+        found = [
+            (kind, p)
+            for p, name in family.items()
+            for kind, actor in actors.items()
+            if actor in name
+        ]
         if found:
             kind, victim = self.rng.choice(found)
             os.kill(victim, signal.SIGKILL)
@@ -140,12 +160,14 @@ class Chaos:
 
 def account(run: Path, steps: int) -> dict[str, Any]:
     """Whether every problem was trained once, and every episode is stored, the failed ones as failed."""
-    from parl.run_folder import read_episodes
+    from parl.runs.folder import read_episodes
 
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     failures: Counter[str] = Counter()
     for row in rows:
-        failures.update({k: int(v) for k, v in row.items() if k.startswith(("failures/", "rollout/workers_"))})
+        failures.update(
+            {k: int(v) for k, v in row.items() if k.startswith(("failures/", "rollout/workers_"))}
+        )
     seen: Counter[str] = Counter()
     missing = stored = 0
     for row in rows:
@@ -186,7 +208,9 @@ def descendants(pid: int) -> dict[int, str]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                parents[int(folder.name)] = int(
+                    (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                )
                 names[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
             except OSError:
                 continue

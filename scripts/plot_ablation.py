@@ -17,20 +17,32 @@ from typing import Any
 import numpy as np
 from plot_result import plain
 
-from parl.run_folder import read_metrics
+from parl.runs.folder import read_metrics
 
 # Okabe and Ito: told apart with any colour vision; dashes do it in grey.
-STYLES = (("#0072B2", "-"), ("#009E73", "--"), ("#D55E00", ":"), ("#CC79A7", "-."), ("#56B4E9", (0, (5, 1))))
+STYLES = (
+    ("#0072B2", "-"),
+    ("#009E73", "--"),
+    ("#D55E00", ":"),
+    ("#CC79A7", "-."),
+    ("#56B4E9", (0, (5, 1))),
+)
 
 
 def main() -> None:
     args = parse(sys.argv[1:])
     file = args.ablation / "ablation.json"
     if not file.is_file():
-        sys.exit(f"{args.ablation} has no ablation.json: give the folder of an ablation that has finished.")
-    variants = {v["label"]: args.ablation / v["folder"] for v in json.loads(file.read_text())["variants"]}
+        sys.exit(
+            f"{args.ablation} has no ablation.json: give the folder of an ablation that has finished."
+        )
+    variants = {
+        v["label"]: args.ablation / v["folder"] for v in json.loads(file.read_text())["variants"]
+    }
     if len(variants) > len(STYLES):
-        sys.exit(f"{args.ablation} has {len(variants)} variants; at most {len(STYLES)} can be told apart.")
+        sys.exit(
+            f"{args.ablation} has {len(variants)} variants; at most {len(STYLES)} can be told apart."
+        )
     figure = draw(variants, args.metrics, args.smooth)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output, dpi=args.dpi)
@@ -38,10 +50,16 @@ def main() -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("ablation", type=Path)
-    parser.add_argument("--metrics", nargs="+", default=["outcome/score", "outcome/subtask"], metavar="NAME")
-    parser.add_argument("--smooth", type=int, default=3, help="steps of the running mean; default: 3")
+    parser.add_argument(
+        "--metrics", nargs="+", default=["outcome/score", "outcome/subtask"], metavar="NAME"
+    )
+    parser.add_argument(
+        "--smooth", type=int, default=3, help="steps of the running mean; default: 3"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--dpi", type=int, default=110)
     return parser.parse_args(arguments)
@@ -66,7 +84,10 @@ def draw(variants: dict[str, Path], metrics: list[str], smooth: int) -> Any:
     for ax, metric in zip(axes[0], metrics, strict=True):
         plain(ax)
         for (label, folder), (color, style) in zip(variants.items(), STYLES, strict=False):
-            runs = [curve(run.parent, metric, smooth) for run in sorted(folder.glob("seed_*/metrics.jsonl"))]
+            runs = [
+                curve(run.parent, metric, smooth)
+                for run in sorted(folder.glob("seed_*/metrics.jsonl"))
+            ]
             length = min(map(len, runs))
             seeds = np.array([run[:length] for run in runs])
             steps = np.arange(1, length + 1)

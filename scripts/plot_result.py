@@ -37,11 +37,27 @@ def main() -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, nargs="?", default=Path("runs/quickstart"), help="default: runs/quickstart")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="?",
+        default=Path("runs/quickstart"),
+        help="default: runs/quickstart",
+    )
     parser.add_argument("--single", type=Path, help="the control's folder; default: RUN-single")
-    parser.add_argument("-o", "--output", type=Path, default=Path("docs/result.png"), help="default: docs/result.png")
-    parser.add_argument("--decoding", choices=("greedy", "sampled"), default="greedy", help="of the bars")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("docs/result.png"),
+        help="default: docs/result.png",
+    )
+    parser.add_argument(
+        "--decoding", choices=("greedy", "sampled"), default="greedy", help="of the bars"
+    )
     parser.add_argument("--dpi", type=int, default=110)
     return parser.parse_args(arguments)
 
@@ -63,9 +79,18 @@ def draw(summary: dict[str, Any], swarm: Any, single: Any, decoding: str) -> Any
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.05))
     axes = left.subplots(2, 1, sharex=True)
     for ax, (name, label) in zip(axes, CURVES, strict=True):
-        for curves, color, style, who in ((swarm, SWARM, "-", "swarm"), (single, SINGLE, "--", "single agent")):
+        for curves, color, style, who in (
+            (swarm, SWARM, "-", "swarm"),
+            (single, SINGLE, "--", "single agent"),
+        ):
             if curves[name]:
-                ax.plot(*zip(*curves[name], strict=True), color=color, linestyle=style, linewidth=2, label=who)
+                ax.plot(
+                    *zip(*curves[name], strict=True),
+                    color=color,
+                    linestyle=style,
+                    linewidth=2,
+                    label=who,
+                )
         ax.set_ylabel(label)
         ax.set_ylim(bottom=0)
         plain(ax)
@@ -89,14 +114,18 @@ def draw_bars(ax: Any, summary: dict[str, Any], decoding: str) -> None:
         sys.exit(f"The summary has no {decoding} results; choose another --decoding.")
     quality = "item_f1" if all("item_f1" in values for _, _, values in found) else "score"
     steps = [values["critical_steps"] for _, _, values in found]
-    bars = ax.bar([label for label, _, _ in found], steps, color=[color for _, color, _ in found], width=0.65)
+    bars = ax.bar(
+        [label for label, _, _ in found], steps, color=[color for _, color, _ in found], width=0.65
+    )
     name = {"item_f1": "item-F1", "score": "score"}[quality]
     texts = [f"{v['critical_steps']:.1f} steps\n{name} {v[quality]:.3f}" for _, _, v in found]
     ax.bar_label(bars, texts, padding=3, fontsize=9)
     ax.set_ylim(0, max(*steps, 1) * 1.2)
     ax.set_ylabel("critical steps (fewer is better)")
     num = found[0][2]["num_tasks"]
-    ax.set_title(f"Held-out tasks: {summary['split']}, {num:.0f} tasks, {decoding}", loc="left", fontsize=11)
+    ax.set_title(
+        f"Held-out tasks: {summary['split']}, {num:.0f} tasks, {decoding}", loc="left", fontsize=11
+    )
     plain(ax)
 
 

@@ -18,7 +18,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from parl.rollout.feed import oldest_in_time
+from parl.training.rollout_source import oldest_in_time
 
 NOT_GIVEN = ("instances", "learner_gpus", "staleness")
 """What the splits are made of."""
@@ -55,7 +55,10 @@ class Plant:
 def episode_s(plant: Plant, rng: random.Random, speed: float) -> tuple[float, float]:
     """(seconds, generated tokens) of one episode when an agent decodes `speed` tokens a second."""
     mu = -(plant.spread**2) / 2
-    draws = [plant.tokens_per_agent * rng.lognormvariate(mu, plant.spread) for _ in range(plant.width + 1)]
+    draws = [
+        plant.tokens_per_agent * rng.lognormvariate(mu, plant.spread)
+        for _ in range(plant.width + 1)
+    ]
     own, children = draws[0], draws[1:]
     longest = max(children, default=0.0)
     tools = plant.tool_s_per_agent * (2 if children else 1)
@@ -80,7 +83,9 @@ def simulate(plant: Plant, steps: int = 40, seed: int = 0) -> dict[str, float]:
             live = (len(running) + 1) * plant.group_size * (1 + plant.width) / plant.instances
             busy = min(live, plant.agents_per_instance)
             speed = min(plant.agent_tokens_per_s, plant.decode_tokens_per_s / busy)
-            slots = max(1.0, live / plant.agents_per_instance)  # more agents than fit wait for their turn
+            slots = max(
+                1.0, live / plant.agents_per_instance
+            )  # more agents than fit wait for their turn
             parts = [episode_s(plant, rng, speed) for _ in range(plant.group_size)]
             heapq.heappush(running, (now + slots * max(s for s, _ in parts), cursor))
             started[cursor] = (step, sum(t for _, t in parts))
@@ -112,18 +117,26 @@ def simulate(plant: Plant, steps: int = 40, seed: int = 0) -> dict[str, float]:
     }
 
 
-def plans(gpus: int, base: Plant, stalenesses: Sequence[int]) -> list[tuple[Plant, dict[str, float]]]:
+def plans(
+    gpus: int, base: Plant, stalenesses: Sequence[int]
+) -> list[tuple[Plant, dict[str, float]]]:
     """Every split of the GPUs into inference instances and learner, with each staleness."""
-    splits = sorted({max(1, round(gpus * share / 16)) for share in range(2, 15)} & set(range(1, gpus)))
+    splits = sorted(
+        {max(1, round(gpus * share / 16)) for share in range(2, 15)} & set(range(1, gpus))
+    )
     found = []
     for learner in splits:
         for staleness in stalenesses:
-            plant = replace(base, instances=gpus - learner, learner_gpus=learner, staleness=staleness)
+            plant = replace(
+                base, instances=gpus - learner, learner_gpus=learner, staleness=staleness
+            )
             found.append((plant, simulate(plant)))
     return sorted(found, key=lambda pair: -pair[1]["trained_tokens_per_s"])
 
 
-def memory(params: float, layers: int, hidden: int, vocab: int, tokens: int, written: float) -> dict[str, float]:
+def memory(
+    params: float, layers: int, hidden: int, vocab: int, tokens: int, written: float
+) -> dict[str, float]:
     """Bytes in the process that learns, of `dtype: bfloat16` with `gradient_checkpointing: true`.
 
     Args:
@@ -142,18 +155,26 @@ def memory(params: float, layers: int, hidden: int, vocab: int, tokens: int, wri
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--top", type=int, default=6, help="plans that are shown")
     for name, default in vars(Plant(1, 1, 1)).items():
         if name not in NOT_GIVEN:
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    parser.add_argument("--billions", type=float, help="parameters of a model: its memory is shown, too")
+    parser.add_argument(
+        "--billions", type=float, help="parameters of a model: its memory is shown, too"
+    )
     for name, default in MODEL.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help="of that model, or its micro-batch")
+        parser.add_argument(
+            f"--{name}", type=int, default=default, help="of that model, or its micro-batch"
+        )
     args = parser.parse_args()
-    given = {k: v for k, v in vars(args).items() if k in vars(Plant(1, 1, 1)) and k not in NOT_GIVEN}
+    given = {
+        k: v for k, v in vars(args).items() if k in vars(Plant(1, 1, 1)) and k not in NOT_GIVEN
+    }
     if args.billions:
         shape = [getattr(args, name) for name in MODEL]
         parts = memory(args.billions * 1e9, *shape, 1 / args.trained_per_generated)
@@ -162,7 +183,9 @@ def main() -> None:
     best: dict[str, dict[str, float]] = {}
     for gpus in args.gpus:
         found = plans(gpus, Plant(1, 1, 1, **given), args.staleness)
-        print(f"\n{gpus} GPUs\ninstances  learner  staleness  tokens/s  s a step  learner busy  mean age")
+        print(
+            f"\n{gpus} GPUs\ninstances  learner  staleness  tokens/s  s a step  learner busy  mean age"
+        )
         for plant, result in found[: args.top]:
             print(
                 f"{plant.instances:9d}  {plant.learner_gpus:7d}  {plant.staleness:9d}  "
@@ -170,7 +193,11 @@ def main() -> None:
                 f"{result['learner_busy']:12.2f}  {result['staleness_mean']:8.2f}"
             )
         plant, result = found[0]
-        best[str(gpus)] = {"instances": plant.instances, "learner_gpus": plant.learner_gpus, **result}
+        best[str(gpus)] = {
+            "instances": plant.instances,
+            "learner_gpus": plant.learner_gpus,
+            **result,
+        }
     print(json.dumps(best))
 
 

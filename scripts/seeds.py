@@ -27,15 +27,21 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("-o", "--out", type=Path, default=Path("runs/seeds"), help="folder of the runs")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("runs/seeds"), help="folder of the runs"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     args = parser.parse_intermixed_args()
     for seed in args.seeds:
         run(args.config, args.out / f"seed_{seed}", [f"seed={seed}", *args.overrides])
-    summaries = [json.loads((args.out / f"seed_{s}" / "summary.json").read_text()) for s in args.seeds]
+    summaries = [
+        json.loads((args.out / f"seed_{s}" / "summary.json").read_text()) for s in args.seeds
+    ]
     print("\n".join(table(summaries)))
 
 
@@ -44,7 +50,11 @@ def run(config: Path, folder: Path, overrides: Sequence[str]) -> None:
     if (folder / "summary.json").is_file():
         return
     own = folder / "config.resolved.yaml"
-    begun = [str(own), "--resume", str(folder)] if own.is_file() else [str(config), *overrides, f"run_dir={folder}"]
+    begun = (
+        [str(own), "--resume", str(folder)]
+        if own.is_file()
+        else [str(config), *overrides, f"run_dir={folder}"]
+    )
     subprocess.run([sys.executable, "-m", "parl.cli", "train", *begun], check=True)
 
 
@@ -52,9 +62,15 @@ def table(summaries: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Mean over the seeds and, in brackets, the smallest and the largest; one row per policy and decoding."""
     first = summaries[0]["heldout"]
     measured = {
-        name for modes in first.values() for decodings in modes.values() for row in decodings.values() for name in row
+        name
+        for modes in first.values()
+        for decodings in modes.values()
+        for row in decodings.values()
+        for name in row
     }
-    abilities = sorted(name for name in measured if name.startswith("ability/") and name.endswith("/score"))
+    abilities = sorted(
+        name for name in measured if name.startswith("ability/") and name.endswith("/score")
+    )
     names = ["score", *abilities, *(name for name in COLUMNS if name in measured)]
     seeds = ", ".join(f"{s['seed']}" for s in summaries)
     walls = ", ".join(f"{s['wall_s'] / 60:.1f}" for s in summaries)

@@ -13,8 +13,9 @@ import gymnasium
 import numpy as np
 from pydantic import Field
 
-from parl.env import AgentEnv, ToolSpec, tool
-from parl.types import Task
+from parl.core.types import Task
+from parl.env.base import AgentEnv
+from parl.env.tools import ToolSpec, tool
 
 Text = Annotated[str, Field(description="A text.")]
 
@@ -27,7 +28,10 @@ class Good(AgentEnv):
         self.most = most
 
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
-        return [Task(f"{split}-{i}", "", f"say {split} {seed} {i}", {"word": f"{split}{i}"}) for i in range(num)]
+        return [
+            Task(f"{split}-{i}", "", f"say {split} {seed} {i}", {"word": f"{split}{i}"})
+            for i in range(num)
+        ]
 
     def start(self, task: Task) -> None:
         self.notes: list[str] = []
@@ -118,7 +122,11 @@ class NoSchema(Good):
     def tool_specs(cls) -> tuple[ToolSpec, ...]:
         text = {"type": "txt", "description": "A text."}
         return (
-            ToolSpec(name="note", description="Note.", parameters={"type": "object", "properties": {"text": text}}),
+            ToolSpec(
+                name="note",
+                description="Note.",
+                parameters={"type": "object", "properties": {"text": text}},
+            ),
         )
 
 
@@ -272,7 +280,10 @@ class FactsAreNoJSON(Good):
 
 class DataAreNoJSON(Good):
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
-        return [Task(t.id, "", t.prompt, {**t.data, "gold": {"a"}}) for t in super().generate_tasks(split, num, seed)]
+        return [
+            Task(t.id, "", t.prompt, {**t.data, "gold": {"a"}})
+            for t in super().generate_tasks(split, num, seed)
+        ]
 
 
 class SlowFork(Good):

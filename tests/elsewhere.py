@@ -15,7 +15,14 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 ELSEWHERE = torch.device("xla:0")
 """A kind of device that torch knows by name and that needs no library to be named."""
-MIXES = ("aten::copy_", "aten::_to_copy", "aten::to", "aten::index", "aten::index_put", "aten::index_put_")
+MIXES = (
+    "aten::copy_",
+    "aten::_to_copy",
+    "aten::to",
+    "aten::index",
+    "aten::index_put",
+    "aten::index_put_",
+)
 """What takes tensors of two devices on a GPU, too: copies, and indices from the CPU (not to it)."""
 
 
@@ -26,7 +33,9 @@ class Away(torch.Tensor):
 
     @staticmethod
     def __new__(cls, here: torch.Tensor) -> Away:
-        with torch.inference_mode(False):  # what is made in inference mode may be no view of a parameter
+        with torch.inference_mode(
+            False
+        ):  # what is made in inference mode may be no view of a parameter
             made = torch.Tensor._make_wrapper_subclass(
                 cls,
                 here.shape,
@@ -68,7 +77,9 @@ class Elsewhere(TorchDispatchMode):
     """While inside, tensors can be made on and moved to ELSEWHERE."""
 
     def __enter__(self) -> Elsewhere:
-        torch._C._set_only_lift_cpu_tensors(True)  # or `torch.tensor` asks the device itself for memory
+        torch._C._set_only_lift_cpu_tensors(
+            True
+        )  # or `torch.tensor` asks the device itself for memory
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
@@ -83,27 +94,39 @@ def run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     """One operation, on the CPU: what it is given and makes says that it is elsewhere, where that is due."""
     name, flat = func._schema.name, tree_flatten((args, dict(kwargs)))[0]
     away = [x for x in flat if isinstance(x, Away)]
-    near = [x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, Away) and x.dim() > 0]
+    near = [
+        x for x in flat if isinstance(x, torch.Tensor) and not isinstance(x, Away) and x.dim() > 0
+    ]
     indexed_here = name.startswith("aten::index") and not isinstance(args[0], Away)
     if away and near and (name not in MIXES or indexed_here):
         raise RuntimeError(f"{func}: tensors on two devices")
     targets = [x for x in flat if isinstance(x, torch.device)]
     to = targets[0].type in (ELSEWHERE.type, "meta") if targets else None
-    goes = to if to is not None else isinstance(args[0], Away) if name == "aten::copy_" else bool(away)
+    goes = (
+        to if to is not None else isinstance(args[0], Away) if name == "aten::copy_" else bool(away)
+    )
     args, kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), (args, dict(kwargs)))
     args, kwargs = tree_map_only(Away, lambda x: x.here, (args, kwargs))
     found, known = func(*args, **kwargs), {id(x.here): x for x in away}
-    return tree_map_only(torch.Tensor, lambda x: known[id(x)] if id(x) in known else Away(x), found) if goes else found
+    return (
+        tree_map_only(torch.Tensor, lambda x: known[id(x)] if id(x) in known else Away(x), found)
+        if goes
+        else found
+    )
 
 
 def move(model: Any) -> Any:
     """The model with its parameters and buffers on ELSEWHERE."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            moved = torch.nn.Parameter(Away(parameter.detach()), requires_grad=parameter.requires_grad)
+            moved = torch.nn.Parameter(
+                Away(parameter.detach()), requires_grad=parameter.requires_grad
+            )
             module.register_parameter(name, moved)
         for name, buffer in module.named_buffers(recurse=False):
-            module.register_buffer(name, Away(buffer), persistent=name not in module._non_persistent_buffers_set)
+            module.register_buffer(
+                name, Away(buffer), persistent=name not in module._non_persistent_buffers_set
+            )
     if getattr(model, "_tied_weights_keys", None):
         model.tie_weights()
     return model

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from parl.types import AgentTrace, Clock, Episode, Status, Task, Turn
+from parl.core.types import AgentTrace, Clock, Episode, Status, Task, Turn
 
 
 def child(
-    agent: str, tokens: int = 4, score: float | None = None, status: Status = "completed", result: str = "x"
+    agent: str,
+    tokens: int = 4,
+    score: float | None = None,
+    status: Status = "completed",
+    result: str = "x",
 ) -> AgentTrace:
     return trace(agent, tokens, "subagent", score, status, result)
 

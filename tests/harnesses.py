@@ -9,7 +9,10 @@ import openai
 
 async def calls_tools(task: Any, base_url: str, api_key: str, env: Any) -> str:
     """The usual loop: ask, run the tools that were called, ask again, until there is a text."""
-    messages: list[Any] = [{"role": "system", "content": "solve"}, {"role": "user", "content": task.prompt}]
+    messages: list[Any] = [
+        {"role": "system", "content": "solve"},
+        {"role": "user", "content": task.prompt},
+    ]
     async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
         while True:
             done = await client.chat.completions.create(
@@ -29,7 +32,9 @@ async def chats(task: Any, base_url: str, api_key: str, env: Any) -> str:
     messages: list[Any] = [{"role": "user", "content": task.prompt}]
     async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
         for _ in range(3):
-            done = await client.chat.completions.create(model="any", messages=messages, tools=env.tools)
+            done = await client.chat.completions.create(
+                model="any", messages=messages, tools=env.tools
+            )
             messages += [done.choices[0].message, {"role": "user", "content": "sum :"}]
     return str(messages[-2].content)
 
@@ -47,7 +52,10 @@ async def rewrites(task: Any, base_url: str, api_key: str, env: Any) -> str:
     messages: list[Any] = [{"role": "user", "content": task.prompt}]
     async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
         await client.chat.completions.create(model="any", messages=messages)
-        messages += [{"role": "assistant", "content": "a summary"}, {"role": "user", "content": "go on"}]
+        messages += [
+            {"role": "assistant", "content": "a summary"},
+            {"role": "user", "content": "go on"},
+        ]
         try:
             await client.chat.completions.create(model="any", messages=messages)
         except openai.BadRequestError:
@@ -58,7 +66,9 @@ async def rewrites(task: Any, base_url: str, api_key: str, env: Any) -> str:
 async def swallows(task: Any, base_url: str, api_key: str, env: Any) -> str:
     """Goes on when a tool has raised."""
     async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
-        await client.chat.completions.create(model="any", messages=[{"role": "user", "content": task.prompt}])
+        await client.chat.completions.create(
+            model="any", messages=[{"role": "user", "content": task.prompt}]
+        )
     try:
         await env.call("peek", {"at": "x"})
     except Exception:
@@ -84,7 +94,9 @@ async def knocks_next_door(task: Any, base_url: str, api_key: str, env: Any) -> 
 
 async def never_ends(task: Any, base_url: str, api_key: str, env: Any) -> str:
     async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
-        await client.chat.completions.create(model="any", messages=[{"role": "user", "content": task.prompt}])
+        await client.chat.completions.create(
+            model="any", messages=[{"role": "user", "content": task.prompt}]
+        )
     import asyncio
 
     await asyncio.sleep(3600)
@@ -98,5 +110,7 @@ def no_coroutine(task: Any, base_url: str, api_key: str, env: Any) -> str:
 async def tells_what_it_got(task: Any, base_url: str, api_key: str, env: Any) -> str:
     """Asks once, and answers with what it knows of its task."""
     async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
-        await client.chat.completions.create(model="any", messages=[{"role": "user", "content": task.prompt}])
+        await client.chat.completions.create(
+            model="any", messages=[{"role": "user", "content": task.prompt}]
+        )
     return f"{task.id} {task.prompt} {dict(task.data)}"

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from parl.config.schema import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
-from parl.env import AgentEnv, Message, Said, ToolSpec, tool
+from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
+from parl.core.messages import Message
+from parl.core.types import AgentTrace, Episode, Task, ToolCall
+from parl.env.base import AgentEnv
+from parl.env.demonstrations import Said
+from parl.env.tools import ToolSpec, tool
 from parl.policy.base import PolicyHandle
-from parl.policy.scripted import ScriptedEngine
-from parl.rollout.pool import Job
+from parl.policy.engines.scripted import ScriptedEngine
+from parl.rollout.pool.local import Job
 from parl.rollout.swarm import SwarmRunner
-from parl.types import AgentTrace, Episode, Task, ToolCall
 
 ROOT = Path(__file__).parents[1]
 END = "\0"
@@ -36,7 +39,9 @@ class Characters:
 
     def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
         text = "".join(map(chr, token_ids)).rstrip(END)
-        return text, tuple(self._call(line[1:]) for line in text.split("\n") if line.startswith("@"))
+        return text, tuple(
+            self._call(line[1:]) for line in text.split("\n") if line.startswith("@")
+        )
 
     def encode(self, text: str) -> list[int]:
         return list(map(ord, text))
@@ -87,7 +92,10 @@ class WordsEnv(AgentEnv):
         self.seen: list[str] = []
 
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
-        return [Task(f"{split}-{i}", "test/Words-v0", "say the word", {"word": f"w{i}"}) for i in range(num)]
+        return [
+            Task(f"{split}-{i}", "test/Words-v0", "say the word", {"word": f"w{i}"})
+            for i in range(num)
+        ]
 
     def start(self, task: Task) -> None:
         self.seen, self.subtask = [], ""
@@ -117,20 +125,26 @@ class WordsEnv(AgentEnv):
         return ",".join(self.seen)
 
 
-def script(orchestrator: Sequence[str], **subagents: Sequence[str]) -> Callable[..., Sequence[Said]]:
+def script(
+    orchestrator: Sequence[str], **subagents: Sequence[str]
+) -> Callable[..., Sequence[Said]]:
     """Turns by agent: the orchestrator's, and a subagent's by its prompt (`other`: any prompt not named)."""
 
     def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
         turn = sum(m["role"] == "assistant" for m in messages)
         prompt = next(m["content"] for m in messages if m["role"] == "user")
-        turns = orchestrator if prompt == TASK.prompt else subagents.get(prompt, subagents.get("other"))
+        turns = (
+            orchestrator if prompt == TASK.prompt else subagents.get(prompt, subagents.get("other"))
+        )
         assert turns is not None, f"the script has no turns for {prompt!r}"
         return [Said(turns[turn])]
 
     return play
 
 
-def roles(orchestrator: Limits | None = None, subagent: Limits | None = None, max_tokens: int = 10_000) -> Roles:
+def roles(
+    orchestrator: Limits | None = None, subagent: Limits | None = None, max_tokens: int = 10_000
+) -> Roles:
     """Roles with wide limits, but for those given."""
     wide = Limits(turns=50, context_tokens=100_000)
     sampling = Sampling(max_tokens=max_tokens)
@@ -140,7 +154,9 @@ def roles(orchestrator: Limits | None = None, subagent: Limits | None = None, ma
     )
 
 
-def runner(play: Callable[..., Sequence[Said]], swarm: Swarm | None = None, who: Roles | None = None) -> SwarmRunner:
+def runner(
+    play: Callable[..., Sequence[Said]], swarm: Swarm | None = None, who: Roles | None = None
+) -> SwarmRunner:
     renderer = Characters()
     handle = PolicyHandle("main", renderer, ScriptedEngine(play, renderer))
     policies = {"orchestrator": handle, "subagent": handle}
@@ -154,7 +170,9 @@ def run(
     env: AgentEnv | None = None,
 ) -> Episode:
     """One episode of TASK."""
-    made = runner(play, swarm, who).run(env or WordsEnv(), TASK, episode_id="e", group="g", step=0, seed="s")
+    made = runner(play, swarm, who).run(
+        env or WordsEnv(), TASK, episode_id="e", group="g", step=0, seed="s"
+    )
     return asyncio.run(made)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from parl import images
-from parl.types import Task
+from parl.core import images
+from parl.core.types import Task
 from parl_envs.visual.visual_tools import VisualTools
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from parl.config import Config, parse
+from parl.core import manifest
+from parl.core.types import ROLES, Sample
 from parl.learner import checkpoint
 from parl.learner.checkpoint import State
 from parl.learner.policies import PolicySet
-from parl.policy import lora
-from parl.types import ROLES, Sample
+from parl.policy.models import lora
 from tests.helpers import WordsEnv
 
 TOLERANCE = 1e-5
@@ -29,7 +30,10 @@ def config(**changes: Any) -> Config:
         "policies": {
             "main": {"tiny": {"hidden_size": 32, "ff_size": 32}},
             "orchestrator": {"adapter": {"base": "main", "rank": 4}, "optimizer": LEARNS},
-            "subagent": {"adapter": {"base": "main", "target_modules": ["q_proj", "v_proj"]}, "optimizer": LEARNS},
+            "subagent": {
+                "adapter": {"base": "main", "target_modules": ["q_proj", "v_proj"]},
+                "optimizer": LEARNS,
+            },
         },
         "roles": {role: {"policy": role} for role in ROLES},
     }
@@ -59,7 +63,20 @@ def samples(step: int, names: Sequence[str] = ROLES) -> list[Sample]:
             ids = tuple(torch.randint(3, 60, (n,), generator=made).tolist())
             mask = (0, 0, *[1] * (n - 2))
             role: Any = name if name in ROLES else "orchestrator"
-            found.append(Sample("e", str(i), role, name, ids, mask, tuple(-2.0 * m for m in mask), i - 1.5, 1.0, (0,)))
+            found.append(
+                Sample(
+                    "e",
+                    str(i),
+                    role,
+                    name,
+                    ids,
+                    mask,
+                    tuple(-2.0 * m for m in mask),
+                    i - 1.5,
+                    1.0,
+                    (0,),
+                )
+            )
     return found
 
 
@@ -83,7 +100,7 @@ def log_probs(model: Any, ids: Sequence[int]) -> torch.Tensor:
 def save(policies: PolicySet, run: Path, step: int) -> Path:
     root = run / "checkpoints"
     root.mkdir(exist_ok=True)
-    cold, folder = root / checkpoint.COLD_START, root / checkpoint.step_name(step)
+    cold, folder = root / manifest.COLD_START, root / checkpoint.step_name(step)
     if not cold.is_dir():
         checkpoint.save(cold, State(0, {}, []), policies.stored(), {})
     checkpoint.save(folder, State(step, {}, []), policies.stored(cold), policies.learner_states())

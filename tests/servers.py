@@ -9,14 +9,16 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.applications import Starlette
 
-from parl.web import listen, url
+from parl.core.net import listen, url
 
 
 @contextmanager
 def serving(app: Starlette) -> Iterator[str]:
     """Serve an app; yields its address."""
     listening = listen("127.0.0.1", None)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     yield url("127.0.0.1", listening)

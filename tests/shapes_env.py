@@ -10,10 +10,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import Field
 
-from parl import images
-from parl.env import AgentEnv, Demonstration, Message, Said, tool
-from parl.policy.scripted import call_text
-from parl.types import Task, ToolCall
+from parl.core import images
+from parl.core.messages import Message
+from parl.core.types import Task, ToolCall
+from parl.env.base import AgentEnv, Demonstration
+from parl.env.demonstrations import Said
+from parl.env.tools import tool
+from parl.policy.engines.scripted import call_text
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 230)}
 SIDES = ("left", "right")
@@ -36,7 +39,9 @@ class Shapes(AgentEnv):
 
     def _task(self, name: str, rng: np.random.Generator) -> Task:
         side = int(rng.integers(2))
-        x, y, place = (int(v) for v in (32 * side + rng.integers(16), rng.integers(16), rng.integers(48)))
+        x, y, place = (
+            int(v) for v in (32 * side + rng.integers(16), rng.integers(16), rng.integers(48))
+        )
         overview = square((120, 120, 120), x, y)
         colour = str(rng.choice(list(COLOURS)))
         data = {"side": SIDES[side], "colour": colour, "place": place}
@@ -54,12 +59,18 @@ class Shapes(AgentEnv):
         if side not in SIDES:
             return "error"
         right = side == self.task.data["side"]
-        return square(COLOURS[self.task.data["colour"]], self.task.data["place"], 8) if right else "nothing"
+        return (
+            square(COLOURS[self.task.data["colour"]], self.task.data["place"], 8)
+            if right
+            else "nothing"
+        )
 
     def vocabulary(self) -> Sequence[str]:
         return [*COLOURS, *SIDES, *QUESTION.split(), "error", "nothing"]
 
-    def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration | Sequence[Said]:
+    def demonstrate(
+        self, kind: str, rng: np.random.Generator, **knobs: Any
+    ) -> Demonstration | Sequence[Said]:
         """`episode`; `name`: a text with an image in it, to practise colours on."""
         task = self._task("demo", rng)
         if kind == "name":
@@ -69,7 +80,13 @@ class Shapes(AgentEnv):
 
         def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
             looked = any(m["role"] == "tool" for m in messages)
-            return [Said(task.data["colour"] if looked else call_text(ToolCall("look", {"side": task.data["side"]})))]
+            return [
+                Said(
+                    task.data["colour"]
+                    if looked
+                    else call_text(ToolCall("look", {"side": task.data["side"]}))
+                )
+            ]
 
         return Demonstration(self, task, play)
 

@@ -15,11 +15,11 @@ from transformers import ProcessorMixin, Qwen3VLProcessor
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
 
-from parl import images
 from parl.config.env import EnvConfig
-from parl.env import assistant
-from parl.plugins import make_env
-from parl.types import Task, ToolCall
+from parl.core import images
+from parl.core.messages import assistant
+from parl.core.types import Task, ToolCall
+from parl.env.registry import make_env
 
 CONFIG = EnvConfig(id="parl/VisualTools-v0", kwargs={"questions": ["read", "sum"], "boxes": [4, 6]})
 Attempts = Mapping[str, Sequence[Sequence[str]]]
@@ -36,15 +36,19 @@ CHATML = """
 {%- endfor -%}
 {{- '\\n<|im_start|>assistant\\n' if add_generation_prompt else '' -}}
 """
-"""Our renderer's format (`parl.policy.chatml`) as a template."""
+"""Our renderer's format (`parl.policy.renderers.chatml`) as a template."""
 
 
 class Processor(Qwen3VLProcessor):  # type: ignore[misc]
     """Qwen3-VL's, for images alone: its video processor needs torchvision."""
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
+    ) -> None:
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids([self.image_token, self.video_token])
+        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
+            [self.image_token, self.video_token]
+        )
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
@@ -89,20 +93,27 @@ class Looking:
 
 def _blocks(text: str) -> list[dict[str, Any]]:
     return [
-        {"type": "image", "image": images.from_uri(part)} if images.is_image(part) else {"type": "text", "text": part}
+        {"type": "image", "image": images.from_uri(part)}
+        if images.is_image(part)
+        else {"type": "text", "text": part}
         for part in images.split(text)
     ]
 
 
 def outcome(completions: Sequence[Any], environments: Sequence[Looking], **_: Any) -> list[float]:
     """The environment's score of the last message."""
-    return [env._score(turns[-1]["content"]) for turns, env in zip(completions, environments, strict=True)]
+    return [
+        env._score(turns[-1]["content"])
+        for turns, env in zip(completions, environments, strict=True)
+    ]
 
 
 class Trainer(GRPOTrainer):  # type: ignore[misc]
     """Writes down given texts where it would sample."""
 
-    def __init__(self, model: Any, tokenizer: Any, tasks: Sequence[Task], attempts: Attempts, folder: Path) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, tasks: Sequence[Task], attempts: Attempts, folder: Path
+    ) -> None:
         Looking.tasks = {task.id: task for task in tasks}
         self.attempts, self.learned = attempts, list[dict[str, Any]]()
         self._texts: list[list[str]] = []
@@ -110,7 +121,10 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
         tokenizer.response_template = qwen3_template
         rows = [
             {
-                "prompt": [{"role": "system", "content": "orchestrator"}, {"role": "user", "content": ""}],
+                "prompt": [
+                    {"role": "system", "content": "orchestrator"},
+                    {"role": "user", "content": ""},
+                ],
                 "task": task.id,
             }
             for task in tasks
@@ -141,7 +155,9 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
             environment_factory=Looking,
         )
 
-    def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+    def _generate_single_turn(
+        self, prompt_ids: Any, *_: Any, **__: Any
+    ) -> tuple[list[list[int]], None]:
         """The next turn of each attempt that is not over. The first call has all, a later one those that called."""
         if not self._texts:
             going = {task: iter(texts) for task, texts in self.attempts.items()}
@@ -149,7 +165,9 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
         left = [texts for texts in self._texts if texts]
         assert len(left) == len(prompt_ids), "TRL goes on with other attempts than it should"
         written = [texts.pop(0) + "<|im_end|>" for texts in left]
-        return [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in written], None
+        return [
+            self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in written
+        ], None
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         made = super()._generate_and_score_completions(inputs)

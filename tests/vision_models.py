@@ -22,9 +22,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from parl import images
 from parl.config.tiny import TinyVlm
-from parl.policy.vision import eyes, tiny
+from parl.core import images
+from parl.policy.models.vision import families as eyes
+from parl.policy.models.vision import tiny
 from tests.tokenizers import QWEN2_5, tokenizer_with
 
 NAMES = ("qwen3_vl", "qwen2_5_vl", "llava", "idefics3")
@@ -59,7 +60,9 @@ def model_that_sees(name: str) -> tuple[Any, Any]:
 
 def qwen3_vl() -> tuple[Any, Any]:
     tokenizer = tokenizer_with((*QWEN2_5, *tiny.MARKS), "<|im_end|>", pad_token="<|endoftext|>")
-    shape = TinyVlm(hidden_size=32, ff_size=48, num_heads=2, vision_size=16, max_pixels=64 * 64, merge_size=1)
+    shape = TinyVlm(
+        hidden_size=32, ff_size=48, num_heads=2, vision_size=16, max_pixels=64 * 64, merge_size=1
+    )
     return tiny.build_model(shape, tokenizer, seed=0), tokenizer
 
 
@@ -68,7 +71,12 @@ def qwen2_5_vl() -> tuple[Any, Any]:
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(tiny.MARKS))
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
     config = Qwen2_5_VLConfig(
-        text_config={**TEXT, "vocab_size": len(tokenizer), "rope_parameters": rope, "pad_token_id": None},
+        text_config={
+            **TEXT,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": rope,
+            "pad_token_id": None,
+        },
         vision_config={
             "depth": 2,
             "hidden_size": 16,
@@ -108,7 +116,9 @@ def llava() -> tuple[Any, Any]:
     )
     text = LlamaConfig(**TEXT, vocab_size=len(tokenizer), pad_token_id=None, eos_token_id=None)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=image)
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
     model: Any = LlavaForConditionalGeneration(config)
     model.eyes = eyes.Llava(config, processor, tokenizer)
     return model, tokenizer
@@ -117,9 +127,17 @@ def llava() -> tuple[Any, Any]:
 def idefics3() -> tuple[Any, Any]:
     marks = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
     marks += ["<fake_token_around_image>", "<global-img>"]
-    tokenizer = tokenizer_with((*QWEN2_5, "<image>", *marks), "<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer = tokenizer_with(
+        (*QWEN2_5, "<image>", *marks), "<|im_end|>", pad_token="<|endoftext|>"
+    )
     image = tokenizer.convert_tokens_to_ids("<image>")
-    text = {**TEXT, "model_type": "llama", "vocab_size": len(tokenizer), "pad_token_id": None, "eos_token_id": None}
+    text = {
+        **TEXT,
+        "model_type": "llama",
+        "vocab_size": len(tokenizer),
+        "pad_token_id": None,
+        "eos_token_id": None,
+    }
     vision = {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -130,9 +148,15 @@ def idefics3() -> tuple[Any, Any]:
         "initializer_range": 0.2,
     }
     config = Idefics3Config(
-        text_config=text, vision_config=vision, image_token_id=image, scale_factor=2, pad_token_id=None
+        text_config=text,
+        vision_config=vision,
+        image_token_id=image,
+        scale_factor=2,
+        pad_token_id=None,
     )
-    processor = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    processor = Idefics3ImageProcessorPil(
+        size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+    )
     model: Any = Idefics3ForConditionalGeneration(config)
     model.eyes = eyes.Idefics3(config, processor, tokenizer)
     return model, tokenizer

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from parl.config.base import Node, PositiveFloat, PositiveInt
+from parl.config.base import ConfigModel, PositiveFloat, PositiveInt
 from parl.config.tools import ToolsConfig
 
 
-class TaskSource(Node):
+class TaskSource(ConfigModel):
     """Where one split's tasks come from: a file, or the environment's own generator."""
 
     path: Path | None = None
@@ -32,7 +32,7 @@ class TaskSource(Node):
         return self
 
 
-class Tasks(Node):
+class Tasks(ConfigModel):
     """The three splits."""
 
     train: TaskSource = TaskSource(num=2048)
@@ -40,7 +40,7 @@ class Tasks(Node):
     test: TaskSource = TaskSource(num=200, seed=2)
 
 
-class EnvConfig(Node):
+class EnvConfig(ConfigModel):
     """The environment, by its Gymnasium id."""
 
     id: str
@@ -69,7 +69,7 @@ class Part(EnvConfig):
     """Its share of the training tasks, relative to the other parts'. Evaluations take the same number from each."""
 
 
-class MixConfig(Node):
+class MixConfig(ConfigModel):
     """Several environments that one run trains on, each step on all in the ratio of their weights.
 
     With one part alone it is that part's specialist, measured under the same names as the mix.
@@ -80,16 +80,26 @@ class MixConfig(Node):
     @model_validator(mode="before")
     @classmethod
     def _nothing_beside(cls, given: Any) -> Any:
-        beside = sorted({*given} & {"id", "kwargs", "tools", "tasks"}) if isinstance(given, Mapping) else []
+        beside = (
+            sorted({*given} & {"id", "kwargs", "tools", "tasks"})
+            if isinstance(given, Mapping)
+            else []
+        )
         if beside:
-            raise ValueError(f"`{beside[0]}` belongs to one environment: move it into each part of `mix` that needs it")
+            raise ValueError(
+                f"`{beside[0]}` belongs to one environment: move it into each part of `mix` that needs it"
+            )
         return given
 
     @model_validator(mode="after")
     def _abilities_differ(self) -> MixConfig:
-        twice = [ability for ability, num in Counter(p.ability for p in self.mix).items() if num > 1]
+        twice = [
+            ability for ability, num in Counter(p.ability for p in self.mix).items() if num > 1
+        ]
         if twice:
-            raise ValueError(f"two parts have the ability '{twice[0]}'; give each a name of its own")
+            raise ValueError(
+                f"two parts have the ability '{twice[0]}'; give each a name of its own"
+            )
         return self
 
     @property
@@ -112,4 +122,6 @@ def _form(given: Any) -> str:
     return "(mix)" if several else "(one)"
 
 
-AnyEnv = Annotated[Annotated[EnvConfig, Tag("(one)")] | Annotated[MixConfig, Tag("(mix)")], Discriminator(_form)]
+AnyEnv = Annotated[
+    Annotated[EnvConfig, Tag("(one)")] | Annotated[MixConfig, Tag("(mix)")], Discriminator(_form)
+]

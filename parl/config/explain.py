@@ -46,7 +46,9 @@ def _explain_value(value: Any, path: str, doc: str | None) -> Iterator[str]:
 
 
 def _doc(text: str | None) -> Iterator[str]:
-    return iter(textwrap.wrap(text or "", width=100, initial_indent="    ", subsequent_indent="    "))
+    return iter(
+        textwrap.wrap(text or "", width=100, initial_indent="    ", subsequent_indent="    ")
+    )
 
 
 def plain(value: Any) -> str:
@@ -83,10 +85,12 @@ def derived(config: Config) -> dict[str, int | str]:
             asked = share * train_.tasks_per_step * train_.num_steps
             numbers[f"passes over the train tasks{label}"] = f"{asked / part.tasks.train.num:.2f}"
     for name in ("orchestrator", "subagent"):
-        role = getattr(config.roles, name)
+        role = config.roles.of(name)
         most = min(role.limits.tokens or sys.maxsize, role.limits.turns * role.sampling.max_tokens)
         numbers[f"tokens of one {name}, at most"] = min(most, role.limits.context_tokens)
     for name, term in config.reward.terms.items():
         first, last = term.weight_at(0), term.weight_at(train_.num_steps - 1)
-        numbers[f"weight of {name}"] = f"{first:g}" if first == last else f"{first:g} -> {last:g} in the last step"
+        numbers[f"weight of {name}"] = (
+            f"{first:g}" if first == last else f"{first:g} -> {last:g} in the last step"
+        )
     return numbers

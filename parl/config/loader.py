@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from parl.config.schema import Config
-from parl.errors import ConfigError, did_you_mean
+from parl.core.errors import ConfigError, did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,7 +63,9 @@ def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
-        raise ConfigError(f"`extends` goes round in a circle: {' -> '.join(p.name for p in (*seen, path))}")
+        raise ConfigError(
+            f"`extends` goes round in a circle: {' -> '.join(p.name for p in (*seen, path))}"
+        )
     if not path.is_file():
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.yaml")))
         raise ConfigError(f"There is no config file {path}.{near}")
@@ -72,14 +74,18 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds {type(raw).__name__}; a config is a mapping such as `name: my-run`.")
+        raise ConfigError(
+            f"{path} holds {type(raw).__name__}; a config is a mapping such as `name: my-run`."
+        )
     _resolve_paths(raw, path.parent)
     raw.pop("schema_version", None)  # a run's config.resolved.yaml is a config as well
     base = raw.pop("extends", None)
     if base is None:
         return raw
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: `extends` names one file, relative to this one (given: {base!r})")
+        raise ConfigError(
+            f"{path}: `extends` names one file, relative to this one (given: {base!r})"
+        )
     return merge(_read(path.parent / base, (*seen, path)), raw)
 
 
@@ -134,7 +140,9 @@ def _override(raw: dict[str, Any], item: str) -> None:
     path, sep, text = item.partition("=")
     keys = path.split(".")
     if not sep or not all(keys):
-        raise ConfigError(f"'{item}' is not an override; write key.path=value, such as train.num_steps=5.")
+        raise ConfigError(
+            f"'{item}' is not an override; write key.path=value, such as train.num_steps=5."
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -144,7 +152,9 @@ def _override(raw: dict[str, Any], item: str) -> None:
         place = _place(node, key, item)
         child = node[place] if isinstance(node, list) else node.get(key)
         if child is not None and not isinstance(child, dict | list):
-            raise ConfigError(f"'{item}': {key} is {child!r}, not a mapping, so nothing can be set below it.")
+            raise ConfigError(
+                f"'{item}': {key} is {child!r}, not a mapping, so nothing can be set below it."
+            )
         node[place] = list(child) if isinstance(child, list) else dict(child or {})
         node = node[place]
     node[_place(node, keys[-1], item)] = value
@@ -155,7 +165,9 @@ def _place(node: Any, key: str, item: str) -> Any:
     if not isinstance(node, list):
         return key
     if not key.isdecimal() or int(key) >= len(node):
-        raise ConfigError(f"'{item}': '{key}' is no entry of a list of {len(node)}; count them from 0.")
+        raise ConfigError(
+            f"'{item}': '{key}' is no entry of a list of {len(node)}; count them from 0."
+        )
     return int(key)
 
 
@@ -173,7 +185,9 @@ def _other_branch(error: Any, raw: Mapping[str, Any]) -> bool:
     in_union = len(_path(error, raw)) < len(error["loc"])
     wants_container = error["type"] in ("model_type", "tuple_type", "dict_type")
     wants_scalar = error["type"].endswith("_type") and not wants_container
-    is_container = isinstance(error["input"], Mapping | Sequence) and not isinstance(error["input"], str)
+    is_container = isinstance(error["input"], Mapping | Sequence) and not isinstance(
+        error["input"], str
+    )
     return in_union and (wants_scalar if is_container else wants_container)
 
 
@@ -214,9 +228,13 @@ def _fields(where: Sequence[str], tags: Sequence[Any] = ()) -> list[str]:
     node: Any = Config
     for key in where:
         node = _below(node, key)
-    models = [a for a in (node, *get_args(node)) if isinstance(a, type) and issubclass(a, BaseModel)]
+    models = [
+        a for a in (node, *get_args(node)) if isinstance(a, type) and issubclass(a, BaseModel)
+    ]
     meant = [
-        m for m in models if "type" in m.model_fields and set(get_args(m.model_fields["type"].annotation)) & {*tags}
+        m
+        for m in models
+        if "type" in m.model_fields and set(get_args(m.model_fields["type"].annotation)) & {*tags}
     ]
     return [name for model in meant or models for name in model.model_fields]
 
@@ -229,4 +247,6 @@ def _below(annotation: Any, key: str) -> Any:
         return get_args(annotation)[1]
     if get_origin(annotation) is tuple:
         return get_args(annotation)[0]
-    return next((found for a in get_args(annotation) if (found := _below(a, key)) is not None), None)
+    return next(
+        (found for a in get_args(annotation) if (found := _below(a, key)) is not None), None
+    )

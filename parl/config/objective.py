@@ -6,10 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from parl.config.base import Fraction, Node, NonNegFloat, NonNegInt, PositiveFloat, PositiveInt
+from parl.config.base import (
+    ConfigModel,
+    Fraction,
+    NonNegFloat,
+    NonNegInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 
-class Schedule(Node):
+class Schedule(ConfigModel):
     """A weight that moves linearly from `start` to `end` between two steps, constant outside."""
 
     start: FiniteFloat
@@ -47,7 +54,7 @@ class Term(BaseModel):
         return self.weight.at(step) if isinstance(self.weight, Schedule) else self.weight
 
 
-class Toggle(Node):
+class Toggle(ConfigModel):
     """Token-efficiency phases (Kimi K2.5, section 4.4.2): even phases reward only answers within a task's budget."""
 
     period: PositiveInt = 5
@@ -68,7 +75,7 @@ class Toggle(Node):
     """true = every phase applies the budget (the control that Toggle is compared with)."""
 
 
-class EffortBudget(Node):
+class EffortBudget(ConfigModel):
     """A falling budget of tokens for the whole tree of agents (Kimi K3): beyond tau * b0(x) the outcome counts -1."""
 
     tau: PositiveFloat | Schedule = Schedule(start=2.0, end=1.0, to_step=20)
@@ -88,27 +95,35 @@ class EffortBudget(Node):
     @model_validator(mode="after")
     def _positive(self) -> EffortBudget:
         if isinstance(self.tau, Schedule) and min(self.tau.start, self.tau.end) <= 0:
-            raise ValueError(f"tau goes from {self.tau.start} to {self.tau.end}; give a start and an end above 0")
+            raise ValueError(
+                f"tau goes from {self.tau.start} to {self.tau.end}; give a start and an end above 0"
+            )
         return self
 
 
-class Modifiers(Node):
+class Modifiers(ConfigModel):
     toggle: Toggle | None = None
     effort_budget: EffortBudget | None = None
 
 
-class Reward(Node):
+class Reward(ConfigModel):
     terms: dict[str, Term] = Field(default_factory=lambda: {"outcome": Term()})
     """By name; `parl rewards list` prints what is registered. Weights are never renormalised."""
     modifiers: Modifiers = Modifiers()
 
 
-class Credit(Node):
+class Credit(ConfigModel):
     """From rewards to advantages, per role (docs/credit.md)."""
 
-    type: Literal["group_mean", "trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one", "siblings"] = (
-        "group_mean"
-    )
+    type: Literal[
+        "group_mean",
+        "trajectory",
+        "role_normalized",
+        "hierarchical",
+        "per_turn",
+        "drop_one",
+        "siblings",
+    ] = "group_mean"
     """group_mean: reward minus the mean of the agent's group; for subagents an episode's children are averaged first.
     The other rules: docs/credit.md."""
     normalize_std: bool = False
@@ -129,7 +144,7 @@ class Credit(Node):
     """siblings: share of the assignments that are drawn."""
 
 
-class Loss(Node):
+class Loss(ConfigModel):
     type: Literal["kimi_k2_5", "grpo", "dapo", "gspo"] = "kimi_k2_5"
     """dapo: grpo's clip, and groups whose episodes are all equal are left out. gspo: one ratio for a whole trace."""
     alpha: float = -0.5
@@ -160,11 +175,15 @@ class Loss(Node):
     @model_validator(mode="after")
     def _floor_has_a_bonus(self) -> Loss:
         if self.entropy_floor is not None and not self.entropy_bonus:
-            raise ValueError("entropy_floor without entropy_bonus does nothing; set loss.entropy_bonus, say to 0.01")
+            raise ValueError(
+                "entropy_floor without entropy_bonus does nothing; set loss.entropy_bonus, say to 0.01"
+            )
         return self
 
     @model_validator(mode="after")
     def _window(self) -> Loss:
         if not self.alpha < 0 < self.beta:
-            raise ValueError(f"alpha={self.alpha} and beta={self.beta}: eq. 1 needs alpha < 0 < beta")
+            raise ValueError(
+                f"alpha={self.alpha} and beta={self.beta}: eq. 1 needs alpha < 0 < beta"
+            )
         return self

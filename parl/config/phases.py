@@ -7,58 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, Field
+from parl.config.roles import Gate, RoleConfig, Roles, Trainable
+from parl.core.errors import ConfigError
+from parl.core.types import Role
 
-from parl.config.base import Node, PositiveInt
-from parl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from parl.config.schema import RoleConfig, Roles
-
-
-class Gate(Node):
-    """A skill that ends a phase: at the first step whose metric reaches the value, or after `max_steps` without."""
-
-    metric: str
-    """A metric of the step, such as outcome/subtask or eval/score. A step that lacks it has not reached the value."""
-    value: float
-    max_steps: PositiveInt
-
-
-class Turns(Node):
-    """By turns: so many steps learning, so many frozen, counted from where the phase begins."""
-
-    steps: PositiveInt
-    first: bool
-    """Whether the role learns in the first turn."""
-
-
-class Phase(Node):
-    """A value and its end. The last phase holds to the end of the run."""
-
-    until: PositiveInt | Gate | None = None
-    """A step (exclusive), or a skill: {metric: outcome/subtask, value: 0.8, max_steps: 30}."""
-    value: bool | Turns
-    """Whether the role learns, or by turns: {steps: 5, first: true}."""
-
-
-def _all_but_the_last_end(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    for i, phase in enumerate(phases[:-1]):
-        if phase.until is None:
-            raise ValueError(f"phase {i} has no `until`, so those after it never begin; give it a step or a metric")
-    return phases
-
-
-Trainable = bool | Annotated[tuple[Phase, ...], Field(min_length=1), AfterValidator(_all_but_the_last_end)]
 Place = tuple[int, int]
 """Where a schedule is: (number of the phase, step at which it began)."""
-
-
-def ever(trainable: Trainable) -> bool:
-    """Whether there can be a step at which the role learns."""
-    return trainable if isinstance(trainable, bool) else any(p.value is not False for p in trainable)
 
 
 def learns(trainable: Trainable, place: Place, step: int) -> bool:
@@ -67,7 +22,11 @@ def learns(trainable: Trainable, place: Place, step: int) -> bool:
         return trainable
     index, since = place
     value = trainable[index].value
-    return value if isinstance(value, bool) else value.first == ((step - since) // value.steps % 2 == 0)
+    return (
+        value
+        if isinstance(value, bool)
+        else value.first == ((step - since) // value.steps % 2 == 0)
+    )
 
 
 def place_at(trainable: Trainable, step: int) -> Place:
@@ -91,6 +50,11 @@ def place_at(trainable: Trainable, step: int) -> Place:
     return 0, 0
 
 
+def trainable_at(trainable: Trainable, step: int) -> bool:
+    """Whether the role learns at a step (0-based). Raises ConfigError when metrics decide (see `roles_at`)."""
+    return learns(trainable, place_at(trainable, step), step)
+
+
 def after(trainable: Trainable, place: Place, step: int, metrics: Mapping[str, float]) -> Place:
     """The place at the next step, once a step is done and measured."""
     index, since = place
@@ -110,26 +74,31 @@ def _is_over(until: int | Gate | None, since: int, step: int, metrics: Mapping[s
 # --- both roles ------------------------------------------------------------------------------------------------------
 
 
-def now(roles: Roles, known: Mapping[str, Place], step: int) -> Roles:
-    """The roles of one step: `trainable` is true or false.
+def roles_at(roles: Roles, places: Mapping[str, Place], step: int) -> Roles:
+    """Return the roles of one step: `trainable` is true or false.
 
     Args:
-        known: role -> place, as `after_step` gave it; without it the place is what steps alone say.
+        places: role -> place, as `after_step` returned it. A role that is missing is where steps alone put it.
     """
-    places = _places(roles, known, step)
-    plain = {n: r.model_copy(update={"trainable": learns(r.trainable, places[n], step)}) for n, r in _both(roles)}
-    return roles.model_copy(update=plain)
+    return Roles(
+        **{
+            name: role.replace(
+                trainable=learns(role.trainable, _place(name, role, places, step), step)
+            )
+            for name, role in roles.items()
+        }
+    )
 
 
-def after_step(roles: Roles, known: Mapping[str, Place], step: int, metrics: Mapping[str, float]) -> dict[str, Place]:
-    """Role -> place at the next step."""
-    places = _places(roles, known, step)
-    return {n: after(r.trainable, places[n], step, metrics) for n, r in _both(roles)}
+def after_step(
+    roles: Roles, places: Mapping[str, Place], step: int, metrics: Mapping[str, float]
+) -> dict[str, Place]:
+    """Return role -> place at the next step."""
+    return {
+        name: after(role.trainable, _place(name, role, places, step), step, metrics)
+        for name, role in roles.items()
+    }
 
 
-def _places(roles: Roles, known: Mapping[str, Place], step: int) -> dict[str, Place]:
-    return {n: known.get(n) or place_at(r.trainable, step) for n, r in _both(roles)}
-
-
-def _both(roles: Roles) -> tuple[tuple[str, RoleConfig], ...]:
-    return ("orchestrator", roles.orchestrator), ("subagent", roles.subagent)
+def _place(name: Role, role: RoleConfig, places: Mapping[str, Place], step: int) -> Place:
+    return places.get(name) or place_at(role.trainable, step)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from parl.config.base import Node, NonNegFloat, NonNegInt, PositiveFloat, PositiveInt
+from parl.config.base import ConfigModel, NonNegFloat, NonNegInt, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
-    from parl.config.schema import Config
+    pass
 
 
-class Inference(Node):
+class Inference(ConfigModel):
     """Inference actors of one policy: they batch the requests of all rollout workers."""
 
     instances: PositiveInt = 1
@@ -21,7 +21,7 @@ class Inference(Node):
     num_gpus: NonNegFloat = 0.0
 
 
-class Rollout(Node):
+class Rollout(ConfigModel):
     backend: Literal["local", "ray"] = "local"
     """`local`: episodes are coroutines of this process. `ray`: of `num_workers` Ray actors, each with engines of its
     own, on this machine or on the cluster of RAY_ADDRESS."""
@@ -44,20 +44,3 @@ class Rollout(Node):
     """Wall-clock deadline of one episode; a later one is a `timeout` failure (and makes the step non-reproducible)."""
     max_retries: NonNegInt = 1
     """New attempts of an episode whose environment failed."""
-
-
-def check_rollout(config: Config) -> None:
-    """Raises ValueError: inference actors of no policy, or what needs Ray without it."""
-    backend = config.rollout.backend
-    for name in config.rollout.inference:
-        if name not in config.policies:
-            raise ValueError(f"rollout.inference has '{name}', but policies has {sorted(config.policies)}")
-        if config.base_of(name) != name:
-            raise ValueError(f"rollout.inference.{name}: it is served with its base; say {config.base_of(name)}")
-        if backend != "ray":
-            raise ValueError(f"rollout.inference.{name} needs rollout.backend: ray (now: {backend})")
-    if config.train.mode == "async" and backend != "ray":
-        raise ValueError(
-            f"train.mode is async, but rollout.backend is {backend}, which samples in the process that learns; set "
-            "rollout.backend: ray, or train.mode: sync"
-        )

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from parl.config.base import Node, PositiveInt
+from parl.config.base import ConfigModel, PositiveInt
 
 
-class TinyModel(Node):
+class TinyModel(ConfigModel):
     """Shape of the model that is built from scratch: a stock LFM2 layout (learnable in minutes on a CPU)."""
 
     hidden_size: PositiveInt = 128
@@ -23,7 +23,7 @@ class TinyModel(Node):
     max_positions: PositiveInt = 2048
 
 
-class TinyVlm(Node):
+class TinyVlm(ConfigModel):
     """Shape of the model that sees and is built from scratch: a stock Qwen3-VL layout."""
 
     hidden_size: PositiveInt = 128
@@ -53,7 +53,9 @@ class TinyVlm(Node):
                 "6 (positions in time, height and width)"
             )
         if self.vision_size % (4 * VISION_HEADS):
-            raise ValueError(f"vision_size is {self.vision_size}; take a multiple of {4 * VISION_HEADS}")
+            raise ValueError(
+                f"vision_size is {self.vision_size}; take a multiple of {4 * VISION_HEADS}"
+            )
         if self.min_pixels > self.max_pixels:
             raise ValueError("min_pixels is above max_pixels; swap them")
         return self

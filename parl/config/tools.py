@@ -7,10 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from parl.config.base import Node, PositiveFloat, PositiveInt
+from parl.config.base import ConfigModel, PositiveFloat, PositiveInt
 
 
-class SqlConfig(Node):
+class SqlConfig(ConfigModel):
     """A tool `sql(query)` that reads a SQLite database."""
 
     database: Path
@@ -22,7 +22,7 @@ class SqlConfig(Node):
     """Of one result."""
 
 
-class McpConfig(Node):
+class McpConfig(ConfigModel):
     """A Model Context Protocol server: give `command` or `url`."""
 
     command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -48,15 +48,21 @@ class McpConfig(Node):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.command is None) == (self.url is None):
-            raise ValueError("give `command` (a program) or `url` (a server that runs), one of the two")
+            raise ValueError(
+                "give `command` (a program) or `url` (a server that runs), one of the two"
+            )
         if self.url is None and self.api_key_env is not None:
-            raise ValueError("`api_key_env` goes with `url`; a `command` gets its variables by `pass_env`")
+            raise ValueError(
+                "`api_key_env` goes with `url`; a `command` gets its variables by `pass_env`"
+            )
         if self.command is None and self.pass_env:
-            raise ValueError("`pass_env` goes with `command`; a `url` gets its token by `api_key_env`")
+            raise ValueError(
+                "`pass_env` goes with `command`; a `url` gets its token by `api_key_env`"
+            )
         return self
 
 
-class ToolsConfig(Node):
+class ToolsConfig(ConfigModel):
     """Tools that every agent has beside the environment's own."""
 
     calculator: bool = False

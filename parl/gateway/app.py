@@ -54,23 +54,32 @@ def make_app(find: Find, limits: Limits, names: Sequence[str], prefix: str = "")
 
     async def models(request: Request) -> Response:
         speaker = find(request.path_params, _bearer(request))
-        cards = [{"id": name, "object": "model", "created": 0, "owned_by": "parl"} for name in speaker.models]
+        cards = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "parl"}
+            for name in speaker.models
+        ]
         return JSONResponse({"object": "list", "data": cards})
 
     async def chat(request: Request) -> Response:
         nonlocal running
         speaker = find(request.path_params, _bearer(request))
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise ApiError(415, "invalid_content_type", "Send the body as `Content-Type: application/json`.")
+            raise ApiError(
+                415, "invalid_content_type", "Send the body as `Content-Type: application/json`."
+            )
         if running >= limits.concurrent:
-            raise ApiError(429, "too_many_requests", f"{running} requests are running; ask again later.")
+            raise ApiError(
+                429, "too_many_requests", f"{running} requests are running; ask again later."
+            )
         running += 1
         try:
             async with asyncio.timeout(limits.deadline_s):
                 asked = parse_request(await _body(request, limits.body_bytes))
                 reply = await speaker.chat(asked)
         except TimeoutError:
-            raise ApiError(504, "deadline", f"There was no answer within {limits.deadline_s:g} s.") from None
+            raise ApiError(
+                504, "deadline", f"There was no answer within {limits.deadline_s:g} s."
+            ) from None
         finally:
             running -= 1
         if asked.stream:
@@ -104,5 +113,7 @@ async def _told(request: Request, error: ApiError) -> Response:
 
 
 async def _no_route(request: Request, error: HTTPException) -> Response:
-    told = ApiError(error.status_code, "not_found", f"{request.method} {request.url.path}: {error.detail}.")
+    told = ApiError(
+        error.status_code, "not_found", f"{request.method} {request.url.path}: {error.detail}."
+    )
     return JSONResponse(told.body(), error.status_code)

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from parl import images
-from parl.env import Message, ToolSpec
-from parl.types import ToolCall
+from parl.core import images
+from parl.core.messages import Message
+from parl.core.types import ToolCall
+from parl.env.tools import ToolSpec
 
 ONLY: Mapping[str, tuple[Any, ...]] = {
     "top_p": (1,),
@@ -43,12 +44,16 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        return {
+            "error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        }
 
 
 def _uri(url: str) -> str:
     if not images.is_image(url):
-        raise ValueError("an image is given as its data, data:image/png;base64,...; nothing is fetched")
+        raise ValueError(
+            "an image is given as its data, data:image/png;base64,...; nothing is fetched"
+        )
     return url
 
 
@@ -98,7 +103,9 @@ class _Message(BaseModel):
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(p.text for p in self.parts)
+        return (
+            self.content if isinstance(self.content, str) else "".join(p.text for p in self.parts)
+        )
 
 
 class _Function(BaseModel):
@@ -145,7 +152,9 @@ class ChatRequest:
     @property
     def num_said(self) -> int:
         """Messages up to and including the last one of an assistant: the part that a record may hold."""
-        return max((i + 1 for i, m in enumerate(self.messages) if m["role"] == "assistant"), default=0)
+        return max(
+            (i + 1 for i, m in enumerate(self.messages) if m["role"] == "assistant"), default=0
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,20 +187,27 @@ def parse_request(body: bytes) -> ChatRequest:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "invalid_json", f"The body is not JSON: {error}") from None
     if not isinstance(raw, dict):
-        raise ApiError(400, "invalid_json", "The body must be a JSON object with `model` and `messages`.")
+        raise ApiError(
+            400, "invalid_json", "The body must be a JSON object with `model` and `messages`."
+        )
     for name, allowed in ONLY.items():
         given = raw.pop(name, None)
         if given is not None and given not in allowed:
             shown = json.dumps(allowed[0])
             raise ApiError(
-                400, "unsupported_value", f"{name}: only {shown} is supported (given: {given!r})"[:500], name
+                400,
+                "unsupported_value",
+                f"{name}: only {shown} is supported (given: {given!r})"[:500],
+                name,
             )
     for name in WITHOUT_EFFECT:
         raw.pop(name, None)
     try:
         parsed = _Body.model_validate(raw)
     except ValidationError as error:
-        first = max(error.errors(), key=lambda e: len(e["loc"]))  # of a union's branches, what was meant got furthest
+        first = max(
+            error.errors(), key=lambda e: len(e["loc"])
+        )  # of a union's branches, what was meant got furthest
         param = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         unknown = first["type"] == "extra_forbidden"
         told = "this endpoint does not know it; leave it out" if unknown else first["msg"]
@@ -202,13 +218,18 @@ def parse_request(body: bytes) -> ChatRequest:
     return ChatRequest(
         model=parsed.model,
         messages=tuple(_messages(parsed.messages)),
-        tools=tuple(ToolSpec(name=f.name, description=f.description, parameters=f.parameters) for f in functions),
+        tools=tuple(
+            ToolSpec(name=f.name, description=f.description, parameters=f.parameters)
+            for f in functions
+        ),
         temperature=parsed.temperature,
         max_tokens=parsed.max_completion_tokens or parsed.max_tokens,
         seed=parsed.seed,
         logprobs=bool(parsed.logprobs),
         stream=bool(parsed.stream),
-        images=tuple(p.image_url.url for m in parsed.messages for p in m.parts if isinstance(p, _ImagePart)),
+        images=tuple(
+            p.image_url.url for m in parsed.messages for p in m.parts if isinstance(p, _ImagePart)
+        ),
     )
 
 
@@ -219,14 +240,20 @@ def _messages(given: Sequence[_Message]) -> list[Message]:
     if rest[0].role in ("system", "developer"):
         out.append({"role": "system", "content": rest.pop(0).text, "tool_calls": []})
     if not rest or rest[0].role != "user":
-        raise _refused("messages must begin with at most one system message and then one of the user")
+        raise _refused(
+            "messages must begin with at most one system message and then one of the user"
+        )
     out.append({"role": "user", "content": rest.pop(0).text, "tool_calls": []})
     while rest:
         said = rest.pop(0)
         if said.role != "assistant":
-            raise _refused(f"a message of the role '{said.role}' where one of the assistant must stand")
+            raise _refused(
+                f"a message of the role '{said.role}' where one of the assistant must stand"
+            )
         calls = said.tool_calls or []
-        out.append({"role": "assistant", "content": said.text, "tool_calls": [_call(c) for c in calls]})
+        out.append(
+            {"role": "assistant", "content": said.text, "tool_calls": [_call(c) for c in calls]}
+        )
         num = len(calls) or 1
         heard, rest = rest[:num], rest[num:]
         if calls:
@@ -237,7 +264,9 @@ def _messages(given: Sequence[_Message]) -> list[Message]:
                 )
             out += [{"role": "tool", "content": answers[c.id], "tool_calls": []} for c in calls]
         elif not heard or heard[0].role != "user":
-            raise _refused("an assistant's message without tool calls must be followed by one of the user")
+            raise _refused(
+                "an assistant's message without tool calls must be followed by one of the user"
+            )
         else:
             out.append({"role": "user", "content": heard[0].text, "tool_calls": []})
     return out
@@ -275,7 +304,9 @@ def chunks(request: ChatRequest, reply: Reply) -> Iterator[str]:
     """The same as a stream of server-sent events: the whole turn in one piece, for clients that insist on streams."""
     head = _head(request, reply, "chat.completion.chunk")
     answer = _answer(reply)
-    answer["tool_calls"] = [{"index": i, **call} for i, call in enumerate(answer.get("tool_calls", ()))]
+    answer["tool_calls"] = [
+        {"index": i, **call} for i, call in enumerate(answer.get("tool_calls", ()))
+    ]
     deltas = [(answer, None, _logprobs(request, reply)), ({}, reply.finish, None)]
     for delta, finish, logprobs in deltas:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
@@ -290,7 +321,11 @@ def _head(request: ChatRequest, reply: Reply, kind: str) -> dict[str, Any]:
 
 def _answer(reply: Reply) -> dict[str, Any]:
     calls = [
-        {"id": i, "type": "function", "function": {"name": c.name, "arguments": json.dumps(dict(c.arguments))}}
+        {
+            "id": i,
+            "type": "function",
+            "function": {"name": c.name, "arguments": json.dumps(dict(c.arguments))},
+        }
         for i, c in reply.calls
     ]
     content = reply.content if reply.content or not calls else None
@@ -309,4 +344,8 @@ def _logprobs(request: ChatRequest, reply: Reply) -> dict[str, Any] | None:
 
 def _usage(reply: Reply) -> dict[str, int]:
     num = len(reply.token_ids)
-    return {"prompt_tokens": reply.num_prompt, "completion_tokens": num, "total_tokens": reply.num_prompt + num}
+    return {
+        "prompt_tokens": reply.num_prompt,
+        "completion_tokens": num,
+        "total_tokens": reply.num_prompt + num,
+    }

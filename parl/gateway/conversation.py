@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from parl.env import Message, ToolSpec
+from parl.core.messages import Message
+from parl.core.types import ToolCall, Turn
+from parl.env.tools import ToolSpec
 from parl.gateway.chat import ApiError, ChatRequest, Reply
 from parl.policy.base import PolicyHandle, Renderer, Request
-from parl.policy.scripted import call_text
-from parl.rollout.agent import Tape, seen
-from parl.types import ToolCall, Turn
+from parl.policy.engines.scripted import call_text
+from parl.policy.tape import Tape, seen
 
 
 @runtime_checkable
@@ -38,20 +39,33 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, name: str, session: str, policy: PolicyHandle, request: ChatRequest) -> Conversation:
+    def begin(
+        cls, name: str, session: str, policy: PolicyHandle, request: ChatRequest
+    ) -> Conversation:
         """Render a request whole. Raises ApiError: the format cannot say it."""
         images = seen(policy.renderer, _heard(request.messages))
-        return cls(name, session, policy, Tape(_render(policy, request), images), list(request.messages))
+        return cls(
+            name, session, policy, Tape(_render(policy, request), images), list(request.messages)
+        )
 
     def branch(self, name: str, session: str, num_turns: int) -> Conversation:
         """A conversation of its own with the tokens of this one up to the end of a turn."""
         turns = self.turns[:num_turns]
         end, tape = turns[-1].end, Tape(())
-        tape.ids, tape.mask, tape.logprobs = self.tape.ids[:end], self.tape.mask[:end], self.tape.logprobs[:end]
+        tape.ids, tape.mask, tape.logprobs = (
+            self.tape.ids[:end],
+            self.tape.mask[:end],
+            self.tape.logprobs[:end],
+        )
         heard = [i for i, m in enumerate(self.messages) if m["role"] == "assistant"]
-        first = len(heard) - len(self.turns)  # those before it were a client's, rendered as part of the prompt
+        first = len(heard) - len(
+            self.turns
+        )  # those before it were a client's, rendered as part of the prompt
         messages = self.messages[: heard[first + num_turns - 1] + 1]
-        told = (*_heard(self.messages[: heard[first]]), *(text for t in turns[:-1] for text in t.observations))
+        told = (
+            *_heard(self.messages[: heard[first]]),
+            *(text for t in turns[:-1] for text in t.observations),
+        )
         tape.images = list(seen(self.policy.renderer, told))
         turns[-1] = replace(turns[-1], observations=(), env_calls=0)
         return Conversation(name, session, self.policy, tape, messages, turns)
@@ -63,8 +77,13 @@ class Conversation:
         stop = [] if self.tape.ids[-1] in renderer.stop_ids else [renderer.stop_ids[0]]
         if news[0]["role"] == "user":
             return (news[0]["content"],), stop + _reply(renderer, news[0]["content"])
-        told = iter(news)  # malformed calls, which the client has not seen, are answered with their error
-        texts = tuple(c.error if c.error is not None else next(told)["content"] for c in self.turns[-1].tool_calls)
+        told = iter(
+            news
+        )  # malformed calls, which the client has not seen, are answered with their error
+        texts = tuple(
+            c.error if c.error is not None else next(told)["content"]
+            for c in self.turns[-1].tool_calls
+        )
         said = self.tape.ids[self.turns[-1].start : self.turns[-1].end]
         return texts, stop + renderer.observe(texts, said)
 
@@ -82,7 +101,9 @@ class Conversation:
         policy, start = self.policy, len(self.tape.ids)
         context, images, said = tuple(self.tape.ids), tuple(self.tape.images), tuple(self.messages)
         generation = await policy.engine.generate(
-            Request(self.session, context, said, room, temperature, seed, policy.adapter, images=images)
+            Request(
+                self.session, context, said, room, temperature, seed, policy.adapter, images=images
+            )
         )
         self.tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
         text, calls = policy.renderer.parse(self.tape.ids[start:])

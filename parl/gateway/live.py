@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from socket import socket
 from typing import TYPE_CHECKING
 
+from parl.core.net import listen, own_names, url
 from parl.gateway.chat import ApiError
-from parl.web import listen, own_names, url
 
 if TYPE_CHECKING:
     from parl.gateway.app import Speaker
@@ -100,5 +100,7 @@ class Gateway:
     def _find(self, path: Mapping[str, str], key: str) -> Speaker:
         found = self._speakers.get(key)
         if found is None or found[:2] != (path["episode"], path["agent"]):
-            raise ApiError(401, "invalid_api_key", "This agent has ended, or the key is not its own.")
+            raise ApiError(
+                401, "invalid_api_key", "This agent has ended, or the key is not its own."
+            )
         return found[2]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from parl.types import Sample
+from parl.core.types import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,9 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def collate(samples: Sequence[Sample], temperatures: Sequence[float], device: torch.device) -> Batch:
+def collate(
+    samples: Sequence[Sample], temperatures: Sequence[float], device: torch.device
+) -> Batch:
     """Pad samples into one batch on a device."""
     width = max(len(s.token_ids) for s in samples)
     ids = torch.zeros((len(samples), width), dtype=torch.long)

@@ -11,7 +11,6 @@ Random streams and the task cursor are functions of (seed, step), so there is no
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,11 +21,10 @@ from typing import Any
 
 import torch
 
-from parl.errors import CheckpointError
-from parl.policy import lora
-from parl.policy.vision import eyes
-
-COLD_START = "cold_start"
+from parl.core.errors import CheckpointError
+from parl.core.manifest import COLD_START, digest, verify
+from parl.policy.models import lora
+from parl.policy.models.vision import families as eyes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,9 @@ Stored = tuple[Any, Any] | Path
 """(model, tokenizer), or a folder in which the same was stored before."""
 
 
-def save(folder: Path, state: State, policies: Mapping[str, Stored], learners: Mapping[str, Any]) -> None:
+def save(
+    folder: Path, state: State, policies: Mapping[str, Stored], learners: Mapping[str, Any]
+) -> None:
     """Write a checkpoint folder.
 
     Args:
@@ -77,7 +77,7 @@ def save(folder: Path, state: State, policies: Mapping[str, Stored], learners: M
     torch.save(dict(learners), temporary / "learner.pt")
     (temporary / "state.json").write_text(json.dumps(asdict(state)))
     files = sorted(p for p in temporary.rglob("*") if p.is_file())
-    manifest = {str(p.relative_to(temporary)): _digest(p) for p in files}
+    manifest = {str(p.relative_to(temporary)): digest(p) for p in files}
     (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
     for path in [*files, temporary / "manifest.json"]:
         with path.open("rb") as file:
@@ -93,28 +93,9 @@ def load(folder: Path) -> tuple[State, dict[str, Any]]:
     values = json.loads((folder / "state.json").read_text())
     learners = torch.load(folder / "learner.pt", weights_only=True, map_location="cpu")
     phases = {role: tuple(place) for role, place in values.get("phases", {}).items()}
-    return State(**values | {"pending": tuple(values.get("pending", ())), "phases": phases}), learners
-
-
-def verify(folder: Path) -> None:
-    """Check every file against the manifest. Raises CheckpointError with the way out."""
-    way_out = (
-        "Start the run anew: every other checkpoint began there."
-        if folder.name == COLD_START
-        else f"Delete {folder} to resume from the checkpoint before it."
-    )
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if not isinstance(manifest, dict) or not {"learner.pt", "state.json"} <= set(manifest):
-            raise ValueError
-    except (OSError, ValueError):
-        raise CheckpointError(
-            f"{folder} is no whole checkpoint: its manifest.json is missing or damaged. {way_out}"
-        ) from None
-    for name, digest in manifest.items():
-        path = folder / name
-        if not path.is_file() or _digest(path) != digest:
-            raise CheckpointError(f"{folder} is damaged: {name} is missing or was changed. {way_out}")
+    return State(
+        **values | {"pending": tuple(values.get("pending", ())), "phases": phases}
+    ), learners
 
 
 def steps(run: Path) -> list[Path]:
@@ -142,10 +123,14 @@ def find(run: Path, which: str | None) -> Path:
         folder = run / "checkpoints" / step_name(best["step"]) if best else newest
     else:
         name = step_name(int(which)) if which.isdecimal() else which
-        folder = run / "checkpoints" / name if name.startswith("step_") and "/" not in name else None
+        folder = (
+            run / "checkpoints" / name if name.startswith("step_") and "/" not in name else None
+        )
     if folder is None or not folder.is_dir():
         have = ", ".join(p.name for p in steps(run)) or "none"
-        raise CheckpointError(f"{run} has no checkpoint '{which or 'latest'}'. Steps: {have}; also best, cold-start.")
+        raise CheckpointError(
+            f"{run} has no checkpoint '{which or 'latest'}'. Steps: {have}; also best, cold-start."
+        )
     return folder
 
 
@@ -161,8 +146,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without links
         shutil.copy2(source, target)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,12 +14,12 @@ from typing import Any
 import ray
 import torch
 
-from parl import ray_session
 from parl.config.objective import Loss
-from parl.config.schema import Optimizer
+from parl.config.policy import Optimizer
+from parl.core import ray_session
+from parl.core.types import Sample
 from parl.learner.learner import Learner
-from parl.policy import lora
-from parl.types import Sample
+from parl.policy.models import lora
 
 START_S = 600.0
 DEADLINE_S = 3600.0
@@ -30,10 +30,12 @@ class LearnerRank:
     """The actor: one process of the group."""
 
     def __init__(self, rank: int, num: int, threads: int) -> None:
-        from parl.system import pin_threads
+        from parl.core.machine import pin_threads
 
         pin_threads(threads)
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num), LOCAL_WORLD_SIZE=str(num))
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num), LOCAL_WORLD_SIZE=str(num)
+        )
 
     def ping(self) -> str:
         return "pong"
@@ -52,7 +54,9 @@ class LearnerRank:
         """The metrics, and on the first rank the new weights as numpy arrays."""
         metrics = self._learner.update(*arguments)
         first = self._learner.accelerator.is_main_process
-        return metrics, {k: v.cpu().numpy() for k, v in self._learner.weights().items()} if first else {}
+        return metrics, {
+            k: v.cpu().numpy() for k, v in self._learner.weights().items()
+        } if first else {}
 
     def logprobs(self, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
         return self._learner.logprobs(token_ids, images)
@@ -122,7 +126,9 @@ class LearnerGroup:
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         shared = [ray.put(a) for a in arguments]
         try:
-            return ray.get([getattr(r, method).remote(*shared) for r in self._ranks], timeout=DEADLINE_S)  # type: ignore[no-any-return]
+            calls = [getattr(rank, method).remote(*shared) for rank in self._ranks]
+            results: list[Any] = ray.get(calls, timeout=DEADLINE_S)
+            return results
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
             raise RuntimeError(
                 f"A learner process of policy {self.name} was lost or did not answer ({type(error).__name__}). The run "

@@ -17,16 +17,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from parl.config.objective import Loss
-from parl.config.schema import Optimizer
-from parl.errors import EngineMismatch
+from parl.config.policy import Optimizer
+from parl.core.errors import EngineMismatch
+from parl.core.types import Sample
 from parl.learner.batch import Batch, collate, micro_batches
 from parl.learner.loss import grpo, gspo, kimi_k2_5
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
 from parl.learner.precision import Passes
-from parl.policy import lora
-from parl.policy.vision.eyes import eyes_of
-from parl.policy.vision.passes import hidden_states, logits
-from parl.types import Sample
+from parl.policy.models import lora
+from parl.policy.models.vision.families import eyes_of
+from parl.policy.models.vision.forward import hidden_states, logits
 
 
 class Learner:
@@ -49,16 +49,28 @@ class Learner:
         self._tokens_per_batch = tokens_per_batch
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         # Unwrapped in several processes, too: gradients are summed here once a step, after all micro-batches.
-        self.model = self.accelerator.prepare_model(model, evaluation_mode=self.accelerator.num_processes > 1)
+        self.model = self.accelerator.prepare_model(
+            model, evaluation_mode=self.accelerator.num_processes > 1
+        )
         self.optimizer = self.accelerator.prepare(build_optimizer(model, optimizer))
-        self._passes = None if dtype == torch.float32 else Passes(self.accelerator.unwrap_model(self.model), dtype)
+        self._passes = (
+            None
+            if dtype == torch.float32
+            else Passes(self.accelerator.unwrap_model(self.model), dtype)
+        )
         self.version = 0
-        self._entropy = float("inf")  # as the last update measured it; before the first one the floor does not act
+        self._entropy = float(
+            "inf"
+        )  # as the last update measured it; before the first one the floor does not act
 
     @property
     def bare_model(self) -> Any:
         """The model that does the passes."""
-        return self._passes.model if self._passes is not None else self.accelerator.unwrap_model(self.model)
+        return (
+            self._passes.model
+            if self._passes is not None
+            else self.accelerator.unwrap_model(self.model)
+        )
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The current weights, of an adapter its own alone, for engines."""
@@ -70,7 +82,11 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the weights."""
-        return {"optimizer": self.optimizer.state_dict(), "version": self.version, "entropy": self._entropy}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "version": self.version,
+            "entropy": self._entropy,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
@@ -98,7 +114,12 @@ class Learner:
         for k in range(num_updates):
             part = samples[k::num_updates]
             if part:
-                _add(totals, self._optimizer_step(part, temperatures, denominator / num_updates, first=k == 0))
+                _add(
+                    totals,
+                    self._optimizer_step(
+                        part, temperatures, denominator / num_updates, first=k == 0
+                    ),
+                )
         self.version += 1
         count = max(1.0, totals.pop("tokens", 0.0))
         half, most = np.quantile(totals.get("mismatches") or [0.0], (0.5, 0.99))
@@ -107,7 +128,8 @@ class Learner:
             "grad_norm": totals.get("grad_norm", 0.0) / num_updates,
             "entropy": totals.get("entropy_sum", 0.0) / count,
             "clipped_fraction": totals.get("clipped_sum", 0.0) / count,
-            "logp_mismatch_mean": totals.get("mismatch_sum", 0.0) / max(1.0, totals.get("first_tokens", 0.0)),
+            "logp_mismatch_mean": totals.get("mismatch_sum", 0.0)
+            / max(1.0, totals.get("first_tokens", 0.0)),
             "logp_mismatch_p50": float(half),
             "logp_mismatch_p99": float(most),
             "logp_mismatch_max": totals.get("mismatch_max", 0.0),
@@ -118,7 +140,11 @@ class Learner:
         return {f"policy/{self.name}/{k}": v for k, v in metrics.items()}
 
     def _optimizer_step(
-        self, samples: Sequence[Sample], temperatures: Mapping[str, float], denominator: float, first: bool
+        self,
+        samples: Sequence[Sample],
+        temperatures: Mapping[str, float],
+        denominator: float,
+        first: bool,
     ) -> dict[str, Any]:
         self.bare_model.train()
         totals: dict[str, Any] = {}
@@ -135,7 +161,9 @@ class Learner:
             _add(totals, stats)
         if self.accelerator.num_processes > 1:
             totals = self._over_all_processes(totals)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._optimizer_config.grad_clip)
+        norm = self.accelerator.clip_grad_norm_(
+            self.model.parameters(), self._optimizer_config.grad_clip
+        )
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self._passes is not None:
@@ -168,9 +196,13 @@ class Learner:
         common: dict[str, Any] = {"weights": batch.weight_B[rows], "denominator": denominator}
         cfg = self._loss
         if cfg.type == "kimi_k2_5":
-            loss, stats = kimi_k2_5(*arguments, alpha=cfg.alpha, beta=cfg.beta, tau=cfg.tau, **common)
+            loss, stats = kimi_k2_5(
+                *arguments, alpha=cfg.alpha, beta=cfg.beta, tau=cfg.tau, **common
+            )
         elif cfg.type == "gspo":
-            loss, stats = gspo(*arguments, rows, clip_low=cfg.clip_low, clip_high=cfg.clip_high, **common)
+            loss, stats = gspo(
+                *arguments, rows, clip_low=cfg.clip_low, clip_high=cfg.clip_high, **common
+            )
         else:  # what dapo adds is in `credit.learnable`
             loss, stats = grpo(*arguments, clip_low=cfg.clip_low, clip_high=cfg.clip_high, **common)
         entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
@@ -201,11 +233,18 @@ def logprobs(model: Any, token_ids: Sequence[int], images: Sequence[str] = ()) -
 
 
 def check_engine(
-    engine: Any, learner: Any, probe: Sequence[int], tolerance: float, adapter: str = "", images: Sequence[str] = ()
+    engine: Any,
+    learner: Any,
+    probe: Sequence[int],
+    tolerance: float,
+    adapter: str = "",
+    images: Sequence[str] = (),
 ) -> float:
     """Compare one probe's log-probs in engine and learner; the largest difference. Raises EngineMismatch."""
     given = {"images": images} if images else {}
-    off = float((engine.score(probe, adapter, **given) - learner.logprobs(probe, **given)).abs().max())
+    off = float(
+        (engine.score(probe, adapter, **given) - learner.logprobs(probe, **given)).abs().max()
+    )
     if not off <= tolerance:
         raise EngineMismatch(
             f"After syncing version {learner.version} the engine's log-probs of a probe differ from the learner's by "

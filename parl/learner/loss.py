@@ -72,7 +72,9 @@ def grpo(
     inside, log_ratio, advantages, weights = _prepare(logp, old_logp, advantages, mask, weights)
     ratio = log_ratio.exp()
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
-    clipped = ((ratio > 1 + clip_high) & (advantages > 0)) | ((ratio < 1 - clip_low) & (advantages < 0))
+    clipped = ((ratio > 1 + clip_high) & (advantages > 0)) | (
+        (ratio < 1 - clip_low) & (advantages < 0)
+    )
     return -_mean(gain, weights, denominator), _stats(log_ratio, clipped, inside)
 
 
@@ -100,15 +102,21 @@ def gspo(
     """
     inside, log_ratio, advantages, weights = _prepare(logp, old_logp, advantages, mask, weights)
     if traces.shape != logp.shape:
-        raise ValueError(f"The tensors of a loss have one shape; got traces {tuple(traces.shape)}. Expand them first.")
+        raise ValueError(
+            f"The tensors of a loss have one shape; got traces {tuple(traces.shape)}. Expand them first."
+        )
     flat, used = traces[inside], log_ratio[inside]
     num = int(flat.max()) + 1 if len(flat) else 0
     sums = torch.zeros(num, dtype=used.dtype, device=used.device).index_add(0, flat, used.detach())
     mean = torch.zeros_like(log_ratio)
     mean[inside] = (sums / torch.bincount(flat, minlength=num).clamp(min=1))[flat]
-    ratio = (mean + log_ratio - log_ratio.detach()).exp()  # s, with the gradient of each token's own log-prob
+    ratio = (
+        mean + log_ratio - log_ratio.detach()
+    ).exp()  # s, with the gradient of each token's own log-prob
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
-    clipped = ((ratio > 1 + clip_high) & (advantages > 0)) | ((ratio < 1 - clip_low) & (advantages < 0))
+    clipped = ((ratio > 1 + clip_high) & (advantages > 0)) | (
+        (ratio < 1 - clip_low) & (advantages < 0)
+    )
     return -_mean(gain, weights, denominator), _stats(log_ratio, clipped, inside)
 
 
@@ -117,11 +125,19 @@ def _prepare(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(mask, log-ratio, advantages, weights), the last three 0 outside the mask (so never clipped), float32 or more."""
     weights = torch.ones_like(logp, requires_grad=False) if weights is None else weights
-    given = {"logp": logp, "old_logp": old_logp, "advantages": advantages, "mask": mask, "weights": weights}
+    given = {
+        "logp": logp,
+        "old_logp": old_logp,
+        "advantages": advantages,
+        "mask": mask,
+        "weights": weights,
+    }
     if len({t.shape for t in given.values()}) > 1:
         shapes = ", ".join(f"{k} {tuple(t.shape)}" for k, t in given.items())
         raise ValueError(f"The tensors of a loss have one shape; got {shapes}. Expand them first.")
-    dtype = torch.promote_types(logp.dtype, torch.float32)  # bfloat16 would round small log-ratios away
+    dtype = torch.promote_types(
+        logp.dtype, torch.float32
+    )  # bfloat16 would round small log-ratios away
     inside = mask.bool()
     zero = torch.zeros((), dtype=dtype, device=logp.device)
     log_ratio = torch.where(inside, logp.to(dtype) - old_logp.detach().to(dtype), zero)
@@ -136,7 +152,9 @@ def _prepare(
 def _mean(gain: Tensor, weights: Tensor, denominator: float | Tensor | None) -> Tensor:
     total = weights.sum() if denominator is None else denominator
     if not total > 0:
-        raise ValueError(f"The denominator of a loss must be positive; got {float(total)}. Is the mask empty?")
+        raise ValueError(
+            f"The denominator of a loss must be positive; got {float(total)}. Is the mask empty?"
+        )
     return (gain * weights).sum() / total
 
 

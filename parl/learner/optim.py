@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from parl.config.schema import Optimizer
+from parl.config.policy import Optimizer
 
 
 class Muon(torch.optim.Optimizer):
@@ -119,7 +119,9 @@ def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:
     if config.decay == "constant":
         return warm
     progress = step / max(1, num_steps)
-    return warm * (1.0 if progress <= config.hold else max(0.03, (1 - progress) / (1 - config.hold)))
+    return warm * (
+        1.0 if progress <= config.hold else max(0.03, (1 - progress) / (1 - config.hold))
+    )
 
 
 def set_lr_scale(optimizer: torch.optim.Optimizer, scale: float) -> None:

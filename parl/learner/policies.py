@@ -16,25 +16,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig
 
-from parl import ray_session
-from parl.config.schema import Config, EngineConfig, Optimizer, Roles
-from parl.endpoint import key_of
-from parl.env import AgentEnv, seed_for
-from parl.errors import CheckpointError, ConfigError
+from parl.config.derived import num_cpus
+from parl.config.policy import EngineConfig, Optimizer
+from parl.config.roles import Roles
+from parl.config.schema import Config
+from parl.core.errors import CheckpointError, ConfigError
+from parl.core.machine import device
+from parl.core.manifest import verify
+from parl.core.seeds import seed_for
+from parl.core.types import ROLES, UNKNOWN_TOKEN, Sample
+from parl.env.base import AgentEnv
+from parl.env.chat_client import key_of
 from parl.learner import checkpoint as checkpoints
-from parl.learner.checkpoint import verify
-from parl.learner.experts import router_agreement
 from parl.learner.learner import Learner, check_engine
-from parl.learner.models import load_folder, load_policy, new_adapter, save_memory, stored_adapter
-from parl.policy import lora
 from parl.policy.base import PolicyHandle, Renderer, WeightedEngine, cast
-from parl.policy.endpoint import EndpointEngine, Uncounted
-from parl.policy.families import make_renderer
-from parl.policy.torch_engine import BASE, TorchEngine
-from parl.policy.vision.eyes import eyes_of
-from parl.policy.vision.passes import shortened
-from parl.system import device
-from parl.types import ROLES, UNKNOWN_TOKEN, Sample
+from parl.policy.engines.openai import EndpointEngine, Uncounted
+from parl.policy.engines.torch import BASE, TorchEngine
+from parl.policy.models import lora
+from parl.policy.models.experts import router_agreement
+from parl.policy.models.load import (
+    load_folder,
+    load_policy,
+    new_adapter,
+    save_memory,
+    stored_adapter,
+)
+from parl.policy.models.vision.families import eyes_of
+from parl.policy.models.vision.forward import shortened
+from parl.policy.renderers.families import make_renderer
 
 if TYPE_CHECKING:
     from parl.learner.group import LearnerGroup
@@ -68,17 +77,23 @@ class PolicySet:
         self.renderers: dict[str, Renderer] = {}
         self.remote: dict[str, EndpointEngine] = {}
         """Policies without weights here, in no checkpoint."""
-        for name, policy in sorted(config.policies.items(), key=lambda item: item[1].adapter is not None):
+        for name, policy in sorted(
+            config.policies.items(), key=lambda item: item[1].adapter is not None
+        ):
             seed, base = seed_for(config.seed, "model", name) % 2**31, config.base_of(name)
             if policy.remote is not None:
-                key_of(policy.remote, f"policies.{name}.engine")  # raises ConfigError: it is not set
+                key_of(
+                    policy.remote, f"policies.{name}.engine"
+                )  # raises ConfigError: it is not set
                 self.remote[name], self.renderers[name] = EndpointEngine(policy.remote), Uncounted()
                 continue
             if policy.adapter is not None:
                 below = self.models[base]
                 stored = folder / "policies" / name if folder else None
                 model = (
-                    stored_adapter(name, policy, below, stored) if stored else new_adapter(name, policy, below, seed)
+                    stored_adapter(name, policy, below, stored)
+                    if stored
+                    else new_adapter(name, policy, below, seed)
                 )
                 tokenizer = self.tokenizers[base]
             elif folder is None:
@@ -89,7 +104,9 @@ class PolicySet:
                 raise ConfigError(NO_EYES.format(name=base, kind=model.config.model_type))
             save_memory(name, policy, model)
             self.models[name], self.tokenizers[name] = model.to(device()), tokenizer
-            self.renderers[name] = make_renderer(name, config.policies[base].renderer, tokenizer, eyes_of(model))
+            self.renderers[name] = make_renderer(
+                name, config.policies[base].renderer, tokenizer, eyes_of(model)
+            )
         self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, WeightedEngine] = {}
         self._frozen: dict[str, WeightedEngine] = {}
@@ -103,7 +120,9 @@ class PolicySet:
         for name, model in self.models.items():
             if name == source or self._config.base_of(name) != name:
                 continue
-            if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in model.state_dict().items()}:
+            if {k: v.shape for k, v in state.items()} != {
+                k: v.shape for k, v in model.state_dict().items()
+            }:
                 raise ConfigError(
                     f"cold_start.policy: {name} cannot begin as a copy of {source}, it is a model of another shape. "
                     f"Give it the `model` and `tiny` of policies.{source}, or remove cold_start.policy."
@@ -136,7 +155,7 @@ class PolicySet:
 
     def _snapshots(self) -> list[str]:
         """Policies of a role that is frozen at some step while the other role may train them."""
-        roles = [getattr(self._config.roles, role) for role in ROLES]
+        roles = [self._config.roles.of(role) for role in ROLES]
         shared = len({r.policy for r in roles}) == 1 and any(r.ever_trainable for r in roles)
         return [roles[0].policy] if shared and any(r.trainable is not True for r in roles) else []
 
@@ -144,13 +163,22 @@ class PolicySet:
         """Adapters that the base's engine has, snapshots included, and their shapes."""
         own = [n for n in self.models if self._config.base_of(n) == base != n]
         frozen = [n + SNAPSHOT for n in self._snapshots() if n in own]
-        return {n: self.models[n.removesuffix(SNAPSHOT)].peft_config[lora.DEFAULT] for n in (*own, *frozen)}
+        return {
+            n: self.models[n.removesuffix(SNAPSHOT)].peft_config[lora.DEFAULT]
+            for n in (*own, *frozen)
+        }
 
-    def _engine(self, name: str, model: Any, adapters: Mapping[str, LoraConfig] | None = None) -> WeightedEngine:
-        engine, stop_ids, dtype = self._config.policies[name].engine, self.renderers[name].stop_ids, self._dtype(name)
+    def _engine(
+        self, name: str, model: Any, adapters: Mapping[str, LoraConfig] | None = None
+    ) -> WeightedEngine:
+        engine, stop_ids, dtype = (
+            self._config.policies[name].engine,
+            self.renderers[name].stop_ids,
+            self._dtype(name),
+        )
         assert isinstance(engine, EngineConfig)
         if engine.type == "vllm":
-            from parl.policy.vllm_engine import VllmEngine
+            from parl.policy.engines.vllm import VllmEngine
 
             return VllmEngine(model, stop_ids, engine, adapters, dtype)
         own = lora.shared(model, same=False) if adapters else cast(copy.deepcopy(model), dtype)
@@ -172,7 +200,7 @@ class PolicySet:
                 self.learners[name] = self._learner(name, policy.optimizer)
 
     def _learns(self, name: str) -> bool:
-        roles = [getattr(self._config.roles, role) for role in ROLES]
+        roles = [self._config.roles.of(role) for role in ROLES]
         return any(r.policy == name and r.ever_trainable for r in roles)
 
     def _dtype(self, name: str) -> torch.dtype:
@@ -185,20 +213,30 @@ class PolicySet:
 
         A base does not learn while adapters stand on it, and its memory is what they save.
         """
-        adapted = any(self._config.base_of(other) == name != other for other in self._config.policies)
+        adapted = any(
+            self._config.base_of(other) == name != other for other in self._config.policies
+        )
         learns = self._learns(name) or (self._config.cold_start is not None and not adapted)
         return torch.float32 if learns else self._dtype(name)
 
     def _learner(self, name: str, optimizer: Optimizer) -> Learner | LearnerGroup:
         train, loss, model = self._config.train, self._config.loss, self.models[name]
         full = self._config.base_of(name) == name
-        dtype = self._dtype(name) if full else torch.float32  # an adapter's are, its base has its own
+        dtype = (
+            self._dtype(name) if full else torch.float32
+        )  # an adapter's are, its base has its own
         if train.learner_processes == 1:
             return Learner(name, model, optimizer, loss, train.tokens_per_batch, dtype)
         from parl.learner.group import LearnerGroup
 
-        cpus, threads, num = ray_session.cpus_of(self._config), self._config.threads, train.learner_processes
-        return LearnerGroup(name, model, optimizer, loss, train.tokens_per_batch, num, threads, cpus, dtype)
+        cpus, threads, num = (
+            num_cpus(self._config.rollout, train, len(self._config.policies)),
+            self._config.threads,
+            train.learner_processes,
+        )
+        return LearnerGroup(
+            name, model, optimizer, loss, train.tokens_per_batch, num, threads, cpus, dtype
+        )
 
     def load_learners(self, states: Mapping[str, Any]) -> None:
         """Optimizer states and versions of a checkpoint. Raises CheckpointError when they do not fit."""
@@ -224,15 +262,19 @@ class PolicySet:
         return {name: learner.state_dict() for name, learner in self.learners.items()}
 
     def handles(self, roles: Roles | None = None) -> dict[str, PolicyHandle]:
-        """Who plays each role, given which learn now (`phases.now`); without, live weights play all (evaluation)."""
+        """Who plays each role, given which learn now (`phases.roles_at`); without, live weights play all (evaluation)."""
         out: dict[str, PolicyHandle] = {}
         for role in ROLES:
-            settings = getattr(self._config.roles, role)
+            settings = self._config.roles.of(role)
             name, base = settings.policy, self._config.base_of(settings.policy)
             if name in self.remote:
-                out[role] = PolicyHandle(name, self.renderers[name], self.remote[name], tools_in_prompt=False)
+                out[role] = PolicyHandle(
+                    name, self.renderers[name], self.remote[name], tools_in_prompt=False
+                )
                 continue
-            frozen = roles is not None and not getattr(roles, role).trainable and name in self._snapshots()
+            frozen = (
+                roles is not None and not roles.of(role).trainable and name in self._snapshots()
+            )
             engine = self._frozen[name] if frozen and base == name else self._live[base]
             tools = self._config.policies[base].lists_tools
             adapter = self._part(name) + (SNAPSHOT if frozen and base != name else "")
@@ -267,14 +309,22 @@ class PolicySet:
                 off[f"policy/{name}/router_agreement"] = agreement
         return off
 
-    def update(self, samples: Sequence[Sample], mass: Mapping[str, float], step: int) -> dict[str, float]:
+    def update(
+        self, samples: Sequence[Sample], mass: Mapping[str, float], step: int
+    ) -> dict[str, float]:
         """One step of every learner on its samples; `mass` is the loss's denominator per policy."""
         metrics: dict[str, float] = {}
-        temperatures: dict[str, float] = {r: getattr(self._config.roles, r).sampling.temperature for r in ROLES}
+        temperatures: dict[str, float] = {
+            r: self._config.roles.of(r).sampling.temperature for r in ROLES
+        }
         train = self._config.train
         for name, learner in self.learners.items():
             own = [s for s in samples if s.policy == name]
-            metrics[f"policy/{name}/weight_version"] = float(learner.version)  # of a step in which nothing was learned
+            metrics[f"policy/{name}/weight_version"] = float(
+                learner.version
+            )  # of a step in which nothing was learned
             if own:
-                metrics |= learner.update(own, temperatures, mass[name], step, train.num_steps, train.updates_per_step)
+                metrics |= learner.update(
+                    own, temperatures, mass[name], step, train.num_steps, train.updates_per_step
+                )
         return metrics

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from parl.env import Message, ToolSpec
-from parl.types import ToolCall
+from parl.core.messages import Message
+from parl.core.types import ToolCall
+from parl.env.tools import ToolSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from parl.report.ablation import FOOTER, table
-from parl.run_folder import write_atomic
+from parl.evaluation.ablation.analysis import FOOTER, table
+from parl.runs.folder import write_atomic
 
 CURVES = {
     "outcome/score": "score, training episodes",
@@ -34,7 +34,10 @@ def learning_curves(runs: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
     histories = {label: [_history(run) for run in folders] for label, folders in runs.items()}
     charts = []
     for metric, caption in CURVES.items():
-        lines = [_line(label, [history.get(metric, {}) for history in found]) for label, found in histories.items()]
+        lines = [
+            _line(label, [history.get(metric, {}) for history in found])
+            for label, found in histories.items()
+        ]
         if any(line["steps"] for line in lines):
             charts.append({"metric": metric, "caption": caption, "lines": lines})
     return charts

@@ -55,12 +55,20 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
         Chart(
             "Decision to delegate",
             "Shares of episodes that launch a subagent or are cut by a limit; of subagents that finish.",
-            {"swarm/spawn_rate": "spawn rate", "swarm/finish_rate": "finish rate", "swarm/truncated": "truncated"},
+            {
+                "swarm/spawn_rate": "spawn rate",
+                "swarm/finish_rate": "finish rate",
+                "swarm/truncated": "truncated",
+            },
         ),
         Chart(
             "Subagents",
             "Per episode. Width: the most that one turn launched.",
-            {"swarm/num_subagents": "launched", "swarm/width": "width", "swarm/num_refused": "refused"},
+            {
+                "swarm/num_subagents": "launched",
+                "swarm/width": "width",
+                "swarm/num_refused": "refused",
+            },
             unit="subagents",
         ),
         Chart(
@@ -77,7 +85,11 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
         Chart(
             "Tokens by role",
             "Written per episode.",
-            {"tokens/orchestrator": "orchestrator", "tokens/subagent": "subagents", "tokens/episode": "all"},
+            {
+                "tokens/orchestrator": "orchestrator",
+                "tokens/subagent": "subagents",
+                "tokens/episode": "all",
+            },
             unit="tokens",
         ),
     ),
@@ -91,7 +103,10 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
         Chart("Gradient norm", "Before clipping.", {"policy/*/grad_norm": ""}),
         Chart("Learning rate", "Of ordinary parameters.", {"policy/*/lr": ""}),
         Chart(
-            "Clipped tokens", "Share that the loss leaves out.", {"policy/*/clipped_fraction": ""}, not_all_zero=True
+            "Clipped tokens",
+            "Share that the loss leaves out.",
+            {"policy/*/clipped_fraction": ""},
+            not_all_zero=True,
         ),
     ),
     "How the run is doing": (
@@ -159,7 +174,13 @@ def _draw(chart: Chart, names: Sequence[str], rows: Rows, control: Rows) -> dict
     if not series or (chart.not_all_zero and not any(v for s in series for v in s["y"])):
         return None
     log = chart.log and any(v > 0 for s in series for v in s["y"])
-    return {"title": chart.title, "says": chart.says, "unit": chart.unit, "log": log, "series": series}
+    return {
+        "title": chart.title,
+        "says": chart.says,
+        "unit": chart.unit,
+        "log": log,
+        "series": series,
+    }
 
 
 def _expanded(series: Mapping[str, str], names: Sequence[str]) -> list[tuple[str, str]]:
@@ -168,10 +189,16 @@ def _expanded(series: Mapping[str, str], names: Sequence[str]) -> list[tuple[str
     for pattern, label in series.items():
         if pattern.endswith("/"):
             totals = {"reward/total", "reward/subagent", "outcome/score"}
-            found += [(name, _short(name)) for name in names if name.startswith(pattern) and name not in totals]
+            found += [
+                (name, _short(name))
+                for name in names
+                if name.startswith(pattern) and name not in totals
+            ]
         elif "*" in pattern:
             head = pattern.partition("*")[0]
-            kinds = sorted({name.removeprefix(head).split("/")[0] for name in names if name.startswith(head)})
+            kinds = sorted(
+                {name.removeprefix(head).split("/")[0] for name in names if name.startswith(head)}
+            )
             found += [(pattern.replace("*", kind), _of_kind(kind, label, kinds)) for kind in kinds]
         else:
             found.append((pattern, label))
@@ -188,4 +215,9 @@ def _short(name: str) -> str:
 
 def _series(label: str, metric: str, rows: Rows) -> dict[str, Any]:
     points = [(row["step"], row[metric]) for row in rows if metric in row]
-    return {"name": label, "metric": metric, "x": [x for x, _ in points], "y": [y for _, y in points]}
+    return {
+        "name": label,
+        "metric": metric,
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+    }

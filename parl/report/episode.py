@@ -13,12 +13,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from parl.images import IMAGE, find
-from parl.records import advantage_of
+from parl.core.images import IMAGE, find
+from parl.core.types import UNKNOWN_TOKEN
 from parl.report.text import visible
-from parl.report.timeline import critical_path, longest_launched, queued_s, stretches, timeline, turn_label
-from parl.run_folder import index_row
-from parl.types import UNKNOWN_TOKEN
+from parl.report.timeline import (
+    critical_path,
+    longest_launched,
+    queued_s,
+    stretches,
+    timeline,
+    turn_label,
+)
+from parl.runs.folder import index_row
+from parl.runs.records import advantage_of
 
 Record = Mapping[str, Any]
 Decode = Callable[[str, Sequence[int]], list[str]]
@@ -42,7 +49,9 @@ def episode_view(record: Record, decode: Decode) -> dict[str, Any]:
         "agents": agents,
         "tokens": [_tokens(t, decode) for t in record["traces"]],
         "data": json.dumps(record["task"].get("data"), indent=1, ensure_ascii=False),
-        "facts": json.dumps(record["facts"], indent=1, ensure_ascii=False) if record["facts"] else "",
+        "facts": json.dumps(record["facts"], indent=1, ensure_ascii=False)
+        if record["facts"]
+        else "",
     }
 
 
@@ -52,7 +61,14 @@ def decoder(tokenizer: Callable[[str], Path | None]) -> Decode:
 
     def decode(policy: str, ids: Sequence[int]) -> list[str]:
         known = load(policy)
-        return ["?" if i == UNKNOWN_TOKEN else str(i) if known is None else visible(_token_text(known, i)) for i in ids]
+        return [
+            "?"
+            if i == UNKNOWN_TOKEN
+            else str(i)
+            if known is None
+            else visible(_token_text(known, i))
+            for i in ids
+        ]
 
     return decode
 
@@ -64,7 +80,9 @@ def _load(file: Path | None) -> Any:
 
     try:
         return Tokenizer.from_file(str(file))
-    except Exception:  # the library raises bare ones; a page without token texts is better than none
+    except (
+        Exception
+    ):  # the library raises bare ones; a page without token texts is better than none
         return None
 
 
@@ -87,9 +105,13 @@ def _tokens(trace: Mapping[str, Any], decode: Decode) -> dict[str, Any]:
     }
 
 
-def _agent(record: Record, k: int, critical: set[tuple[str, int]], numbers: Mapping[str, int]) -> dict[str, Any]:
+def _agent(
+    record: Record, k: int, critical: set[tuple[str, int]], numbers: Mapping[str, int]
+) -> dict[str, Any]:
     trace = record["traces"][k]
-    turns = [_turn(record, trace, i, (trace["id"], i) in critical) for i in range(len(trace["turns"]))]
+    turns = [
+        _turn(record, trace, i, (trace["id"], i) in critical) for i in range(len(trace["turns"]))
+    ]
     return {
         "trace": trace,
         "number": k,
@@ -106,7 +128,11 @@ def _turn(record: Record, trace: Mapping[str, Any], i: int, critical: bool) -> d
     turn = trace["turns"][i]
     calls, heard = turn["tool_calls"], turn["observations"]
     paired = len(calls) == len(heard)
-    waiting = [k for k, t in enumerate(record["traces"]) if t["parent"] == trace["id"] and t["spawned_at"] == i]
+    waiting = [
+        k
+        for k, t in enumerate(record["traces"])
+        if t["parent"] == trace["id"] and t["spawned_at"] == i
+    ]
     shown = []
     for call, answer in zip(calls, heard if paired else [None] * len(calls), strict=True):
         child = None
@@ -116,7 +142,12 @@ def _turn(record: Record, trace: Mapping[str, Any], i: int, critical: bool) -> d
             waiting = [k for k in waiting if k != child]
         arguments = {name: _argument(value) for name, value in call["arguments"].items()}
         shown.append(
-            {**call, "arguments": arguments, "answer": None if answer is None else observation(answer), "child": child}
+            {
+                **call,
+                "arguments": arguments,
+                "answer": None if answer is None else observation(answer),
+                "child": child,
+            }
         )
     versions = sorted(set(turn["policy_versions"]))
     return {
@@ -149,5 +180,13 @@ def _rewards(breakdown: Mapping[str, Any] | None) -> dict[str, Any] | None:
     rows = []
     for name, raw in breakdown["terms"].items():
         weight, factor = breakdown["weights"][name], breakdown["factors"].get(name, 1.0)
-        rows.append({"term": name, "raw": raw, "weight": weight, "factor": factor, "product": raw * weight * factor})
+        rows.append(
+            {
+                "term": name,
+                "raw": raw,
+                "weight": weight,
+                "factor": factor,
+                "product": raw * weight * factor,
+            }
+        )
     return {"rows": rows, "total": breakdown["total"]}

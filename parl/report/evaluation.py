@@ -26,11 +26,17 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     ]
     title = f"{where} {result.get('checkpoint', '')}: {result['split']}, {result['mode']}"
     console.print(_table(title, ["metric", *decodings], means))
-    console.print(_table("Means with 95 % intervals", ["statistic", *decodings], _statistics(result, decodings)))
+    console.print(
+        _table(
+            "Means with 95 % intervals", ["statistic", *decodings], _statistics(result, decodings)
+        )
+    )
     for decoding in decodings if "against" in result else ():
         rows = _comparison(result["against"].get(decoding, {}))
         header = ["metric", "swarm", "single agent", "difference (95 %)", "times less (95 %)"]
-        console.print(_table(f"Against {', '.join(result['against']['runs'])}, {decoding}", header, rows))
+        console.print(
+            _table(f"Against {', '.join(result['against']['runs'])}, {decoding}", header, rows)
+        )
     console.print(_over(result))
 
 
@@ -64,7 +70,14 @@ def _comparison(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     for name, values in found.items():
         digits = DECIMALS.get(name, 3)
         means = [f"{values[who]:.{digits}f}" for who in ("own", "other")]
-        rows.append([name, *means, interval(values["difference"], digits, "+"), interval(values.get("ratio"), 2)])
+        rows.append(
+            [
+                name,
+                *means,
+                interval(values["difference"], digits, "+"),
+                interval(values.get("ratio"), 2),
+            ]
+        )
     return rows
 
 
@@ -82,5 +95,9 @@ def _over(result: Mapping[str, Any]) -> str:
     seeds = len(result.get("runs", [0]))
     if seeds == 1:
         return "Intervals are over tasks: other tasks, the same weights. They say nothing of another training."
-    few = f" {seeds} seeds are few: where they differ much, the intervals are too narrow." if seeds < 10 else ""
+    few = (
+        f" {seeds} seeds are few: where they differ much, the intervals are too narrow."
+        if seeds < 10
+        else ""
+    )
     return f"Intervals are over {seeds} seeds and the tasks.{few}"

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from parl.alarms import check
 from parl.report.summary import summary_table, verdict
-from parl.run_reader import RunReader
+from parl.runs.alarms import check
+from parl.runs.reader import RunReader
 
 Node = Mapping[str, Any]
 
@@ -50,7 +50,10 @@ def before_after(summary: Node) -> list[dict[str, str]]:
     """The held-out numbers that matter, greedy: before RL, after it, and those of the control."""
     held = summary["heldout"]
     mode = "swarm" if "swarm" in held["trained"] else "single"
-    before, after = held["cold_start"].get(mode, {}).get("greedy"), held["trained"].get(mode, {}).get("greedy")
+    before, after = (
+        held["cold_start"].get(mode, {}).get("greedy"),
+        held["trained"].get(mode, {}).get("greedy"),
+    )
     beside, whose = ("single", "single agent") if mode == "swarm" else ("control", "control")
     control = held["trained"].get(beside, {}).get("greedy", {})
     if before is None or after is None:
@@ -85,7 +88,11 @@ def latest(row: Mapping[str, float]) -> list[dict[str, str]]:
 
 def setup(config: Node, tasks: Node) -> list[tuple[str, str]]:
     """The run's config in a few lines."""
-    train, swarm, parts = config["train"], config["swarm"], config["env"].get("mix", [config["env"]])
+    train, swarm, parts = (
+        config["train"],
+        config["swarm"],
+        config["env"].get("mix", [config["env"]]),
+    )
     splits = ", ".join(f"{split['num']} {name}" for name, split in tasks.items())
     loss = config["loss"]
     knobs = ("alpha", "beta", "tau") if loss["type"] == "kimi_k2_5" else ("clip_low", "clip_high")
@@ -94,9 +101,17 @@ def setup(config: Node, tasks: Node) -> list[tuple[str, str]]:
     if swarm["critical_step_budget"]:
         limits.append(f"{swarm['critical_step_budget']} critical steps in training")
     found = [
-        *((f"Environment{_of(part)}", f"{part['id']} {_knobs(part.get('kwargs', {}))}".strip()) for part in parts),
+        *(
+            (f"Environment{_of(part)}", f"{part['id']} {_knobs(part.get('kwargs', {}))}".strip())
+            for part in parts
+        ),
         ("Tasks", splits),
-        ("Mode", f"{swarm['mode']} ({', '.join(limits)})" if swarm["mode"] == "swarm" else "single agent"),
+        (
+            "Mode",
+            f"{swarm['mode']} ({', '.join(limits)})"
+            if swarm["mode"] == "swarm"
+            else "single agent",
+        ),
         ("Training", f"{train['num_steps']} steps of {batch}, {train['mode']}"),
         ("Loss", f"{loss['type']} {_knobs({k: loss[k] for k in knobs})}"),
         ("Seed", str(config["seed"])),
@@ -111,7 +126,9 @@ def _of(part: Node) -> str:
 
 def roles(config: Node) -> list[dict[str, str]]:
     """Who is played by which policy, and whether it learns."""
-    names = ("orchestrator", "subagent") if config["swarm"]["mode"] == "swarm" else ("orchestrator",)
+    names = (
+        ("orchestrator", "subagent") if config["swarm"]["mode"] == "swarm" else ("orchestrator",)
+    )
     found = []
     for name in names:
         role = config["roles"][name]
@@ -121,7 +138,9 @@ def roles(config: Node) -> list[dict[str, str]]:
             {
                 "role": name,
                 "policy": role["policy"],
-                "model": f"adapter on {policy['adapter']['base']}" if policy.get("adapter") else str(policy["model"]),
+                "model": f"adapter on {policy['adapter']['base']}"
+                if policy.get("adapter")
+                else str(policy["model"]),
                 "trainable": _trainable(role["trainable"]),
                 "limits": limits,
             }
@@ -143,7 +162,9 @@ def terms(config: Node) -> list[dict[str, str]]:
 
 def evaluations(found: Node) -> dict[str, Any]:
     """A table of all evaluations in eval/*.json, whatever their nesting: titles, and rows of texts."""
-    leaves = [(name, result) for file, value in found.items() for name, result in _leaves(file, value)]
+    leaves = [
+        (name, result) for file, value in found.items() for name, result in _leaves(file, value)
+    ]
     shown = [c for c in EVAL_COLUMNS if any(c[0] in result for _, result in leaves)]
     rows = [
         [name, *(form.format(result[key]) if key in result else "" for key, _, form in shown)]
@@ -178,7 +199,11 @@ def _trainable(value: Any) -> str:
             phases.append(f"{what} {start} until {skill}, at most {until['max_steps']} steps")
             start = "from then on"
         else:
-            phases.append(f"{what} {start}" if last else f"{what} {start} to {until - 1}".replace("from step", "steps"))
+            phases.append(
+                f"{what} {start}"
+                if last
+                else f"{what} {start} to {until - 1}".replace("from step", "steps")
+            )
             start = start if last else f"from step {until}"
     return ", ".join(phases)
 

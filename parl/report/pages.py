@@ -19,19 +19,30 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
 from parl.report.curves import curves
 from parl.report.episode import Decode, decoder, episode_view
 from parl.report.overview import overview
 from parl.report.text import visible
-from parl.run_folder import write_atomic
-from parl.run_reader import RunReader
+from parl.runs.folder import write_atomic
+from parl.runs.reader import RunReader
 
 NUM_EPISODES = 24
 """Episodes that a report embeds unless told otherwise."""
 STATUSES = ("", "completed", "truncated", "failed")
 NO_QUERY: Mapping[str, str] = dict.fromkeys(
-    ("step_min", "step_max", "reward_min", "reward_max", "width_min", "width_max", "status", "sort", "order"), ""
+    (
+        "step_min",
+        "step_max",
+        "reward_min",
+        "reward_max",
+        "width_min",
+        "width_max",
+        "status",
+        "sort",
+        "order",
+    ),
+    "",
 )
 Row = Mapping[str, Any]
 
@@ -53,7 +64,9 @@ COLUMNS = (
     Column("score", "outcome", "unshaped", "{:.3f}"),
     Column("width", "width", "most subagents that one turn launched", "{}"),
     Column("num_subagents", "subagents", "", "{}"),
-    Column("critical_steps", "critical steps", "turns that could not have run at the same time", "{}"),
+    Column(
+        "critical_steps", "critical steps", "turns that could not have run at the same time", "{}"
+    ),
     Column("latency_s", "latency", "virtual seconds", "{:.2f}"),
     Column("tokens", "tokens", "written by all agents", "{}"),
     Column("task", "task"),
@@ -76,7 +89,9 @@ def environment() -> Environment:
     def show(value: Any) -> Any:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    env = Environment(loader=PackageLoader("parl.report"), autoescape=True, finalize=show, trim_blocks=False)
+    env = Environment(
+        loader=PackageLoader("parl.report"), autoescape=True, finalize=show, trim_blocks=False
+    )
     env.globals.update(statuses=STATUSES, columns=COLUMNS)
     return env
 
@@ -121,7 +136,9 @@ def write_report(run: Path, target: Path | None = None, num_episodes: int = NUM_
     try:
         write_atomic(path, report_html(reader, num_episodes))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Choose another file: -o FILE.html") from None
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}. Choose another file: -o FILE.html"
+        ) from None
     return path
 
 
@@ -162,7 +179,9 @@ def panel_html(reader: RunReader) -> str | None:
     record = reader.episode(row["step"], row["id"])
     assert record is not None, f"{row['id']} is in the index only"
     view = episode_view(record, lambda policy, ids: [])
-    return environment().get_template("panel.html").render(view=view, style=Markup(asset("style.css")))
+    return (
+        environment().get_template("panel.html").render(view=view, style=Markup(asset("style.css")))
+    )
 
 
 def choose(rows: Sequence[Row], num: int) -> list[dict[str, Any]]:
@@ -204,7 +223,8 @@ def _key(row: Row) -> tuple[Any, ...]:
 def _policy(scripts: Any) -> str:
     """Content-Security-Policy of the single file: these very scripts, its own styles, images that are data."""
     hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for text in scripts
     )
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
@@ -215,7 +235,9 @@ def _policy(scripts: Any) -> str:
 def episode_html(reader: RunReader, links: Links, record: Mapping[str, Any], decode: Decode) -> str:
     """The live view's page of one episode."""
     view = episode_view(record, decode)
-    return live_html(reader, links, "episode.html", key="e0", view=view, view_title=f"episode {record['id']}")
+    return live_html(
+        reader, links, "episode.html", key="e0", view=view, view_title=f"episode {record['id']}"
+    )
 
 
 def live_html(reader: RunReader, links: Links, part: str, **context: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from parl.rescore import Rescored, Summary
+from parl.evaluation.rescore import Rescored, Summary
 
 NUM_STEPS = 12
 """Most steps in the table; of more, an even choice."""
@@ -28,14 +28,25 @@ def print_rescored(result: Rescored) -> None:
     console.print(terms)
 
     steps = Table(title="What changes in the groups")
-    for title in ("step", "reward", "rescored", "pairs reordered", "reversed", "best episode changes", "r", "r sub."):
+    for title in (
+        "step",
+        "reward",
+        "rescored",
+        "pairs reordered",
+        "reversed",
+        "best episode changes",
+        "r",
+        "r sub.",
+    ):
         steps.add_column(title, justify="right")
     for row in _some(result.steps):
         steps.add_row(*_row(row))
     steps.add_section()
     steps.add_row(*_row(total))
     console.print(steps)
-    console.print("r: correlation of the old with the new advantages, of orchestrators and of subagents.")
+    console.print(
+        "r: correlation of the old with the new advantages, of orchestrators and of subagents."
+    )
 
     if result.exact:
         console.print("Every reward and every advantage is the stored one, bit for bit.")

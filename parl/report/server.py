@@ -24,10 +24,19 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from parl.core.net import listen, own_names, url
 from parl.report.episode import decoder
-from parl.report.pages import COLUMNS, NO_QUERY, Links, asset, episode_html, live_html, overview_part, plotly_js
-from parl.run_reader import Row, RunReader
-from parl.web import listen, own_names, url
+from parl.report.pages import (
+    COLUMNS,
+    NO_QUERY,
+    Links,
+    asset,
+    episode_html,
+    live_html,
+    overview_part,
+    plotly_js,
+)
+from parl.runs.reader import Row, RunReader
 
 PAGE = 100
 """Episodes on one page of the list."""
@@ -39,7 +48,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-LINKS = Links("/", "/episodes", lambda row: f"/episode/{row['step']}/{quote(str(row['id']), safe='')}")
+LINKS = Links(
+    "/", "/episodes", lambda row: f"/episode/{row['step']}/{quote(str(row['id']), safe='')}"
+)
 
 
 def serve(run: Path, host: str, port: int | None, browser: bool) -> None:
@@ -50,9 +61,15 @@ def serve(run: Path, host: str, port: int | None, browser: bool) -> None:
     with listen(host, port) as listening:
         address = f"{url(host, listening)}/"
         print(f"{run} is shown at {address} (Ctrl-C ends it)", flush=True)
-        if browser and (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        if browser and (
+            sys.platform == "darwin"
+            or os.environ.get("DISPLAY")
+            or os.environ.get("WAYLAND_DISPLAY")
+        ):
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        )
         with suppress(KeyboardInterrupt):  # uvicorn has closed everything when it raises it
             server.run(sockets=[listening])
 
@@ -68,14 +85,20 @@ def make_app(reader: RunReader, host: str = "127.0.0.1") -> Starlette:
 
     def home(request: Request) -> Response:
         part = overview_part(reader)
-        return _page(live_html(reader, LINKS, "overview.html", key="overview", view_title="overview", **part))
+        return _page(
+            live_html(reader, LINKS, "overview.html", key="overview", view_title="overview", **part)
+        )
 
     def episodes(request: Request) -> Response:
         try:
             context = listing(reader.rows(), request.query_params)
         except ValueError as error:
             return _refused(str(error))
-        return _page(live_html(reader, LINKS, "episodes.html", key="episodes", view_title="episodes", **context))
+        return _page(
+            live_html(
+                reader, LINKS, "episodes.html", key="episodes", view_title="episodes", **context
+            )
+        )
 
     def episode(request: Request) -> Response:
         step, episode_id = request.path_params["step"], request.path_params["id"]
@@ -88,7 +111,9 @@ def make_app(reader: RunReader, host: str = "127.0.0.1") -> Starlette:
         if request.path_params["name"] not in files:
             return _refused("There is no such file.", 404)
         kind, text = files[request.path_params["name"]]
-        return Response(text, media_type=kind, headers={**HEADERS, "Cache-Control": "private, max-age=3600"})
+        return Response(
+            text, media_type=kind, headers={**HEADERS, "Cache-Control": "private, max-age=3600"}
+        )
 
     routes = [
         Route("/", home),
@@ -96,7 +121,9 @@ def make_app(reader: RunReader, host: str = "127.0.0.1") -> Starlette:
         Route("/episode/{step:int}/{id:str}", episode),
         Route("/static/{name:str}", static),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=own_names(host))])
+    return Starlette(
+        routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=own_names(host))]
+    )
 
 
 def listing(rows: Sequence[Row], params: Mapping[str, str]) -> dict[str, Any]:
@@ -124,7 +151,9 @@ def listing(rows: Sequence[Row], params: Mapping[str, str]) -> dict[str, Any]:
         return "/episodes?" + urlencode({k: v for k, v in {**query, **changes}.items() if v != ""})
 
     def sort_link(key: str) -> str:
-        return link(sort=key, order="asc" if query["sort"] == key and query["order"] != "asc" else "desc")
+        return link(
+            sort=key, order="asc" if query["sort"] == key and query["order"] != "asc" else "desc"
+        )
 
     return {
         "rows": found[(page - 1) * PAGE : page * PAGE],

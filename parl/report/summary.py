@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parl.alarms import Alarm
+from parl.runs.alarms import Alarm
 
 COLUMNS = (
     ("score", "score", "{:.3f}"),
@@ -31,7 +31,9 @@ ROWS = (
 )
 
 
-def print_summary(summary: Mapping[str, Any], run: Path, report: Path | None, alarms: Sequence[Alarm]) -> None:
+def print_summary(
+    summary: Mapping[str, Any], run: Path, report: Path | None, alarms: Sequence[Alarm]
+) -> None:
     """Print the table, the comparison in words, the alarms that hold at the end, and where the files are.
 
     `report` is None if it was not written.
@@ -53,21 +55,31 @@ def print_summary(summary: Mapping[str, Any], run: Path, report: Path | None, al
         console.print(sentence)
     for alarm in alarms:
         console.print(str(alarm), markup=False, highlight=False)
-    console.print(f"{summary['wall_s'] / 60:.1f} minutes. Metrics, episodes and checkpoints are in {run}.")
+    console.print(
+        f"{summary['wall_s'] / 60:.1f} minutes. Metrics, episodes and checkpoints are in {run}."
+    )
     if report is not None:
-        console.print(f"The report, one file to open or to send: {report}. Look at all episodes with: parl view {run}")
+        console.print(
+            f"The report, one file to open or to send: {report}. Look at all episodes with: parl view {run}"
+        )
 
 
 def summary_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Titles of the numbers that there are, and rows: policy, decoding, numbers as text."""
     results = _results(summary)
     keys = dict.fromkeys(key for _, _, result in results for key in result)
-    abilities = [key.split("/")[1] for key in keys if key.startswith("ability/") and key.endswith("/score")]
+    abilities = [
+        key.split("/")[1] for key in keys if key.startswith("ability/") and key.endswith("/score")
+    ]
     first, *others = COLUMNS
     columns = [first, *((f"ability/{a}/score", a, "{:.3f}") for a in abilities), *others]
     shown = [c for c in columns if c[0] in keys]
     rows = [
-        [label, decoding, *(form.format(result[key]) if key in result else "" for key, _, form in shown)]
+        [
+            label,
+            decoding,
+            *(form.format(result[key]) if key in result else "" for key, _, form in shown),
+        ]
         for label, decoding, result in results
     ]
     return [title for _, title, _ in shown], rows

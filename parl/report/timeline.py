@@ -132,7 +132,9 @@ def timeline(record: Record) -> Timeline:
     root = traces[0]
     lanes = []
     for trace in traces:
-        bars = tuple(_bar(trace, k, scale, (trace["id"], k) in critical) for k in range(len(trace["turns"])))
+        bars = tuple(
+            _bar(trace, k, scale, (trace["id"], k) in critical) for k in range(len(trace["turns"]))
+        )
         lanes.append(_lane(trace, bars, root, scale))
     turns = root["turns"]
     gaps = [(a["t_end"] * scale, b["t_start"] * scale) for a, b in pairwise(turns)]
@@ -146,7 +148,9 @@ def turn_label(turn: Mapping[str, Any]) -> str:
     for call in turn["tool_calls"]:
         name = "malformed call" if call["error"] else SWARM_CALLS.get(call["name"], call["name"])
         counts[name] = counts.get(name, 0) + 1
-    return ", ".join(f"{name} ×{num}" if num > 1 else name for name, num in counts.items()) or "answer"
+    return (
+        ", ".join(f"{name} ×{num}" if num > 1 else name for name, num in counts.items()) or "answer"
+    )
 
 
 def _lane(trace: Trace, bars: tuple[Bar, ...], root: Trace, scale: float) -> Lane:
@@ -177,7 +181,16 @@ def _bar(trace: Trace, k: int, scale: float, critical: bool) -> Bar:
     malformed = any(call["error"] for call in turn["tool_calls"])
     label = turn_label(turn)
     cut = k + 1 == len(trace["turns"]) and trace["status"] == "truncated" and label == "answer"
-    return Bar(k, start * scale, (end - start) * scale, "cut off" if cut else label, start, end, critical, malformed)
+    return Bar(
+        k,
+        start * scale,
+        (end - start) * scale,
+        "cut off" if cut else label,
+        start,
+        end,
+        critical,
+        malformed,
+    )
 
 
 def _last_to_end(children: Sequence[Trace], turn: int) -> Trace | None:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from parl.config.schema import Limits, Sampling
-from parl.env import ANSWER_NOW, Message, ToolSpec, seed_for
-from parl.policy.base import Generation, PolicyHandle, Renderer, Request, WindowFull
-from parl.types import UNKNOWN_TOKEN, AgentTrace, Role, Status, ToolCall, Turn
+from parl.config.roles import Limits, Sampling
+from parl.core.messages import Message
+from parl.core.seeds import seed_for
+from parl.core.types import AgentTrace, Role, Status, ToolCall, Turn
+from parl.env.base import ANSWER_NOW
+from parl.env.tools import ToolSpec
+from parl.policy.base import Generation, PolicyHandle, Request, WindowFull
+from parl.policy.tape import Tape, seen
 
 ANSWER_RESERVE = 0.25
 """Share of the window kept free for the answer when `on_overflow: answer`."""
@@ -51,33 +55,6 @@ class AgentSpec:
     """Text that the first turn must begin with (a diagnostic: what if it had decided to spawn?)."""
 
 
-class Tape:
-    """The agent's growing record of tokens, and of the images among them."""
-
-    def __init__(self, prompt: Sequence[int], images: Sequence[str] = ()) -> None:
-        self.ids = list(prompt)
-        self.mask = [0] * len(self.ids)
-        self.logprobs = [0.0] * len(self.ids)
-        self.images = list(images)
-
-    def feed(self, ids: Sequence[int], images: Sequence[str] = ()) -> None:
-        self.ids += ids
-        self.mask += [0] * len(ids)
-        self.logprobs += [0.0] * len(ids)
-        self.images += images
-
-    def counted(self, num: int, known: int) -> int:
-        """An engine that only counts has read `num` tokens, `known` of them in earlier turns; returns the length."""
-        del self.ids[known:], self.mask[known:], self.logprobs[known:]
-        self.feed([UNKNOWN_TOKEN] * max(0, num - known))
-        return len(self.ids)
-
-    def sampled(self, ids: Sequence[int], logprobs: Sequence[float], mask: Sequence[int] | None) -> None:
-        self.ids += ids
-        self.mask += mask if mask is not None else [1] * len(ids)
-        self.logprobs += logprobs
-
-
 async def run_agent(
     spec: AgentSpec,
     policy: PolicyHandle,
@@ -113,7 +90,10 @@ async def _run(
         start = len(tape.ids)
         prefix = renderer.encode(spec.forced_prefix) if spec.forced_prefix and not turns else []
         spent = sum(t.end - t.start for t in turns)
-        rooms = {"max_tokens": sampling.max_tokens, "context_tokens": limits.context_tokens - start - len(prefix)}
+        rooms = {
+            "max_tokens": sampling.max_tokens,
+            "context_tokens": limits.context_tokens - start - len(prefix),
+        }
         if limits.tokens is not None:
             rooms["tokens"] = limits.tokens - spent
         room, bound = min((most, name) for name, most in rooms.items())
@@ -143,7 +123,15 @@ async def _run(
         if calls and not cut:
             answered = await dispatch(calls, len(turns), spent + len(tape.ids) - start)
         turns.append(
-            Turn(text, calls, answered.observations, start, len(tape.ids), generation.versions, answered.env_calls)
+            Turn(
+                text,
+                calls,
+                answered.observations,
+                start,
+                len(tape.ids),
+                generation.versions,
+                answered.env_calls,
+            )
         )
         if cut or not calls:
             status, reason = ("truncated", bound) if cut else ("completed", "answer")
@@ -154,9 +142,13 @@ async def _run(
             break
         observations = answered.observations
         fed = renderer.observe(observations, said)
-        if limits.on_overflow == "answer" and len(tape.ids) + len(fed) > limits.context_tokens * (1 - ANSWER_RESERVE):
+        if limits.on_overflow == "answer" and len(tape.ids) + len(fed) > limits.context_tokens * (
+            1 - ANSWER_RESERVE
+        ):
             told_to_answer, observations = True, (ANSWER_NOW,)
-            turns[-1] = replace(turns[-1], observations=observations)  # a turn records what the agent read
+            turns[-1] = replace(
+                turns[-1], observations=observations
+            )  # a turn records what the agent read
             fed = renderer.observe(observations, said)
         if len(tape.ids) + len(fed) >= limits.context_tokens:
             reason = "context_tokens"
@@ -164,11 +156,6 @@ async def _run(
         tape.feed(fed, seen(renderer, observations))
         messages += _exchange(text, calls, observations)
     return trace_of(spec, policy, tape, turns, status, reason, result)
-
-
-def seen(renderer: Renderer, texts: Sequence[str]) -> tuple[str, ...]:
-    """The images that the policy is shown in what it reads."""
-    return tuple(uri for text in texts for uri in renderer.images(text))
 
 
 def _record(
@@ -185,7 +172,13 @@ def _record(
 
 
 def trace_of(
-    spec: AgentSpec, policy: PolicyHandle, tape: Tape, turns: Sequence[Turn], status: Status, reason: str, result: str
+    spec: AgentSpec,
+    policy: PolicyHandle,
+    tape: Tape,
+    turns: Sequence[Turn],
+    status: Status,
+    reason: str,
+    result: str,
 ) -> AgentTrace:
     """What an agent did, as it is trained on: the tape as it was fed and sampled."""
     return AgentTrace(
@@ -208,7 +201,9 @@ def trace_of(
 
 
 def _opening(spec: AgentSpec) -> list[Message]:
-    system: list[Message] = [{"role": "system", "content": spec.system, "tool_calls": []}] if spec.system else []
+    system: list[Message] = (
+        [{"role": "system", "content": spec.system, "tool_calls": []}] if spec.system else []
+    )
     return [*system, {"role": "user", "content": spec.prompt, "tool_calls": []}]
 
 

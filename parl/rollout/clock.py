@@ -17,14 +17,16 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from parl.config.schema import ClockConfig
-from parl.types import AgentTrace, Clock, Span, Turn
+from parl.config.roles import ClockConfig
+from parl.core.types import AgentTrace, Clock, Span, Turn
 
 SWARM_TOOLS = frozenset({"create_subagent", "assign_task"})
 """Answered by the runtime itself: they cost no time."""
 
 
-def schedule(traces: Sequence[AgentTrace], config: ClockConfig, max_concurrency: int | None = None) -> Clock:
+def schedule(
+    traces: Sequence[AgentTrace], config: ClockConfig, max_concurrency: int | None = None
+) -> Clock:
     """Deterministic list scheduling of one episode.
 
     Args:
@@ -46,12 +48,16 @@ def generation_s(trace: AgentTrace, turn: int, config: ClockConfig) -> float:
     """Prefill of what is new in the context since the agent's last turn, and decoding of the turn."""
     this = trace.turns[turn]
     known = trace.turns[turn - 1].end if turn else 0
-    return (this.start - known) / config.prefill_tokens_per_s + (this.end - this.start) / config.decode_tokens_per_s
+    return (this.start - known) / config.prefill_tokens_per_s + (
+        this.end - this.start
+    ) / config.decode_tokens_per_s
 
 
 def tool_seconds(turn: Turn, config: ClockConfig) -> list[float]:
     """Latency of each call that ran: the first `env_calls` well-formed ones that are not the swarm's."""
-    ran = [c.name for c in turn.tool_calls if c.error is None and c.name not in SWARM_TOOLS][: turn.env_calls]
+    ran = [c.name for c in turn.tool_calls if c.error is None and c.name not in SWARM_TOOLS][
+        : turn.env_calls
+    ]
     return [config.tool_latency_s.get(name, config.default_tool_latency_s) for name in ran]
 
 
@@ -80,14 +86,20 @@ class _Slots:
 class _Simulation:
     """Event simulation. All that happens at one instant is booked before the free slots are given away."""
 
-    def __init__(self, traces: Sequence[AgentTrace], config: ClockConfig, max_concurrency: int | None) -> None:
+    def __init__(
+        self, traces: Sequence[AgentTrace], config: ClockConfig, max_concurrency: int | None
+    ) -> None:
         self.traces, self.config, self.max_concurrency = traces, config, max_concurrency
         self.now = 0.0
         self.serial_s = 0.0
         self.spans: dict[Step, tuple[float, float]] = {}
         self._decode, self._tools = _Slots(config.decode_slots), _Slots(config.tool_slots)
-        self._events: list[tuple[float, int, int, bool]] = []  # heap of (time, agent, turn, is_tool)
-        self._pending: dict[Step, int] = {}  # tool calls and subagents that a decoded turn still waits for
+        self._events: list[
+            tuple[float, int, int, bool]
+        ] = []  # heap of (time, agent, turn, is_tool)
+        self._pending: dict[
+            Step, int
+        ] = {}  # tool calls and subagents that a decoded turn still waits for
         self._queue: list[int] = []  # assigned subagents that have not been admitted
         self._running = 0
         self._children: dict[Step, list[int]] = {}
@@ -157,6 +169,8 @@ class _Simulation:
             self._ready(step[0], step[1] + 1)
 
     def _admit(self) -> None:
-        while self._queue and (self.max_concurrency is None or self._running < self.max_concurrency):
+        while self._queue and (
+            self.max_concurrency is None or self._running < self.max_concurrency
+        ):
             self._running += 1
             self._ready(self._queue.pop(0), 0)

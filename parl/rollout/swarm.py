@@ -13,17 +13,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from parl.config.objective import Credit
-from parl.config.schema import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
-from parl.env import AgentEnv, seed_for
-from parl.errors import EndpointFailure
+from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
+from parl.core.errors import EndpointFailure
+from parl.core.seeds import seed_for
+from parl.core.text import normal
+from parl.core.types import ORCHESTRATOR_ID, AgentTrace, Clock, Episode, Task, ToolCall
+from parl.env.base import AgentEnv
+from parl.env.mixture import env_of
+from parl.env.swarm_tools import ASSIGN, CREATE, SWARM_TOOLS
 from parl.gateway.live import Gateway
-from parl.mixture import env_of
 from parl.policy.base import PolicyHandle
 from parl.rollout.agent import AgentSpec, Answered, Dispatch, run_agent
 from parl.rollout.clock import schedule
-from parl.rollout.harness import load_harness, run_harness
-from parl.rollout.tools import ASSIGN, CREATE, SWARM_TOOLS
-from parl.rollout.world import (
+from parl.rollout.env_calls import (
     EpisodeFailure,
     call_env,
     contradictions,
@@ -31,11 +33,10 @@ from parl.rollout.world import (
     env_calls,
     failure_of,
     finite,
-    normal,
     reset_env,
     score_env,
 )
-from parl.types import ORCHESTRATOR_ID, AgentTrace, Clock, Episode, Task, ToolCall
+from parl.rollout.external_agent import load_harness, run_harness
 
 BUDGET_EXHAUSTED = "budget exhausted"
 Decoding = Literal["train", "greedy", "sampled"]
@@ -62,7 +63,9 @@ class SwarmRunner:
         """The same runner over other engines (a worker's own, say)."""
         return replace(self, policies=policies)
 
-    async def run(self, env: AgentEnv, task: Task, *, episode_id: str, group: str, step: int, seed: str) -> Episode:
+    async def run(
+        self, env: AgentEnv, task: Task, *, episode_id: str, group: str, step: int, seed: str
+    ) -> Episode:
         """One attempt at one task. Never raises for what happens inside: a failure is an episode's status."""
         env = env_of(env, task)
         live = _LiveEpisode(self, env, episode_id, seed)
@@ -72,7 +75,11 @@ class SwarmRunner:
             outcome, facts = await score_env(env, trace.result)
             facts = {**facts, **await contradictions(env, [read_message(t) for t in live.children])}
             counted = self.credit.type == "drop_one"
-            children = await _with_contributions(env, trace.result, live.children) if counted else live.children
+            children = (
+                await _with_contributions(env, trace.result, live.children)
+                if counted
+                else live.children
+            )
         except (EpisodeFailure, EndpointFailure) as failure:
             return failed_episode(episode_id, task, group, step, failure)
         traces = (trace, *children)
@@ -93,15 +100,17 @@ class SwarmRunner:
         )
 
     def role(self, name: Literal["orchestrator", "subagent"]) -> RoleConfig:
-        role: RoleConfig = getattr(self.roles, name)
+        role = self.roles.of(name)
         if self.decoding == "train":
             return role
         temperature = 0.0 if self.decoding == "greedy" else 1.0
-        sampling: Sampling = role.sampling.model_copy(update={"temperature": temperature})
-        return role.model_copy(update={"sampling": sampling})
+        sampling: Sampling = role.sampling.replace(temperature=temperature)
+        return role.replace(sampling=sampling)
 
 
-async def _with_contributions(env: AgentEnv, answer: str, children: Sequence[AgentTrace]) -> Sequence[AgentTrace]:
+async def _with_contributions(
+    env: AgentEnv, answer: str, children: Sequence[AgentTrace]
+) -> Sequence[AgentTrace]:
     """The subagents with what each of them is worth to the answer; as they were where the environment cannot tell."""
     worth = await contributions(env, answer, [read_message(t) for t in children])
     if worth is None:
@@ -129,7 +138,9 @@ def failed_episode(
         logprobs=(),
     )
     clock = Clock(0.0, 0.0, ())
-    return Episode(episode_id, task, group, step, "failed", "", {}, {}, (trace,), 0, 0, clock, failure.kind)
+    return Episode(
+        episode_id, task, group, step, "failed", "", {}, {}, (trace,), 0, 0, clock, failure.kind
+    )
 
 
 class _LiveEpisode:
@@ -151,7 +162,7 @@ class _LiveEpisode:
         swarm = self.runner.swarm
         limits = role.limits
         if swarm.critical_step_budget is not None:
-            limits = limits.model_copy(update={"turns": min(limits.turns, swarm.critical_step_budget)})
+            limits = limits.replace(turns=min(limits.turns, swarm.critical_step_budget))
         tools = [*self.env.tool_specs(), *(SWARM_TOOLS if swarm.mode == "swarm" else ())]
         spec = AgentSpec(
             id=ORCHESTRATOR_ID,
@@ -167,7 +178,9 @@ class _LiveEpisode:
         )
         policy = self.runner.policies["orchestrator"]
         if role.harness is not None:
-            return await self._harness(role, spec, policy, self.env, limits, swarm.token_budget, task)
+            return await self._harness(
+                role, spec, policy, self.env, limits, swarm.token_budget, task
+            )
         return await run_agent(spec, policy, tools, limits, role.sampling, self.dispatch)
 
     async def _harness(
@@ -183,7 +196,9 @@ class _LiveEpisode:
         """Somebody else's agent in a role (`roles.ROLE.harness`)."""
         assert role.harness is not None
         harness, gateway = load_harness(spec.role, role.harness), self.runner.gateway
-        trace = await run_harness(spec, policy, world, limits, role.sampling, token_budget, task, gateway, harness)
+        trace = await run_harness(
+            spec, policy, world, limits, role.sampling, token_budget, task, gateway, harness
+        )
         if trace.stop_reason == "turns" and limits.turns < role.limits.turns:
             trace = replace(trace, stop_reason="critical_step_budget")
         return trace
@@ -263,7 +278,8 @@ class _LiveEpisode:
         left = self._turns_left()
         first = len(self.children) + 1
         coroutines = [
-            self._child(f"{first + k}", agent, prompt, turn, left) for k, (_, agent, prompt) in enumerate(launches)
+            self._child(f"{first + k}", agent, prompt, turn, left)
+            for k, (_, agent, prompt) in enumerate(launches)
         ]
         finished = await _all([*coroutines, *self._siblings(first, launches, turn, left)])
         traces = finished[: len(launches)]
@@ -281,14 +297,20 @@ class _LiveEpisode:
         if credit.type != "siblings":
             return []
         assignments = [(first + k, agent, prompt) for k, (_, agent, prompt) in enumerate(launches)]
-        drawn = [a for a in assignments if seed_for(self.seed, a[0], "siblings") < credit.sibling_share * 2**63]
+        drawn = [
+            a
+            for a in assignments
+            if seed_for(self.seed, a[0], "siblings") < credit.sibling_share * 2**63
+        ]
         return [
             self._child(f"{number}.{k}", agent, prompt, turn, turns_left)
             for number, agent, prompt in drawn
             for k in range(1, credit.siblings + 1)
         ]
 
-    async def _child(self, agent_id: str, name: str, prompt: str, turn: int, turns_left: int) -> AgentTrace:
+    async def _child(
+        self, agent_id: str, name: str, prompt: str, turn: int, turns_left: int
+    ) -> AgentTrace:
         role = self.runner.role("subagent")
         try:
             world = await call_env(self.env, self.env.fork, prompt)
@@ -305,16 +327,23 @@ class _LiveEpisode:
             session=f"{self.id}/{agent_id}",
             seed=f"{self.seed}/{agent_id}",
         )
-        limits = role.limits.model_copy(update={"turns": min(role.limits.turns, turns_left)})
+        limits = role.limits.replace(turns=min(role.limits.turns, turns_left))
         policy = self.runner.policies["subagent"]
         if role.harness is not None:
-            data = {"name": name, "system_prompt": spec.system}  # and nothing of the task's own: it holds the gold
+            data = {
+                "name": name,
+                "system_prompt": spec.system,
+            }  # and nothing of the task's own: it holds the gold
             subtask = Task(f"{self.env.task.id}/{agent_id}", self.env.task.env, prompt, data)
             trace = await self._harness(role, spec, policy, world, limits, None, subtask)
-            trace = replace(trace, result=read_message(trace))  # an agent that a limit ended gives nothing back
+            trace = replace(
+                trace, result=read_message(trace)
+            )  # an agent that a limit ended gives nothing back
         else:
             dispatch = _in_world(world, role.limits.env_calls_per_turn)
-            trace = await run_agent(spec, policy, self.env.tool_specs(), limits, role.sampling, dispatch)
+            trace = await run_agent(
+                spec, policy, self.env.tool_specs(), limits, role.sampling, dispatch
+            )
             if trace.stop_reason == "turns" and turns_left < role.limits.turns:
                 trace = replace(trace, stop_reason="critical_step_budget")
         try:
@@ -366,4 +395,8 @@ def read_message(trace: AgentTrace) -> str:
 def _report(trace: AgentTrace) -> str:
     if trace.status == "completed":
         return trace.result
-    return BUDGET_EXHAUSTED if trace.stop_reason == "critical_step_budget" else f"error: stopped ({trace.stop_reason})"
+    return (
+        BUDGET_EXHAUSTED
+        if trace.stop_reason == "critical_step_budget"
+        else f"error: stopped ({trace.stop_reason})"
+    )

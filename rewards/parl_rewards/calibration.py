@@ -1,6 +1,6 @@
 """Knowing what one does not know, as a term: answers, and abstentions on questions without an answer.
 
-In: an `Episode` whose facts hold `calibration` (`parl.calibration.tally`). Out: 0..1, for the orchestrator.
+In: an `Episode` whose facts hold `calibration` (`parl.core.abstention.tally`). Out: 0..1, for the orchestrator.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from parl.errors import ConfigError
-from parl.scoring import reward
-from parl.types import Episode
+from parl.core.errors import ConfigError
+from parl.core.types import Episode
+from parl.reward.terms import reward
 
 
 @reward(outcome=True)
@@ -43,6 +43,10 @@ def calibration(
         )
     if not counts["questions"]:
         return 0.0
-    right, abstained, honest = counts["answered_right"], counts["abstained"], counts["abstained_right"]
+    right, abstained, honest = (
+        counts["answered_right"],
+        counts["abstained"],
+        counts["abstained_right"],
+    )
     earned = right * (1 + wrong) + honest * (abstention + wrong) + (abstained - honest) * wrong
     return float(earned / ((1 + wrong) * counts["questions"]))

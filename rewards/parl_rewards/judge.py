@@ -1,4 +1,4 @@
-"""The verdicts of a judge as a term. The environment asks the judge (`parl.judge`); this only reads what it left.
+"""The verdicts of a judge as a term. The environment asks the judge (`parl.env.judge`); this only reads what it left.
 
 In: an `Episode` whose facts hold verdicts. Out: 0..1, for the orchestrator.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from parl.errors import ConfigError, did_you_mean
-from parl.scoring import reward
-from parl.types import Episode
+from parl.core.errors import ConfigError, did_you_mean
+from parl.core.types import Episode
+from parl.reward.terms import reward
 
 
 @reward(outcome=True)
@@ -30,5 +30,7 @@ def judge(episode: Episode, *, rubric: str | None = None) -> float:
     if rubric is None:
         return fmean(v["score"] for v in verdicts.values())
     if rubric not in verdicts:
-        raise ConfigError(f"reward.terms.judge.rubric: there is no '{rubric}'.{did_you_mean(rubric, verdicts)}")
+        raise ConfigError(
+            f"reward.terms.judge.rubric: there is no '{rubric}'.{did_you_mean(rubric, verdicts)}"
+        )
     return float(verdicts[rubric]["score"])

@@ -5,9 +5,9 @@ In: an `Episode`. Out: agent id -> 0..1.
 
 from __future__ import annotations
 
-from parl.errors import ConfigError, did_you_mean
-from parl.scoring import finished, reward
-from parl.types import AgentTrace, Episode
+from parl.core.errors import ConfigError, did_you_mean
+from parl.core.types import AgentTrace, Episode
+from parl.reward.terms import finished, reward
 from parl_rewards.wide_search import item_f1_nonkey, wide_search
 
 __all__ = ["item_f1_nonkey", "outcome", "wide_search"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 from parl.config.base import PositiveInt
-from parl.errors import ConfigError
-from parl.scoring import reward
-from parl.types import Episode
+from parl.core.errors import ConfigError
+from parl.core.types import Episode
+from parl.reward.terms import reward
 
 
 @reward

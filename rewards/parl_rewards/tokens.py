@@ -1,13 +1,13 @@
 """Terms about length: generated tokens, tool calls included, observations not. The orchestrator's alone.
 
-In: an `Episode`. Out: a float that is never positive. (Toggle is a modifier of the outcome, see `parl.scoring`.)
+In: an `Episode`. Out: a float that is never positive. (Toggle is a modifier of the outcome, see `parl.reward.scorer`.)
 """
 
 from __future__ import annotations
 
 from parl.config.base import PositiveInt
-from parl.scoring import reward
-from parl.types import Episode
+from parl.core.types import Episode
+from parl.reward.terms import reward
 
 
 @reward
@@ -22,7 +22,11 @@ def tokens(episode: Episode, *, per: PositiveInt = 1000, tree: bool = False) -> 
 
 @reward
 def overlong(
-    episode: Episode, *, max_tokens: PositiveInt = 20480, ramp: PositiveInt = 4096, tree: bool = False
+    episode: Episode,
+    *,
+    max_tokens: PositiveInt = 20480,
+    ramp: PositiveInt = 4096,
+    tree: bool = False,
 ) -> float:
     """DAPO's soft overlong punishment (2503.14476, eq. 13): 0, then down to -1 over the last `ramp` tokens.
 

@@ -58,7 +58,9 @@ def wide_search(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> dict[
     joined = _join(answer, gold, evaluation)
     columns = joined.keys + joined.others
     gold_rows = len(joined.expected)
-    by_row = _prf(sum(min(cells, default=1.0) for cells in joined.rows), joined.predicted, gold_rows)
+    by_row = _prf(
+        sum(min(cells, default=1.0) for cells in joined.rows), joined.predicted, gold_rows
+    )
     items = sum(joined.keys + sum(cells) for cells in joined.rows)
     by_item = _prf(items, joined.predicted * columns, gold_rows * columns)
     result = {"score": float(all(value == 1.0 for value in (*by_row, *by_item)))}
@@ -85,11 +87,16 @@ def read_cells(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> list[C
     columns, keys, _ = _read_evaluation(evaluation)
     others = [column for column in columns if column not in keys]
     truth, table = _gold_columns(gold, columns), parse_table(answer) or []
-    found = {j: (table[i], scores) for (i, j), scores in zip(joined.pairs, joined.rows, strict=True)}
+    found = {
+        j: (table[i], scores) for (i, j), scores in zip(joined.pairs, joined.rows, strict=True)
+    }
     cells = []
     for j in joined.expected:
         row, scores = found.get(j, ({}, [0.0] * len(others)))
-        cells += [Cell(truth[c][j], row.get(c, ""), score) for c, score in zip(others, scores, strict=True)]
+        cells += [
+            Cell(truth[c][j], row.get(c, ""), score)
+            for c, score in zip(others, scores, strict=True)
+        ]
     return cells
 
 
@@ -122,7 +129,9 @@ def parse_table(answer: str) -> list[Row] | None:
         if "|" in line and not set(line.strip()) <= set("|- :")
     ]
     try:
-        table = list(csv.reader(lines, delimiter="|"))  # quotes mean what they mean in CSV, as they do there
+        table = list(
+            csv.reader(lines, delimiter="|")
+        )  # quotes mean what they mean in CSV, as they do there
     except csv.Error:
         return None
     if not table or any(len(row) > len(table[0]) for row in table):
@@ -200,7 +209,9 @@ def _gold_columns(gold: Gold, columns: Sequence[str]) -> dict[str, list[str]]:
     rows = [{_column_name(name): str(cell) for name, cell in row.items()} for row in gold]
     for column in columns:
         if any(column not in row for row in rows):
-            raise ValueError(f"a gold row lacks the required column '{column}'; it has {sorted(rows[0])}")
+            raise ValueError(
+                f"a gold row lacks the required column '{column}'; it has {sorted(rows[0])}"
+            )
     return {column: [row[column] for row in rows] for column in columns}
 
 
@@ -214,7 +225,19 @@ def _first_of_each(table: Mapping[str, Sequence[str]], keys: Sequence[str]) -> l
 
 # What pandas' read_csv takes for a missing cell; the official evaluator then compares the text "nan".
 _MISSING = frozenset(
-    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>")
+    (
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+    )
 ) | frozenset(("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"))
 _INTEGER = re.compile(r"[-+]?\d{1,18}", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
@@ -222,7 +245,9 @@ _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 
 def _as_pandas_reads(table: Sequence[str], truth: Sequence[str]) -> tuple[list[str], list[str]]:
     """One column of both tables: missing cells are "nan"; where both are numeric, 007 is 7, and 7 is 7.0."""
-    table, truth = (["nan" if cell in _MISSING else cell for cell in side] for side in (table, truth))
+    table, truth = (
+        ["nan" if cell in _MISSING else cell for cell in side] for side in (table, truth)
+    )
     cells = [*table, *truth]
     if all(_INTEGER.fullmatch(cell) for cell in cells):
         return [str(int(cell)) for cell in table], [str(int(cell)) for cell in truth]
@@ -243,9 +268,13 @@ class _Rule(NamedTuple):
         return float(all(_METRICS[name](response, target, self.criterion) for name in self.metrics))
 
 
-def _read_evaluation(evaluation: Mapping[str, Any]) -> tuple[list[str], list[str], dict[str, _Rule]]:
+def _read_evaluation(
+    evaluation: Mapping[str, Any],
+) -> tuple[list[str], list[str], dict[str, _Rule]]:
     """Required columns, key columns and each column's rule. Checked whole, whether a row needs it or not."""
-    missing = [name for name in ("required", "unique_columns", "eval_pipeline") if not evaluation.get(name)]
+    missing = [
+        name for name in ("required", "unique_columns", "eval_pipeline") if not evaluation.get(name)
+    ]
     if missing:
         raise ValueError(f"the evaluation lacks {', '.join(missing)}")
     columns, keys = list(evaluation["required"]), list(evaluation["unique_columns"])
@@ -260,7 +289,9 @@ def _read_rule(column: str, item: Mapping[str, Any], is_key: bool) -> _Rule:
     preprocess, metrics = tuple(item.get("preprocess") or ()), tuple(item.get("metric") or ())
     for name in preprocess:
         if name not in _PREPROCESS:
-            raise ValueError(f"column '{column}': no preprocess '{name}', only {', '.join(_PREPROCESS)}")
+            raise ValueError(
+                f"column '{column}': no preprocess '{name}', only {', '.join(_PREPROCESS)}"
+            )
     for name in metrics:
         if name not in _METRICS:
             raise ValueError(
@@ -357,7 +388,9 @@ _MONTH_NAMES = (
 )
 _DAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _MONTHS = {n: i for i, name in enumerate(_MONTH_NAMES, 1) for n in (name, name[:3])} | {"sept": 9}
-_FILLERS = {"st", "nd", "rd", "th", "of", "the"} | {n for name in _DAY_NAMES for n in (name, name[:3])}
+_FILLERS = {"st", "nd", "rd", "th", "of", "the"} | {
+    n for name in _DAY_NAMES for n in (name, name[:3])
+}
 _YMD = re.compile(r"(\d{4})(?:[-/.年](\d{1,2})(?:[-/.月](\d{1,2}))?)?[年月日]?(?:[T ]\d\d?:.*)?")
 _MDY = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})(?: \d\d?:.*)?")
 _WORDS = re.compile(r"[a-z]+|\d+")

@@ -18,20 +18,24 @@ from typing import Any
 import torch
 from common import finish, set_up, table
 
+from parl.core.types import ROLES, Sample
 from parl.learner.policies import PolicySet
-from parl.types import ROLES, Sample
 
 
 def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Of the memory under these tensors, each piece once."""
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    return sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
+    )
 
 
 def memory(policies: PolicySet) -> dict[str, int]:
     """Bytes by what they are for, of policies that have learned at least once."""
     learners: Any = policies.learners.values()
     engines: Any = [handle.engine for handle in policies.handles().values()]
-    trained = [p for learner in learners for p in learner.bare_model.parameters() if p.requires_grad]
+    trained = [
+        p for learner in learners for p in learner.bare_model.parameters() if p.requires_grad
+    ]
     states = [s for learner in learners for s in learner.optimizer.state.values()]
     moments = [v for state in states for v in state.values() if torch.is_tensor(v) and v.dim()]
     weights = [p for model in policies.models.values() for p in model.parameters()]
@@ -54,7 +58,7 @@ def learn(overrides: list[str]) -> PolicySet:
             "e",
             str(i),
             role,
-            getattr(config.roles, role).policy,
+            config.roles.of(role).policy,
             (3, 4, 5, 6),
             (0, 1, 1, 1),
             (0.0,) + (-1.0,) * 3,
@@ -65,25 +69,34 @@ def learn(overrides: list[str]) -> PolicySet:
         for role in ROLES
         for i, a in enumerate((1.0, -1.0))
     ]
-    mass = {getattr(config.roles, role).policy: 6.0 for role in ROLES}
+    mass = {config.roles.of(role).policy: 6.0 for role in ROLES}
     policies.update(samples, mass, 0)
     policies.sync(())
     return policies
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hidden", type=int, default=256, help="width of the model")
     parser.add_argument("--layers", type=int, default=8, help="attention layers")
     parser.add_argument("--rank", type=int, default=16)
     args = parser.parse_args()
-    shape = {"hidden_size": args.hidden, "ff_size": 4 * args.hidden, "layers": ["full_attention"] * args.layers}
+    shape = {
+        "hidden_size": args.hidden,
+        "ff_size": 4 * args.hidden,
+        "layers": ["full_attention"] * args.layers,
+    }
     optimizer = {"muon_lr": 0.0}
     full = {name: {"tiny": shape, "optimizer": optimizer} for name in ("main", "subagent")}
     adapter = {"adapter": {"base": "main", "rank": args.rank}, "optimizer": optimizer}
     adapters = {"main": {"tiny": shape}, **dict.fromkeys(ROLES, adapter)}
     found = {}
-    for name, policies, orchestrator in (("two full models", full, "main"), ("two adapters", adapters, "orchestrator")):
+    for name, policies, orchestrator in (
+        ("two full models", full, "main"),
+        ("two adapters", adapters, "orchestrator"),
+    ):
         overrides = [f"policies.{k}={json.dumps(v)}" for k, v in policies.items()]
         roles = [f"roles.orchestrator.policy={orchestrator}", "roles.subagent.policy=subagent"]
         found[name] = memory(learn([*overrides, *roles]))
@@ -93,7 +106,13 @@ def main() -> None:
         + [["total", *(sum(m.values()) / 1e6 for m in found.values())]],
     )
     full_bytes, adapter_bytes = (sum(m.values()) for m in found.values())
-    finish({"full_mb": full_bytes / 1e6, "adapters_mb": adapter_bytes / 1e6, "ratio": full_bytes / adapter_bytes})
+    finish(
+        {
+            "full_mb": full_bytes / 1e6,
+            "adapters_mb": adapter_bytes / 1e6,
+            "ratio": full_bytes / adapter_bytes,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from common import finish, table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from parl.config.objective import Loss
-from parl.config.schema import Optimizer, Policy
+from parl.config.policy import Optimizer, Policy
+from parl.core.machine import pin_threads, rss_mb
+from parl.core.types import Sample
 from parl.learner.learner import Learner
-from parl.learner.models import save_memory
-from parl.system import pin_threads, rss_mb
-from parl.types import Sample
+from parl.policy.models.load import save_memory
 
 SETTINGS = (False, "selective", True)
 DTYPES = ("float32", "bfloat16")
@@ -34,10 +34,14 @@ DTYPES = ("float32", "bfloat16")
 def sample(tokens: int) -> Sample:
     ids = tuple(3 + i * 7 % 900 for i in range(tokens))
     mask = (0, *[1] * (tokens - 1))
-    return Sample("e", "0", "orchestrator", "main", ids, mask, tuple(-7.0 * m for m in mask), 1.0, 1.0, (0,))
+    return Sample(
+        "e", "0", "orchestrator", "main", ids, mask, tuple(-7.0 * m for m in mask), 1.0, 1.0, (0,)
+    )
 
 
-def measure(hidden: int, layers: int, tokens: int, setting: bool | str, dtype: str) -> tuple[float, float]:
+def measure(
+    hidden: int, layers: int, tokens: int, setting: bool | str, dtype: str
+) -> tuple[float, float]:
     """(MB of activations, seconds of the processor) of one update."""
     pin_threads(1)
     shape = Qwen3Config(
@@ -60,7 +64,9 @@ def measure(hidden: int, layers: int, tokens: int, setting: bool | str, dtype: s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hidden", type=int, default=512, help="a multiple of 256")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=1024)

@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from parl import plugins
 from parl.config import Config, load
-from parl.env import AgentEnv, Message, Said
+from parl.core.machine import pin_threads
+from parl.core.messages import Message
+from parl.core.types import ToolCall
+from parl.env import registry as plugins
+from parl.env.base import AgentEnv
+from parl.env.demonstrations import Said
+from parl.env.registry import make_env
 from parl.learner.policies import PolicySet
-from parl.plugins import make_env
 from parl.policy.base import Generation, PolicyHandle, Renderer, Request
-from parl.policy.scripted import ScriptedEngine, call_text
-from parl.rollout.pool import Job
+from parl.policy.engines.scripted import ScriptedEngine, call_text
+from parl.rollout.pool.local import Job
 from parl.rollout.swarm import SwarmRunner
-from parl.system import pin_threads
-from parl.types import ToolCall
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
@@ -102,7 +104,10 @@ def runner_of(config: Config, engine: Any, renderer: Renderer) -> SwarmRunner:
                     "sampling": settings.sampling.model_copy(update={"max_tokens": 10**6}),
                 }
             )
-            for role, settings in (("orchestrator", config.roles.orchestrator), ("subagent", config.roles.subagent))
+            for role, settings in (
+                ("orchestrator", config.roles.orchestrator),
+                ("subagent", config.roles.subagent),
+            )
         }
     )
     swarm = config.swarm.model_copy(update={"max_subagents": 10**6, "critical_step_budget": None})
@@ -111,10 +116,15 @@ def runner_of(config: Config, engine: Any, renderer: Renderer) -> SwarmRunner:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print aligned columns."""
-    shown = [list(header), *([f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows)]
+    shown = [
+        list(header),
+        *([f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows),
+    ]
     widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
     for row in shown:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def finish(result: Mapping[str, Any]) -> None:

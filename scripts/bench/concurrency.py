@@ -14,19 +14,25 @@ import time
 
 from common import Gate, SwarmScript, finish, jobs_of, runner_of, set_up, table
 
-from parl.plugins import make_env
-from parl.policy.scripted import CharRenderer, ScriptedEngine
-from parl.rollout.pool import LocalPool
-from parl.system import rss_mb
+from parl.core.machine import rss_mb
+from parl.env.registry import make_env
+from parl.policy.engines.scripted import CharRenderer, ScriptedEngine
+from parl.rollout.pool.local import LocalPool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--agents", type=int, default=100_000, help="subagents that are alive at once")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--agents", type=int, default=100_000, help="subagents that are alive at once"
+    )
     parser.add_argument("--width", type=int, default=64, help="subagents of an episode")
     args = parser.parse_args()
     num = -(-args.agents // args.width)
-    config, env, _ = set_up([f"rollout.max_concurrent_episodes={num}", "rollout.episode_deadline_s=3600"])
+    config, env, _ = set_up(
+        [f"rollout.max_concurrent_episodes={num}", "rollout.episode_deadline_s=3600"]
+    )
     gate = Gate(ScriptedEngine(SwarmScript(args.width), CharRenderer()), num * args.width)
     runner = runner_of(config, gate, CharRenderer())
     pool = LocalPool(lambda: make_env(config.env), config.rollout)
@@ -38,7 +44,15 @@ def main() -> None:
     assert all(e.status == "completed" and len(e.subagents) == args.width for e in episodes)
     gib = rss_mb() / 1024
     table(
-        ["agents at once", "episodes", "seconds", "episodes/s", "turns/s", "GiB before", "GiB at most"],
+        [
+            "agents at once",
+            "episodes",
+            "seconds",
+            "episodes/s",
+            "turns/s",
+            "GiB before",
+            "GiB at most",
+        ],
         [
             [
                 gate.waiting + num,

@@ -19,13 +19,15 @@ import torch
 from common import finish, set_up, table
 from traffic import play_swarm, record
 
-from parl.config.schema import EngineConfig
-from parl.policy.torch_engine import TorchEngine
-from parl.types import Episode
+from parl.config.policy import EngineConfig
+from parl.core.types import Episode
+from parl.policy.engines.torch import TorchEngine
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--episodes", type=int, default=48)
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--repeats", type=int, default=3)
@@ -62,7 +64,9 @@ def generate_all(model: Any, episodes: Sequence[Episode], batch: int) -> None:
     """Turn by turn, since a turn needs what the one before brought; within a turn all agents are independent."""
     traces = [t for e in episodes for t in e.traces]
     for k in range(max(len(t.turns) for t in traces)):
-        asked = [(list(t.token_ids[: t.turns[k].start]), t.turns[k]) for t in traces if k < len(t.turns)]
+        asked = [
+            (list(t.token_ids[: t.turns[k].start]), t.turns[k]) for t in traces if k < len(t.turns)
+        ]
         asked.sort(key=lambda a: (a[1].end - a[1].start, len(a[0])))
         for i in range(0, len(asked), batch):
             part = asked[i : i + batch]

@@ -21,10 +21,10 @@ from common import finish, set_up, table
 from torch.utils._python_dispatch import TorchDispatchMode
 from traffic import play_swarm, record
 
-from parl.config.schema import EngineConfig
+from parl.config.policy import EngineConfig
+from parl.core.types import Episode, Sample
 from parl.learner.learner import Learner
-from parl.policy.torch_engine import TorchEngine
-from parl.types import Episode, Sample
+from parl.policy.engines.torch import TorchEngine
 
 aten = torch.ops.aten
 PRODUCTS = {
@@ -50,7 +50,9 @@ class Count(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:
             named = tuple(sorted((kwargs or {}).items(), key=lambda kv: kv[0]))
-            self.calls[func, tuple(map(_frozen, args)), tuple((k, _frozen(v)) for k, v in named)] += 1
+            self.calls[
+                func, tuple(map(_frozen, args)), tuple((k, _frozen(v)) for k, v in named)
+            ] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -64,15 +66,26 @@ def _thawed(value: Any) -> Any:
     if isinstance(value, tuple) and value and value[0] == "tensor":
         _, shape, stride, dtype = value
         made = torch.empty_strided(shape, stride, dtype=dtype)
-        return made.fill_(True) if dtype == torch.bool else made.normal_() if dtype.is_floating_point else made.zero_()
+        return (
+            made.fill_(True)
+            if dtype == torch.bool
+            else made.normal_()
+            if dtype.is_floating_point
+            else made.zero_()
+        )
     return value
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--agents", type=int, default=64, help="live agents of the rollout")
     parser.add_argument(
-        "--episodes", type=int, default=48, help="recorded episodes; the learner learns from all of them"
+        "--episodes",
+        type=int,
+        default=48,
+        help="recorded episodes; the learner learns from all of them",
     )
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()

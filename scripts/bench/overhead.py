@@ -13,13 +13,15 @@ from typing import Any
 
 from common import SwarmScript, finish, jobs_of, runner_of, set_up, table
 
-from parl.plugins import make_env
-from parl.policy.scripted import CharRenderer, ScriptedEngine
-from parl.rollout.pool import LocalPool
+from parl.env.registry import make_env
+from parl.policy.engines.scripted import CharRenderer, ScriptedEngine
+from parl.rollout.pool.local import LocalPool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--widths", type=int, nargs="+", default=[1, 8, 64])
     args = parser.parse_args()
@@ -54,7 +56,16 @@ def main() -> None:
         turns = sum(e.total_steps for e in episodes)
         own = 1000 * (wall - inside[0] - script.seconds) / turns
         worst = max(worst, own)
-        rows.append([width, turns, 1000 * wall / turns, 1000 * inside[0] / turns, 1000 * script.seconds / turns, own])
+        rows.append(
+            [
+                width,
+                turns,
+                1000 * wall / turns,
+                1000 * inside[0] / turns,
+                1000 * script.seconds / turns,
+                own,
+            ]
+        )
     table(["subagents", "turns", "ms a turn", "environment", "script", "runtime"], rows)
     finish({"ms_per_turn": worst})
 

@@ -32,19 +32,27 @@ SKIPPED = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="a run whose cold start is taken")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--staleness", type=int, default=2)
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    rows = {name: measure(name, shape, args, folder / f"{i}") for i, (name, shape) in enumerate(SHAPES.items())}
+    rows = {
+        name: measure(name, shape, args, folder / f"{i}")
+        for i, (name, shape) in enumerate(SHAPES.items())
+    }
     shutil.rmtree(folder)
     sync = min((rows[n] for n in rows if n.startswith("sync")), key=lambda r: r["step"])
     bound = (sync["rollout"] + sync["learn"]) / max(sync["rollout"], sync["learn"])
     speedup = sync["step"] / rows["async"]["step"]
     header = ["mode", "s a step", "rollout", "learn and sync", "tokens/s"]
-    table(header, [[n, r["step"], r["rollout"], r["learn"], r["tokens_per_s"]] for n, r in rows.items()])
+    table(
+        header,
+        [[n, r["step"], r["rollout"], r["learn"], r["tokens_per_s"]] for n, r in rows.items()],
+    )
     print(f"async is {speedup:.2f} times as fast as the best sync; the bound is {bound:.2f}")
     finish({"async_share_of_bound": speedup / bound, "speedup": speedup, "bound": bound})
 
@@ -65,8 +73,12 @@ def measure(name: str, shape: list[str], args: argparse.Namespace, run: Path) ->
     ]
     command = [sys.executable, "-m", "parl.cli", "train", str(QUICKSTART), *overrides, *shape]
     env = {**os.environ, "OMP_NUM_THREADS": "2" if "both" in name else "1"}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][SKIPPED:]
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env
+    )
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][
+        SKIPPED:
+    ]
     seconds = sum(r["time/step_s"] for r in lines)
     tokens = sum(r["rollout/tokens_per_s"] * r["time/rollout_s"] for r in lines)
     return {

@@ -31,11 +31,17 @@ BUSY = "import time\nwhile time.process_time() < {seconds}: pass"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--concurrent", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=2.0, help="CPU seconds of each concurrent run")
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="memory that this process holds in the end")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="CPU seconds of each concurrent run"
+    )
+    parser.add_argument(
+        "--gigabytes", type=float, default=2.0, help="memory that this process holds in the end"
+    )
     args = parser.parse_args()
     require()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -46,19 +52,43 @@ def main() -> None:
         share = asyncio.run(busy(args.concurrent, args.seconds))
         time.sleep(1)  # a thread of the host ends just after its result is here
         leaked = (processes(folder), len(os.listdir(folder)), descriptors() - before)
-        large = [held(args.gigabytes, args.runs // 10, folder, by_host=by_host) for by_host in (True, False)]
+        large = [
+            held(args.gigabytes, args.runs // 10, folder, by_host=by_host)
+            for by_host in (True, False)
+        ]
         tempfile.tempdir = None
-    times = {"run": inside, "bare": bare, "run, large process": large[0], "the same without a host": large[1]}
+    times = {
+        "run": inside,
+        "bare": bare,
+        "run, large process": large[0],
+        "the same without a host": large[1],
+    }
     table(
         ["", "median ms", "5 %", "95 %"],
-        [[name, statistics.median(t), *statistics.quantiles(t, n=20)[::18]] for name, t in times.items()],
+        [
+            [name, statistics.median(t), *statistics.quantiles(t, n=20)[::18]]
+            for name, t in times.items()
+        ],
     )
-    table(["leaked", "processes", "folders", "descriptors"], [[f"of {args.runs + args.concurrent + 1} runs", *leaked]])
+    table(
+        ["leaked", "processes", "folders", "descriptors"],
+        [[f"of {args.runs + args.concurrent + 1} runs", *leaked]],
+    )
     table(["concurrent runs", "share of all cores"], [[args.concurrent, share]])
     median, bare_median, hosted, forked = map(statistics.median, times.values())
-    result = dict(zip(("leaked_processes", "leaked_folders", "leaked_descriptors"), leaked, strict=True))
+    result = dict(
+        zip(("leaked_processes", "leaked_folders", "leaked_descriptors"), leaked, strict=True)
+    )
     result |= {"run_ms": median, "bare_ms": bare_median, "overhead_ms": median - bare_median}
-    finish({"runs": args.runs, **result, "large_ms": hosted, "large_no_host_ms": forked, "cores_share": share})
+    finish(
+        {
+            "runs": args.runs,
+            **result,
+            "large_ms": hosted,
+            "large_no_host_ms": forked,
+            "cores_share": share,
+        }
+    )
 
 
 def alternate(num: int) -> tuple[list[float], list[float]]:
@@ -69,7 +99,9 @@ def alternate(num: int) -> tuple[list[float], list[float]]:
         assert run_python(CODE).stdout == "45\n"
         between = time.perf_counter()
         subprocess.run(
-            [confine.interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", CODE], capture_output=True, check=True
+            [confine.interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", CODE],
+            capture_output=True,
+            check=True,
         )
         inside.append(1000 * (between - began))
         bare.append(1000 * (time.perf_counter() - between))
@@ -79,7 +111,10 @@ def alternate(num: int) -> tuple[list[float], list[float]]:
 async def busy(num: int, seconds: float) -> float:
     """CPU time of concurrent runs that only compute, over wall time times cores."""
     cpu, began = children_cpu(), time.perf_counter()
-    runs = (run_python_async(BUSY.format(seconds=seconds), timeout_s=60 * num * seconds) for _ in range(num))
+    runs = (
+        run_python_async(BUSY.format(seconds=seconds), timeout_s=60 * num * seconds)
+        for _ in range(num)
+    )
     results = await asyncio.gather(*runs)
     assert all(r.exit_code == 0 for r in results), results
     return (children_cpu() - cpu) / (time.perf_counter() - began) / len(os.sched_getaffinity(0))
@@ -100,7 +135,11 @@ def held(gigabytes: float, num: int, folder: str, *, by_host: bool) -> list[floa
 
 def host() -> psutil.Process:
     """The process that starts the runs."""
-    (found,) = (child for child in psutil.Process().children() if "parl_envs.coding.host" in str(child.cmdline()))
+    (found,) = (
+        child
+        for child in psutil.Process().children()
+        if "parl_envs.coding.host" in str(child.cmdline())
+    )
     return found
 
 

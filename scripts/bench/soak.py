@@ -14,22 +14,29 @@ import itertools
 import numpy as np
 from common import SwarmScript, finish, jobs_of, runner_of, set_up, table
 
-from parl.plugins import make_env
-from parl.policy.scripted import CharRenderer, ScriptedEngine
-from parl.rollout.pool import LocalPool
-from parl.system import rss_now_mb
+from parl.core.machine import rss_now_mb
+from parl.env.registry import make_env
+from parl.policy.engines.scripted import CharRenderer, ScriptedEngine
+from parl.rollout.pool.local import LocalPool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--episodes", type=int, default=20_000)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument(
-        "--batch", type=int, default=500, help="episodes at once; memory is read after every other batch"
+        "--batch",
+        type=int,
+        default=500,
+        help="episodes at once; memory is read after every other batch",
     )
     args = parser.parse_args()
     config, env, _ = set_up()
-    runner = runner_of(config, ScriptedEngine(SwarmScript(args.width), CharRenderer()), CharRenderer())
+    runner = runner_of(
+        config, ScriptedEngine(SwarmScript(args.width), CharRenderer()), CharRenderer()
+    )
     pool = LocalPool(lambda: make_env(config.env), config.rollout)
     jobs = jobs_of(env, args.batch)
     seen: list[tuple[int, float]] = []

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from parl.config import Config
-from parl.env import AgentEnv
+from parl.core.types import AgentTrace, Episode
+from parl.env.base import AgentEnv
 from parl.policy.base import PolicyHandle, Renderer, Request
-from parl.policy.scripted import ScriptedEngine
+from parl.policy.engines.scripted import ScriptedEngine
 from parl.rollout.swarm import SwarmRunner
-from parl.types import AgentTrace, Episode
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Turn:
     new: int
 
 
-def record(config: Config, env: AgentEnv, renderer: Renderer, num: int, parallel: float = 1.0) -> list[Episode]:
+def record(
+    config: Config, env: AgentEnv, renderer: Renderer, num: int, parallel: float = 1.0
+) -> list[Episode]:
     """Episodes of the scripted expert, through the runtime, with the tokens of the quickstart's policy."""
     rng = np.random.default_rng(0)
     swarm = config.swarm.model_copy(update={"critical_step_budget": None})
@@ -36,8 +38,12 @@ def record(config: Config, env: AgentEnv, renderer: Renderer, num: int, parallel
     for i in range(num):
         demo: Any = env.demonstrate("episode", rng, parallel=parallel, lazy=0.0)
         handle = PolicyHandle("expert", renderer, ScriptedEngine(demo.script, renderer), False)
-        runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, config.roles, swarm, config.clock)
-        run = runner.run(demo.env, demo.task, episode_id=f"r{i}", group=f"r{i}", step=0, seed=f"r{i}")
+        runner = SwarmRunner(
+            {"orchestrator": handle, "subagent": handle}, config.roles, swarm, config.clock
+        )
+        run = runner.run(
+            demo.env, demo.task, episode_id=f"r{i}", group=f"r{i}", step=0, seed=f"r{i}"
+        )
         episodes.append(asyncio.run(run))
     assert all(e.status == "completed" for e in episodes)
     return episodes
@@ -45,7 +51,10 @@ def record(config: Config, env: AgentEnv, renderer: Renderer, num: int, parallel
 
 def turns_of(trace: AgentTrace) -> list[Turn]:
     starts = [0, *(t.end for t in trace.turns)]
-    return [Turn(trace.token_ids[a : t.start], t.end - t.start) for a, t in zip(starts, trace.turns, strict=False)]
+    return [
+        Turn(trace.token_ids[a : t.start], t.end - t.start)
+        for a, t in zip(starts, trace.turns, strict=False)
+    ]
 
 
 async def play(engine: Any, session: str, turns: Sequence[Turn]) -> int:
@@ -53,7 +62,9 @@ async def play(engine: Any, session: str, turns: Sequence[Turn]) -> int:
     ids: list[int] = []
     for k, turn in enumerate(turns):
         ids += turn.fed
-        made = await engine.generate(Request(session, tuple(ids), (), turn.new, 1.0, hash((session, k)) % 2**32))
+        made = await engine.generate(
+            Request(session, tuple(ids), (), turn.new, 1.0, hash((session, k)) % 2**32)
+        )
         ids += made.token_ids
     engine.release(session)
     return sum(t.new for t in turns)
@@ -70,7 +81,9 @@ async def play_swarm(engine: Any, session: str, episode: Episode) -> int:
         ids += made.token_ids
         launched = [t for t in episode.subagents if t.spawned_at == k]
         written += turn.new + sum(
-            await asyncio.gather(*(play(engine, f"{session}/{t.id}", turns_of(t)) for t in launched))
+            await asyncio.gather(
+                *(play(engine, f"{session}/{t.id}", turns_of(t)) for t in launched)
+            )
         )
     engine.release(session)
     return written

@@ -24,16 +24,17 @@ from typing import Any
 
 from common import finish, table
 
-from parl import plugins
 from parl.config import Config, load
-from parl.env import AgentEnv, assistant
-from parl.evaluate import load_tasks
+from parl.core.machine import pin_threads
+from parl.core.messages import assistant
+from parl.core.types import Task
+from parl.env import registry as plugins
+from parl.env.base import AgentEnv
+from parl.env.registry import make_env
+from parl.env.tasks import load_tasks
 from parl.learner import checkpoint as checkpoints
-from parl.plugins import make_env
-from parl.policy.chatml import ChatML
-from parl.run_folder import read_episodes
-from parl.system import pin_threads
-from parl.types import Task
+from parl.policy.renderers.chatml import ChatML
+from parl.runs.folder import read_episodes
 
 SINGLE = Path(__file__).parents[2] / "configs" / "quickstart-single.yaml"
 TEMPLATE = (
@@ -46,8 +47,12 @@ SKIPPED = 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a single-agent run whose cold start both begin with")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "run", type=Path, help="a single-agent run whose cold start both begin with"
+    )
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--tasks", type=int, default=6, help="tasks of a step")
     parser.add_argument("--group", type=int, default=8, help="episodes of a task")
@@ -58,10 +63,24 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     ours = run_ours(args, folder / "ours")
     same_scores(config, folder / "ours")
-    theirs = run_trl(config, checkpoints.find(args.run, "cold-start") / "policies" / "main", args, folder / "trl")
-    header = ["", "s a step", "episodes/s", "generated tokens/s", "tokens an episode", "mean reward"]
+    theirs = run_trl(
+        config, checkpoints.find(args.run, "cold-start") / "policies" / "main", args, folder / "trl"
+    )
+    header = [
+        "",
+        "s a step",
+        "episodes/s",
+        "generated tokens/s",
+        "tokens an episode",
+        "mean reward",
+    ]
     table(header, [[name, *row.values()] for name, row in (("PARL", ours), ("TRL", theirs))])
-    finish({"episodes_per_s_ratio": ours["episodes_per_s"] / theirs["episodes_per_s"], "steps": args.steps})
+    finish(
+        {
+            "episodes_per_s_ratio": ours["episodes_per_s"] / theirs["episodes_per_s"],
+            "steps": args.steps,
+        }
+    )
 
 
 def run_ours(args: argparse.Namespace, run: Path) -> dict[str, float]:
@@ -76,7 +95,9 @@ def run_ours(args: argparse.Namespace, run: Path) -> dict[str, float]:
         "tracking.wandb.mode=disabled",
     ]
     command = [sys.executable, "-m", "parl.cli", "train", str(SINGLE), *overrides]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][SKIPPED:]
     return summary(
         [r["time/step_s"] for r in rows],
@@ -111,11 +132,17 @@ class Scorer:
         self.env, self.tasks = env, {t.id: t for t in tasks}
         self.rewards: list[float] = []
 
-    def __call__(self, completions: Any, task_id: Sequence[str], completion_ids: Any = None, **_: Any) -> list[float]:
+    def __call__(
+        self, completions: Any, task_id: Sequence[str], completion_ids: Any = None, **_: Any
+    ) -> list[float]:
         scores = []
         for messages, name in zip(completions, task_id, strict=True):
             last = messages[-1] if messages else {}
-            answer = last.get("content") or "" if last.get("role") == "assistant" and not last.get("tool_calls") else ""
+            answer = (
+                last.get("content") or ""
+                if last.get("role") == "assistant" and not last.get("tool_calls")
+                else ""
+            )
             scores.append(self.score(name, answer))
         self.rewards.append(fmean(scores))
         return scores
@@ -131,7 +158,11 @@ def same_scores(config: Config, run: Path) -> None:
     files = sorted((run / "episodes").glob("*.zst"))[:2]
     records = [e for file in files for e in read_episodes(file) if e["status"] != "failed"]
     scorer = Scorer(
-        env, [Task(e["task"]["id"], e["task"]["env"], e["task"]["prompt"], e["task"]["data"]) for e in records]
+        env,
+        [
+            Task(e["task"]["id"], e["task"]["env"], e["task"]["prompt"], e["task"]["data"])
+            for e in records
+        ],
     )
     completions = [[{"role": "assistant", "content": e["answer"]}] for e in records]
     theirs = scorer(completions, [e["task"]["id"] for e in records])
@@ -139,7 +170,9 @@ def same_scores(config: Config, run: Path) -> None:
     print(f"{len(records)} stored episodes are scored alike", file=sys.stderr)
 
 
-def run_trl(config: Config, checkpoint: Path, args: argparse.Namespace, folder: Path) -> dict[str, float]:
+def run_trl(
+    config: Config, checkpoint: Path, args: argparse.Namespace, folder: Path
+) -> dict[str, float]:
     import datasets
     import transformers
     import trl.trainer.grpo_trainer as module
@@ -158,8 +191,15 @@ def run_trl(config: Config, checkpoint: Path, args: argparse.Namespace, folder: 
     def parse(_: Any, ids: Sequence[int], prefix: Any = None, tools: Any = None) -> dict[str, Any]:
         written.append(len(ids))  # it is called once for each turn
         text, calls = renderer.parse(list(ids))
-        good = [{"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}} for c in calls]
-        return {"role": "assistant", "content": text.split("<tool_call>")[0].strip(), "tool_calls": good or None}
+        good = [
+            {"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
+            for c in calls
+        ]
+        return {
+            "role": "assistant",
+            "content": text.split("<tool_call>")[0].strip(),
+            "tool_calls": good or None,
+        }
 
     module.parse_response = parse  # type: ignore[assignment]
 
@@ -201,12 +241,19 @@ def run_trl(config: Config, checkpoint: Path, args: argparse.Namespace, folder: 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.seconds.append(time.perf_counter() - self.began)
             self.tokens.append(sum(written) / (args.tasks * args.group))
-            print(f"TRL step {len(self.seconds)}: {self.seconds[-1]:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"TRL step {len(self.seconds)}: {self.seconds[-1]:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
 
     role = config.roles.orchestrator
     rows = [
         {
-            "prompt": [{"role": "system", "content": role.system_prompt}, {"role": "user", "content": t.prompt}],
+            "prompt": [
+                {"role": "system", "content": role.system_prompt},
+                {"role": "user", "content": t.prompt},
+            ],
             "task_id": t.id,
         }
         for t in tasks[: args.steps * args.tasks]
@@ -242,7 +289,12 @@ def run_trl(config: Config, checkpoint: Path, args: argparse.Namespace, folder: 
         callbacks=[clock],
     )
     trainer.train()
-    return summary(clock.seconds[SKIPPED:], args.tasks * args.group, clock.tokens[SKIPPED:], scorer.rewards[SKIPPED:])
+    return summary(
+        clock.seconds[SKIPPED:],
+        args.tasks * args.group,
+        clock.tokens[SKIPPED:],
+        scorer.rewards[SKIPPED:],
+    )
 
 
 if __name__ == "__main__":

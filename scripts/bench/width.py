@@ -17,26 +17,38 @@ from dataclasses import replace
 from common import finish, set_up, table
 from traffic import record
 
-from parl.config.schema import EngineConfig
-from parl.policy.torch_engine import TorchEngine
-from parl.types import AgentTrace, Episode
+from parl.config.policy import EngineConfig
+from parl.core.types import AgentTrace, Episode
+from parl.policy.engines.torch import TorchEngine
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=48, help="swarms at once; the quickstart's step has 48")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=48, help="swarms at once; the quickstart's step has 48"
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--recorded", type=int, default=60, help="episodes whose subagents are replayed")
+    parser.add_argument(
+        "--recorded", type=int, default=60, help="episodes whose subagents are replayed"
+    )
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     config, env, policies = set_up()
-    pool = [t for e in record(config, env, policies.renderers["main"], args.recorded) for t in e.subagents]
+    pool = [
+        t
+        for e in record(config, env, policies.renderers["main"], args.recorded)
+        for t in e.subagents
+    ]
     pool *= 1 + args.episodes * max(args.widths) // len(pool)
     base = record(config, env, policies.renderers["main"], 1)[0]
     engine = TorchEngine(policies.models["main"], [], EngineConfig())
     best: dict[int, float] = {}
     tokens: dict[int, int] = {}
-    for _ in range(args.repeats):  # widths take turns, so that a slow spell of the machine meets all of them
+    for _ in range(
+        args.repeats
+    ):  # widths take turns, so that a slow spell of the machine meets all of them
         for width in args.widths:
             swarms = [swarm(base, pool[i * width : (i + 1) * width]) for i in range(args.episodes)]
             began = time.perf_counter()
@@ -44,7 +56,10 @@ def main() -> None:
             best[width] = min(best.get(width, 1e9), time.perf_counter() - began)
     cost = {w: 1e6 * best[w] / tokens[w] for w in args.widths}
     first = cost[args.widths[0]]
-    rows = [[w, args.episodes * w, tokens[w], 1000 * best[w], cost[w], cost[w] / first] for w in args.widths]
+    rows = [
+        [w, args.episodes * w, tokens[w], 1000 * best[w], cost[w], cost[w] / first]
+        for w in args.widths
+    ]
     table(["width", "subagents", "tokens", "ms", "us a token", "ratio"], rows)
     finish({f"cost_ratio_{args.widths[-1]}": cost[args.widths[-1]] / first})
 
@@ -71,7 +86,9 @@ def swarm(base: Episode, children: list[AgentTrace]) -> Episode:
 async def play_all(engine: TorchEngine, swarms: list[Episode]) -> int:
     from traffic import play_swarm
 
-    return sum(await asyncio.gather(*(play_swarm(engine, f"s{i}", s) for i, s in enumerate(swarms))))
+    return sum(
+        await asyncio.gather(*(play_swarm(engine, f"s{i}", s) for i, s in enumerate(swarms)))
+    )
 
 
 if __name__ == "__main__":

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parl.checks.runner import check
 from parl.config import load
-from parl.config.schema import EnvConfig
-from parl.env import Demonstration, assistant
-from parl.errors import ConfigError
+from parl.config.env import EnvConfig
+from parl.core.errors import ConfigError
+from parl.core.messages import assistant
+from parl.core.types import Task, ToolCall
+from parl.env.base import Demonstration
 from parl.policy.base import PolicyHandle
-from parl.policy.scripted import CharRenderer, ScriptedEngine
+from parl.policy.engines.scripted import CharRenderer, ScriptedEngine
 from parl.rollout.swarm import SwarmRunner
-from parl.types import Task, ToolCall
+from parl.testing.check_env import check
 from parl_envs.coding import functions
 from parl_envs.coding.coding_env import Coding
 from parl_envs.coding.merge import merge
@@ -64,7 +65,9 @@ def test_the_same_seed_gives_the_same_tasks_and_no_function_is_in_two_splits() -
         assert Coding(style="words").generate_tasks(split, 40, 3) == tasks
         assert env.generate_tasks(split, 40, 4) != tasks
         rng = np.random.default_rng(0)
-        shapes[split] = {functions.draw(rng, "f1", (1, 2, 3), split, 6).right.shape() for _ in range(150)}
+        shapes[split] = {
+            functions.draw(rng, "f1", (1, 2, 3), split, 6).right.shape() for _ in range(150)
+        }
     assert not shapes["train"] & shapes["test"]
     assert not shapes["train"] & shapes["validation"]
     assert not shapes["validation"] & shapes["test"]
@@ -80,7 +83,12 @@ def test_a_solution_scores_1_and_what_is_empty_or_untouched_0(style: str) -> Non
     assert env.score("done")["score"] == 1.0
     for path, text in task.data["solution"].items():
         env.write_file(path, text + "\n# not the same text: it is run")
-    assert env.score("done") == {"score": 1.0, "tests_passed": 1.0, "files_solved": 1.0, "success": 1.0}
+    assert env.score("done") == {
+        "score": 1.0,
+        "tests_passed": 1.0,
+        "files_solved": 1.0,
+        "success": 1.0,
+    }
     assert env.score(" ")["score"] == 0.0  # it went on until a limit
     for path in task.data["solution"]:
         env.write_file(path, "")
@@ -93,14 +101,18 @@ def test_generated_values_are_those_of_python() -> None:
         drawn = functions.draw(rng, "f3", (1, 2, 3), "train", 4)
         scope: dict[str, Any] = {}
         exec(drawn.solution, scope)  # a text of ours
-        assert [scope["f3"](*args) for args in drawn.inputs] == [drawn.right(*args) for args in drawn.inputs]
+        assert [scope["f3"](*args) for args in drawn.inputs] == [
+            drawn.right(*args) for args in drawn.inputs
+        ]
         assert functions.correct(drawn.source) == drawn.solution
         assert functions.correct(drawn.solution) == drawn.solution
         assert drawn.wrong.statements[drawn.at] in drawn.source
         assert drawn.source != drawn.solution
 
 
-@pytest.mark.parametrize("kwargs", [{"n": [0, 3]}, {"n": [5, 2]}, {"n": [2, 99]}, {"levels": [4]}, {"style": "word"}])
+@pytest.mark.parametrize(
+    "kwargs", [{"n": [0, 3]}, {"n": [5, 2]}, {"n": [2, 99]}, {"levels": [4]}, {"style": "word"}]
+)
 def test_bad_arguments_are_refused_with_what_is_allowed(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"env\.kwargs\."):
         Coding(**kwargs)
@@ -145,8 +157,20 @@ def test_a_trick_gains_nothing(trick: str) -> None:
 
 def test_editing_the_tests_or_the_answer_gains_nothing() -> None:
     env = started(calc())
-    for path in ("tests.py", "hidden_tests.py", "conftest.py", "sitecustomize.py", "json.py", "unittest.py"):
-        assert env.write_file(path, "assert True\ndef dumps(x): return 'passed'\ndef loads(x): return '', []") == "ok"
+    for path in (
+        "tests.py",
+        "hidden_tests.py",
+        "conftest.py",
+        "sitecustomize.py",
+        "json.py",
+        "unittest.py",
+    ):
+        assert (
+            env.write_file(
+                path, "assert True\ndef dumps(x): return 'passed'\ndef loads(x): return '', []"
+            )
+            == "ok"
+        )
     assert env.score("5 8 6 25")["score"] == 0.0
     env.write_file("calc.py", ADD.replace("-", "+"))
     assert env.score("done")["score"] == 0.5
@@ -192,7 +216,9 @@ def test_the_tools() -> None:
     assert env.run_tests() == "1 of 1 passed"
     for path in ("../x.py", "/etc/passwd", "", "a//../../b", "a b.py"):
         assert env.write_file(path, "x").startswith("error:"), path
-    heard, *_ = env.step(assistant(calls=[ToolCall("merge", {}), ToolCall("run_tests", {"path": "calc.py"})]))
+    heard, *_ = env.step(
+        assistant(calls=[ToolCall("merge", {}), ToolCall("run_tests", {"path": "calc.py"})])
+    )
     assert [m["content"] for m in heard] == ["nothing to merge", "1 of 1 passed"]
 
 
@@ -213,7 +239,11 @@ def test_changes_of_subagents_come_back_by_merge_only() -> None:
     assert second.read_file("calc.py") == ADD
     assert [w.check_result("done") for w in (first, second)] == [True, True]
     assert not first.check_result(" ")
-    assert (first.subtask_score(""), second.subtask_score(""), env.fork("look").subtask_score("")) == (1.0, 1.0, None)
+    assert (
+        first.subtask_score(""),
+        second.subtask_score(""),
+        env.fork("look").subtask_score(""),
+    ) == (1.0, 1.0, None)
     assert env.score("done")["score"] == 0.0
     assert env.facts() == {"files_changed": [], "conflicts": 0, "unmerged": 3}
     assert env.merge() == "merged calc.py mul.py"
@@ -228,7 +258,9 @@ def test_a_conflict_is_told_and_nothing_is_lost() -> None:
         child = env.fork(prompt)
         assert not child.check_result("done")  # it has changed nothing
         child.write_file("calc.py", ADD.replace("return a - b", text))
-    assert env.merge() == "merged calc.py\nconflict : calc.py ; yours is kept , the other is calc.py.2"
+    assert (
+        env.merge() == "merged calc.py\nconflict : calc.py ; yours is kept , the other is calc.py.2"
+    )
     assert "return 1" in env.read_file("calc.py")
     assert "return 2" in env.read_file("calc.py.2")
     assert env.facts()["conflicts"] == 1
@@ -248,7 +280,9 @@ def test_a_conflict_is_told_and_nothing_is_lost() -> None:
         ("a\n", "a\nx\n", "a\ny\n", ("a\nx\n", False)),
     ],
 )
-def test_merging_lines(base: str | None, ours: str | None, theirs: str | None, merged: tuple[str, bool]) -> None:
+def test_merging_lines(
+    base: str | None, ours: str | None, theirs: str | None, merged: tuple[str, bool]
+) -> None:
     assert merge(base, ours, theirs) == merged
 
 
@@ -264,10 +298,14 @@ def play(parallel: float, **knobs: Any) -> Any:
     handle = PolicyHandle("expert", renderer, ScriptedEngine(demo.script, renderer), False)
     roles = config.roles.model_copy(
         update={
-            name: getattr(config.roles, name).model_copy(
+            name: config.roles.of(name).model_copy(
                 update={
-                    "limits": getattr(config.roles, name).limits.model_copy(update={"context_tokens": 100_000}),
-                    "sampling": getattr(config.roles, name).sampling.model_copy(update={"max_tokens": 10_000}),
+                    "limits": config.roles.of(name).limits.model_copy(
+                        update={"context_tokens": 100_000}
+                    ),
+                    "sampling": config.roles.of(name).sampling.model_copy(
+                        update={"max_tokens": 10_000}
+                    ),
                 }
             )
             for name in ("orchestrator", "subagent")

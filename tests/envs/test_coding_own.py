@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from parl.errors import ConfigError
-from parl.types import Task
+from parl.core.errors import ConfigError
+from parl.core.types import Task
 from parl_envs.coding.coding_env import Coding
 from parl_envs.coding.tasks import load_task
 from parl_envs.coding.testing import cases_of
@@ -62,7 +62,9 @@ def test_rows_of_human_eval_and_mbpp() -> None:
         assert score_of(task, {}) == 0.0
         assert score_of(task, {"solution.py": solution}) == 1.0
         assert score_of(task, {"solution.py": ""}) == 0.0
-    assert [c.call for c in cases_of(load_task(MBPP).data) if not c.hidden] == ["remove_Occ('hello', 'l')"]
+    assert [c.call for c in cases_of(load_task(MBPP).data) if not c.hidden] == [
+        "remove_Occ('hello', 'l')"
+    ]
 
 
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
@@ -70,7 +72,9 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     (folder / "repo" / "pkg").mkdir(parents=True)
     (folder / "prompt.txt").write_text("Correct pkg/calc.py\n")
     (folder / "repo" / "pkg" / "calc.py").write_text(ADD)
-    (folder / "hidden_tests.py").write_text("from pkg.calc import add\n\ndef test_add():\n    assert add(2, 3) == 5\n")
+    (folder / "hidden_tests.py").write_text(
+        "from pkg.calc import add\n\ndef test_add():\n    assert add(2, 3) == 5\n"
+    )
     task = load_task({"id": "mine", "folder": str(folder)})
     assert task.prompt == "Correct pkg/calc.py"
     assert json.loads(json.dumps(task.data)) == task.data
@@ -89,10 +93,18 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     [
         ({"id": "x"}, "A coding task is"),
         (
-            {"id": "x", "prompt": "p", "files": {"a.py": ""}, "hidden_tests": "from a import f\nf(1)"},
+            {
+                "id": "x",
+                "prompt": "p",
+                "files": {"a.py": ""},
+                "hidden_tests": "from a import f\nf(1)",
+            },
             "no assert calls f",
         ),
-        ({"id": "x", "prompt": "p", "files": {"a.py": ""}, "hidden_tests": "from a import"}, "is not Python"),
+        (
+            {"id": "x", "prompt": "p", "files": {"a.py": ""}, "hidden_tests": "from a import"},
+            "is not Python",
+        ),
         ({**HUMAN_EVAL, "test": ""}, "needs prompt and test"),
         ({**MBPP, "test_list": ["assert 1 == 1"]}, "no function is called"),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
 from parl_envs.search.corpus import (
     PROSE_BYTES,
     Document,
@@ -34,7 +34,9 @@ def factbook() -> list[Document]:
     """One document per record of the shipped table."""
     records = [(entity.name, record) for entity in load_facts() for record in entity.records]
     return [
-        Document(f"d{i}", record.title, "\n".join(f"{k}: {v}" for k, v in record.facts.items()), name)
+        Document(
+            f"d{i}", record.title, "\n".join(f"{k}: {v}" for k, v in record.facts.items()), name
+        )
         for i, (name, record) in enumerate(records)
     ]
 
@@ -52,7 +54,12 @@ def test_facts_of_a_country_and_its_capital() -> None:
     assert country.facts["independence"] == "1963"
     assert country.facts["peak"] == "Mount Kenya"
     assert (city.title, city.kind) == ("Nairobi", "city")
-    assert city.facts == {"country": "Kenya", "time": "+3", "latitude": "1-17-S", "longitude": "36-49-E"}
+    assert city.facts == {
+        "country": "Kenya",
+        "time": "+3",
+        "latitude": "1-17-S",
+        "longitude": "36-49-E",
+    }
 
 
 def test_facts_are_clean_and_sorted() -> None:
@@ -79,7 +86,10 @@ def test_facts_are_clean_and_sorted() -> None:
         for record in entity.records:
             assert not re.search(r"[,()\[\]<>&;]", record.title)
             for fact, value in record.facts.items():
-                assert re.fullmatch(patterns.get(fact, r"[^<>&;()\[\]\n]{1,60}"), value), (entity.name, fact)
+                assert re.fullmatch(patterns.get(fact, r"[^<>&;()\[\]\n]{1,60}"), value), (
+                    entity.name,
+                    fact,
+                )
 
 
 def test_shipped_table_is_what_the_script_makes(tmp_path: Path) -> None:
@@ -88,7 +98,9 @@ def test_shipped_table_is_what_the_script_makes(tmp_path: Path) -> None:
         pytest.skip("the table was made from version 0.1.2")
     root = Path(__file__).parents[2]
     out = tmp_path / "factbook.jsonl"
-    subprocess.run([sys.executable, root / "scripts" / "make_factbook.py", "--out", out], check=True)
+    subprocess.run(
+        [sys.executable, root / "scripts" / "make_factbook.py", "--out", out], check=True
+    )
     assert out.read_bytes() == (root / "envs/parl_envs/search/data/factbook.jsonl").read_bytes()
 
 
@@ -105,7 +117,9 @@ def test_shipped_table_is_what_the_script_makes(tmp_path: Path) -> None:
 def test_facts_of_another_shape_are_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "facts.jsonl"
     path.write_text(line)
-    with pytest.raises(ConfigError, match=r"facts\.jsonl line 1 is not an entity; given the fields name"):
+    with pytest.raises(
+        ConfigError, match=r"facts\.jsonl line 1 is not an entity; given the fields name"
+    ):
         load_facts(path)
 
 
@@ -132,7 +146,9 @@ def test_title_weighs_more_than_text() -> None:
 
 
 def test_search_ties_follow_the_corpus_and_strangers_are_left_out() -> None:
-    documents = [document(i, f"title {i}", "same words") for i in range(5)] + [document(5, "else", "other")]
+    documents = [document(i, f"title {i}", "same words") for i in range(5)] + [
+        document(5, "else", "other")
+    ]
     index = Index(documents)
     assert index.search("same", 10) == documents[:5]
     assert index.search("same", 2) == documents[:2]
@@ -169,7 +185,9 @@ def test_index_pickles(factbook: list[Document]) -> None:
 
 
 def test_importing_is_light() -> None:
-    code = "import sys, parl_envs.search.corpus as c; c.load_facts(); sys.exit('bm25s' in sys.modules)"
+    code = (
+        "import sys, parl_envs.search.corpus as c; c.load_facts(); sys.exit('bm25s' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=True)
 
 

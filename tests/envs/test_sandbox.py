@@ -12,19 +12,22 @@ from pathlib import Path
 import pytest
 
 import parl_envs
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
 from parl_envs.coding import confine, sandbox, watch
 from parl_envs.coding.sandbox import Result, read_files, run_python, run_python_async, write_files
 from tests.helpers import ROOT
 
-needs_sandbox = pytest.mark.skipif(sandbox.problem() is not None, reason=f"no sandbox here: {sandbox.problem()}")
+needs_sandbox = pytest.mark.skipif(
+    sandbox.problem() is not None, reason=f"no sandbox here: {sandbox.problem()}"
+)
 
 
 @needs_sandbox
 def test_a_program_says_what_it_says() -> None:
     assert run_python("print(1 + 1)") == Result(stdout="2\n", stderr="", exit_code=0)
     result = run_python(
-        "import sys; print(sys.stdin.read()[::-1]); print('warn', file=sys.stderr); exit(3)", stdin="añb"
+        "import sys; print(sys.stdin.read()[::-1]); print('warn', file=sys.stderr); exit(3)",
+        stdin="añb",
     )
     assert result == Result(stdout="bña\n", stderr="warn\n", exit_code=3)
 
@@ -41,7 +44,12 @@ def test_large_input_and_output_do_not_block() -> None:
 def test_the_deadline_is_reported_with_what_was_printed() -> None:
     began = time.monotonic()
     result = run_python("print('before')\nwhile True: pass", timeout_s=0.5)
-    assert (result.timed_out, result.limit, result.stdout, result.exit_code) == (True, "time", "before\n", -9)
+    assert (result.timed_out, result.limit, result.stdout, result.exit_code) == (
+        True,
+        "time",
+        "before\n",
+        -9,
+    )
     assert time.monotonic() - began < 4
 
 
@@ -57,7 +65,9 @@ def test_a_folder_is_changed_and_stays(tmp_path: Path) -> None:
 @needs_sandbox
 def test_a_temporary_folder_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    where = run_python("import os; open('new', 'w').close(); print(os.getcwd())", files={"given": ""}).stdout.strip()
+    where = run_python(
+        "import os; open('new', 'w').close(); print(os.getcwd())", files={"given": ""}
+    ).stdout.strip()
     assert Path(where).is_relative_to(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -80,7 +90,9 @@ def test_the_event_loop_goes_on_meanwhile() -> None:
 @needs_sandbox
 def test_a_cancelled_call_stops_its_program(tmp_path: Path) -> None:
     async def cancel() -> None:
-        code = "import time\nwhile True: open('alive', 'w').write(str(time.time())); time.sleep(0.01)"
+        code = (
+            "import time\nwhile True: open('alive', 'w').write(str(time.time())); time.sleep(0.01)"
+        )
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(run_python_async(code, folder=tmp_path, timeout_s=60), 1)
 
@@ -121,7 +133,8 @@ def test_a_machine_without_a_sandbox_runs_nothing(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(confine, "start", lambda *a, **k: started.append(a))
         for call in (lambda: run_python("1"), lambda: asyncio.run(run_python_async("1"))):
             with pytest.raises(
-                ConfigError, match=r"(?s)not run on this machine: sandlock cannot be imported.*Linux 6.12.*parl doctor"
+                ConfigError,
+                match=r"(?s)not run on this machine: sandlock cannot be imported.*Linux 6.12.*parl doctor",
             ):
                 call()
         assert not started
@@ -165,7 +178,9 @@ def test_doctor_says_what_a_run_gets() -> None:
 
 @needs_sandbox
 def test_the_page_shows_what_happens() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sandbox.md").read_text(), re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "sandbox.md").read_text(), re.DOTALL
+    )
     exec(example, {})
 
 

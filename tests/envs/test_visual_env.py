@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parl import images
-from parl.calibration import Question, tally
-from parl.checks.runner import check
-from parl.config.schema import EnvConfig
-from parl.env import assistant
-from parl.errors import ConfigError
-from parl.types import Task, ToolCall
+from parl.config.env import EnvConfig
+from parl.core import images
+from parl.core.abstention import Question, tally
+from parl.core.errors import ConfigError
+from parl.core.messages import assistant
+from parl.core.types import Task, ToolCall
+from parl.testing.check_env import check
 from parl_envs.visual import documents, tasks
 from parl_envs.visual.digits import CELLS, SPLITS, images_of
 from parl_envs.visual.pictures import OPS, words
@@ -33,7 +33,13 @@ def right(task: Task) -> str:
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"questions": ["list", "max"], "paged": True}, {"tools": False}, {"unanswerable": 0.5, "size": 128}]
+    "kwargs",
+    [
+        {},
+        {"questions": ["list", "max"], "paged": True},
+        {"tools": False},
+        {"unanswerable": 0.5, "size": 128},
+    ],
 )
 def test_it_keeps_every_promise_of_an_environment(kwargs: dict[str, Any]) -> None:
     found = list(check(EnvConfig(id="parl/VisualTools-v0", kwargs=kwargs)))
@@ -154,9 +160,14 @@ def test_a_digit_cannot_be_read_in_the_overview_and_can_be_when_it_is_enlarged(s
 
 def test_all_digits_are_one_grey_pixel_in_the_overview() -> None:
     greys = set()
-    for task in VisualTools(questions=["read"], size=64, unanswerable=0.5).generate_tasks("train", 300, 0):
+    for task in VisualTools(questions=["read"], size=64, unanswerable=0.5).generate_tasks(
+        "train", 300, 0
+    ):
         overview = np.asarray(images.from_uri(images.find(task.prompt)[0]))
-        greys |= {tuple(overview[8 * b.row + 3, 8 * b.column + 3]) for b in tasks.boxes_of(task.data["pages"][0])}
+        greys |= {
+            tuple(overview[8 * b.row + 3, 8 * b.column + 3])
+            for b in tasks.boxes_of(task.data["pages"][0])
+        }
     assert len({g for g, *_ in greys}) <= 2  # rounding
     assert max(g for g, *_ in greys) - min(g for g, *_ in greys) <= 1
 
@@ -194,7 +205,11 @@ def test_every_operation_gives_a_small_picture() -> None:
 @pytest.mark.parametrize(
     "name, arguments, told",
     [
-        ("zoom", {"bbox": "10 10 5 20", "image": "p1"}, "error: bbox is x0 y0 x1 y1 with 0 <= x0 < x1 <= 100"),
+        (
+            "zoom",
+            {"bbox": "10 10 5 20", "image": "p1"},
+            "error: bbox is x0 y0 x1 y1 with 0 <= x0 < x1 <= 100",
+        ),
         ("zoom", {"bbox": "0 0 101 50", "image": "p1"}, "error: bbox is"),
         ("zoom", {"bbox": "0 0 50", "image": "p1"}, "error: bbox is"),
         ("zoom", {"bbox": "red", "image": "p1"}, "error: bbox is"),
@@ -208,17 +223,31 @@ def test_every_operation_gives_a_small_picture() -> None:
         ("zoom", {"bbox": "0 0 50 50", "image": "p0"}, "error: no image p0"),
         ("zoom", {"bbox": "0 0 50 50", "image": "/etc/passwd"}, "error: no image /etc/passwd"),
         ("zoom", {"bbox": "0 0 50 50"}, "error: zoom: image: Field required"),
-        ("image_op", {"op": "blur", "image": "p1", "value": "1"}, "error: image_op: op: Input should be 'crop'"),
-        ("image_op", {"op": "rotate", "image": "p1", "value": "north"}, "error: the value of rotate is"),
+        (
+            "image_op",
+            {"op": "blur", "image": "p1", "value": "1"},
+            "error: image_op: op: Input should be 'crop'",
+        ),
+        (
+            "image_op",
+            {"op": "rotate", "image": "p1", "value": "north"},
+            "error: the value of rotate is",
+        ),
         (
             "image_op",
             {"op": "resize", "image": "p1", "value": "100000"},
             "error: the value of resize is",
         ),
-        ("image_op", {"op": "grid", "image": "p1", "value": "1000000"}, "error: the value of grid is"),
+        (
+            "image_op",
+            {"op": "grid", "image": "p1", "value": "1000000"},
+            "error: the value of grid is",
+        ),
     ],
 )
-def test_a_bad_call_is_answered_with_a_text(name: str, arguments: Mapping[str, Any], told: str) -> None:
+def test_a_bad_call_is_answered_with_a_text(
+    name: str, arguments: Mapping[str, Any], told: str
+) -> None:
     env = started(questions=["read"])
     answer = env.call(name, arguments)
     assert answer.startswith(told)
@@ -231,7 +260,9 @@ def test_an_agent_gets_so_many_images_and_no_more() -> None:
     answers = [env.zoom("0 0 50 50", "p1") for _ in range(4)]
     assert [bool(images.find(a)) for a in answers] == [True, True, False, False]
     assert answers[2] == "error: at most 2 images ; answer"
-    assert images.find(env.fork("p1").call("zoom", {"bbox": "0 0 50 50", "image": "p1"}))  # it has its own count
+    assert images.find(
+        env.fork("p1").call("zoom", {"bbox": "0 0 50 50", "image": "p1"})
+    )  # it has its own count
 
 
 def test_without_tools_there_are_none() -> None:
@@ -282,7 +313,9 @@ def test_a_subagent_has_pictures_of_its_own_and_is_scored_by_what_its_prompt_nam
     env.zoom("0 0 50 50", "p1")
     by_place = env.fork("#1 p1 " + words(box.bbox))
     by_colour, nothing = env.fork(f"read {other.colour} , please"), env.fork("#1 p1 99 99 100 100")
-    assert by_place.call("zoom", {"bbox": "0 0 9 9", "image": "v1"}).startswith("error: no image v1")
+    assert by_place.call("zoom", {"bbox": "0 0 9 9", "image": "v1"}).startswith(
+        "error: no image v1"
+    )
     assert by_place.subtask_score(f"#1 {box.text}") == 1.0
     assert by_place.subtask_score("#1 unknown") == 0.0
     assert by_colour.subtask_score(other.text) == 1.0
@@ -318,4 +351,6 @@ def test_where_a_bar_is_is_where_it_was_drawn() -> None:
     for place in range(len(chart.bars)):
         x0, y0, x1, y1 = chart.bar(place)
         assert blue[y0 : y1 + 1, x0 : x1 + 1].mean() > 0.95
-    assert blue.sum() == pytest.approx(sum((b[2] - b[0]) * (b[3] - b[1]) for b in map(chart.bar, range(10))), rel=0.1)
+    assert blue.sum() == pytest.approx(
+        sum((b[2] - b[0]) * (b[3] - b[1]) for b in map(chart.bar, range(10))), rel=0.1
+    )

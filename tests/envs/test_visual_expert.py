@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parl import images
-from parl.config.schema import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
-from parl.env import ANSWER_NOW, Demonstration
-from parl.errors import ConfigError
+from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
+from parl.core import images
+from parl.core.errors import ConfigError
+from parl.core.types import Episode
+from parl.env.base import ANSWER_NOW, Demonstration
 from parl.policy.base import PolicyHandle
-from parl.policy.scripted import CharRenderer, ScriptedEngine
+from parl.policy.engines.scripted import CharRenderer, ScriptedEngine
 from parl.rollout.swarm import SwarmRunner
-from parl.types import Episode
 from parl_envs.visual import practice
 from parl_envs.visual.questions import DIGITS
 from parl_envs.visual.visual_tools import VisualTools
@@ -32,14 +32,19 @@ def play(env: VisualTools, seed: int = 0, limits: Limits | None = None, **knobs:
         system_prompt="orchestrator",
     )
     runner = SwarmRunner(
-        {"orchestrator": handle, "subagent": handle}, Roles(orchestrator=wide, subagent=wide), Swarm(), ClockConfig()
+        {"orchestrator": handle, "subagent": handle},
+        Roles(orchestrator=wide, subagent=wide),
+        Swarm(),
+        ClockConfig(),
     )
     return asyncio.run(runner.run(demo.env, demo.task, episode_id="e", group="g", step=0, seed="s"))
 
 
 @pytest.mark.parametrize("question", DIGITS)
 @pytest.mark.parametrize("unanswerable", [0.0, 1.0])
-def test_the_expert_answers_everything_alone_and_in_a_swarm(question: str, unanswerable: float) -> None:
+def test_the_expert_answers_everything_alone_and_in_a_swarm(
+    question: str, unanswerable: float
+) -> None:
     env = VisualTools(questions=[question], unanswerable=unanswerable)
     for seed in range(4):
         alone, swarm = play(env, seed, parallel=0.0), play(env, seed, parallel=1.0)
@@ -58,7 +63,10 @@ def test_pages_are_split_over_subagents() -> None:
     assert [t.prompt.split()[1] for t in swarm.subagents] == [f"p{i}" for i in range(1, 7)]
     assert swarm.critical_steps == 5  # launch, open the page, zoom, read, answer
     assert len(alone.orchestrator.turns) == 13
-    shown = max(len(images.find("".join(o for t in s.turns for o in t.observations))) for s in swarm.subagents)
+    shown = max(
+        len(images.find("".join(o for t in s.turns for o in t.observations)))
+        for s in swarm.subagents
+    )
     assert shown == 2  # no agent has all pages in its window
 
 
@@ -71,9 +79,13 @@ def test_with_a_full_window_the_expert_answers_with_what_it_has_seen() -> None:
         assert cut.orchestrator.turns[-1].observations == ()
         assert cut.status == "completed"
         assert ANSWER_NOW in cut.orchestrator.turns[-2].observations[0]
-        looked = sum(bool(t.tool_calls) for t in cut.orchestrator.turns) - 1  # the last look was not shown
+        looked = (
+            sum(bool(t.tool_calls) for t in cut.orchestrator.turns) - 1
+        )  # the last look was not shown
         assert 0 < looked // 2 < 6
-        full = whole.answer[whole.answer.index("answer:") :].split()  # `answer:`, then `#1 5 #2 9 ...`
+        full = whole.answer[
+            whole.answer.index("answer:") :
+        ].split()  # `answer:`, then `#1 5 #2 9 ...`
         assert cut.answer.split() == full[: 1 + 2 * (looked // 2)]
         assert cut.outcome["score"] == pytest.approx((looked // 2) / 6)
 
@@ -87,23 +99,37 @@ def test_a_lazy_expert_does_not_look() -> None:
 
 def test_without_tools_the_expert_says_the_answer() -> None:
     episode = play(VisualTools(questions=["read"], tools=False), parallel=0.0)
-    assert (episode.outcome["score"], episode.outcome["tool_use"], len(episode.orchestrator.turns)) == (1.0, 0.0, 1)
+    assert (
+        episode.outcome["score"],
+        episode.outcome["tool_use"],
+        len(episode.orchestrator.turns),
+    ) == (1.0, 0.0, 1)
 
 
 @pytest.mark.parametrize("paged", [False, True])
 def test_the_vocabulary_has_every_word(paged: bool) -> None:
-    env = VisualTools(questions=("list", "sum", "max") if paged else DIGITS, paged=paged, unanswerable=0.3)
+    env = VisualTools(
+        questions=("list", "sum", "max") if paged else DIGITS, paged=paged, unanswerable=0.3
+    )
     known = set(env.vocabulary())
     for seed in range(30):
         episode = play(env, seed)
         texts = [episode.task.prompt]
         for trace in episode.traces:
             texts += [trace.prompt, trace.result, *(o for t in trace.turns for o in t.observations)]
-            texts += [str(v) for t in trace.turns for c in t.tool_calls for v in c.arguments.values()]
+            texts += [
+                str(v) for t in trace.turns for c in t.tool_calls for v in c.arguments.values()
+            ]
         words = {
-            w for text in texts for piece in images.split(text) if not images.is_image(piece) for w in piece.split()
+            w
+            for text in texts
+            for piece in images.split(text)
+            if not images.is_image(piece)
+            for w in piece.split()
         }
-        assert words <= known - {"?"}, words - known  # `?` is what a tiny model reads for a word that it does not know
+        assert words <= known - {"?"}, (
+            words - known
+        )  # `?` is what a tiny model reads for a word that it does not know
     assert len(known) < 260
 
 
@@ -127,5 +153,7 @@ def test_documents_have_no_expert() -> None:
         env.demonstrate("episode", np.random.default_rng(0))
     with pytest.raises(ConfigError, match="questions to some of read"):
         env.vocabulary()
-    with pytest.raises(ConfigError, match=r"No demonstrations of kind 'reed'\. Did you mean 'read'"):
+    with pytest.raises(
+        ConfigError, match=r"No demonstrations of kind 'reed'\. Did you mean 'read'"
+    ):
         VisualTools(questions=["read"]).demonstrate("reed", np.random.default_rng(0))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from parl import images
 from parl.config import load
-from parl.errors import ConfigError
-from parl.evaluate import load_tasks
-from parl.types import Task
+from parl.core import images
+from parl.core.errors import ConfigError
+from parl.core.types import Task
+from parl.env.tasks import load_tasks
 from parl_envs.visual.visual_tools import VisualTools
 from tests.helpers import ROOT
 from tests.looking import picture, started
@@ -35,9 +35,16 @@ def test_own_images_and_questions(tmp_path: Path) -> None:
     assert env.fork("look").subtask_score("dark") is None
     uri = images.to_uri(Image.new("RGB", (20, 20)))
     assert images.find(own(tmp_path, image=uri).prompt)
-    assert images.find(own(tmp_path, image={"bytes": (tmp_path / "photo.png").read_bytes(), "path": None}).prompt)
-    assert own(tmp_path, images=[uri, str(tmp_path / "photo.png")]).prompt == "how bright is it ? : 2 pages"
-    assert started(own(tmp_path, answer="3", score="count")).score("4")["score"] == pytest.approx(2 / 3)
+    assert images.find(
+        own(tmp_path, image={"bytes": (tmp_path / "photo.png").read_bytes(), "path": None}).prompt
+    )
+    assert (
+        own(tmp_path, images=[uri, str(tmp_path / "photo.png")]).prompt
+        == "how bright is it ? : 2 pages"
+    )
+    assert started(own(tmp_path, answer="3", score="count")).score("4")["score"] == pytest.approx(
+        2 / 3
+    )
     boxes = own(tmp_path, answer="[[0, 0, 10, 10], [20, 20, 30, 30]]", score="locate")
     assert started(boxes).score("0 0 10 10")["score"] == pytest.approx(2 / 3)
     assert not own(tmp_path, answer="unknown").data["answerable"]
@@ -45,7 +52,10 @@ def test_own_images_and_questions(tmp_path: Path) -> None:
 
 def test_own_tasks_from_a_file(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
-    rows = [{"id": f"t{i}", "question": "colour ?", "image": str(tmp_path / "a.png"), "answer": "red"} for i in (1, 2)]
+    rows = [
+        {"id": f"t{i}", "question": "colour ?", "image": str(tmp_path / "a.png"), "answer": "red"}
+        for i in (1, 2)
+    ]
     path = tmp_path / "tasks.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     config = load(ROOT / "configs" / "visual_single.yaml", [f"env.tasks.train.path={path}"])

@@ -75,7 +75,10 @@ def test_locating_several_is_f1_of_the_best_matching(answer: str, worth: float) 
 
 def test_the_matching_is_the_best_not_the_first() -> None:
     gold = [[0, 0, 10, 10], [4, 0, 14, 10]]
-    found = [[2, 0, 12, 10], [0, 0, 10, 10]]  # the first fits both equally; only the second gold box is left for it
+    found = [
+        [2, 0, 12, 10],
+        [0, 0, 10, 10],
+    ]  # the first fits both equally; only the second gold box is left for it
     assert scores.soft_f1(found, gold) == pytest.approx((1 + 80 / 120) / 2)
 
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parl.checks.runner import check
-from parl.config.schema import EnvConfig
-from parl.env import assistant
-from parl.errors import ConfigError
-from parl.plugins import make_env
-from parl.types import Task, ToolCall
+from parl.config.env import EnvConfig
+from parl.core.errors import ConfigError
+from parl.core.messages import assistant
+from parl.core.types import Task, ToolCall
+from parl.env.registry import make_env
+from parl.testing.check_env import check
 from parl_envs.search.table import parse_rows, rows_to_markdown
 from parl_envs.search.wide_search import WideSearch
 
@@ -28,8 +28,17 @@ COLUMNS = ["country", "capital", "currency"]
 def task(*rows: Sequence[str], columns: Sequence[str] = COLUMNS) -> Task:
     gold = [dict(zip(columns, row, strict=True)) for row in rows]
     pipeline = {c: {"preprocess": ["norm_str"], "metric": ["exact_match"]} for c in columns}
-    evaluation = {"required": list(columns), "unique_columns": [columns[0]], "eval_pipeline": pipeline}
-    return Task("t", "parl/WideSearch-v0", "find", {"columns": list(columns), "gold": gold, "evaluation": evaluation})
+    evaluation = {
+        "required": list(columns),
+        "unique_columns": [columns[0]],
+        "eval_pipeline": pipeline,
+    }
+    return Task(
+        "t",
+        "parl/WideSearch-v0",
+        "find",
+        {"columns": list(columns), "gold": gold, "evaluation": evaluation},
+    )
 
 
 TWO = task(("Kenya", "Nairobi", "KES"), ("Guinea", "Conakry", "GNF"))
@@ -76,7 +85,9 @@ def test_splits_share_neither_entities_nor_pages() -> None:
         names.append({row["country"] for t in tasks for row in t.data["gold"]})
         env = started(tasks[0])
         pages.append({d.title for d in env.world.index.documents})
-        assert all(d.entity in names[-1] for d in env.world.index.documents)  # 200 tasks ask for every entity
+        assert all(
+            d.entity in names[-1] for d in env.world.index.documents
+        )  # 200 tasks ask for every entity
     for sets in (names, pages):
         assert sum(map(len, sets)) == len(set.union(*sets))
 
@@ -105,9 +116,17 @@ def test_a_page_does_not_tell_the_second_hop() -> None:
 
 def test_bad_ids_and_queries_are_answered() -> None:
     env = started()
-    calls = [ToolCall("open", {"doc": "d0"}), ToolCall("search", {"query": "qqq"}), ToolCall("search", {})]
+    calls = [
+        ToolCall("open", {"doc": "d0"}),
+        ToolCall("search", {"query": "qqq"}),
+        ToolCall("search", {}),
+    ]
     observations, *_ = env.step(assistant(calls=calls))
-    assert [o["content"] for o in observations] == ["unknown", "unknown", "error: search: query: Field required"]
+    assert [o["content"] for o in observations] == [
+        "unknown",
+        "unknown",
+        "error: search: query: Field required",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -130,14 +149,18 @@ def test_a_bad_argument_says_what_is_allowed(kwargs: dict[str, Any], said: str) 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-WORDS = st.sampled_from(["#1", "#2", "#12", "capital", "currency", "Kenya", "Nairobi", "x|y", "|", "\n", "---"])
+WORDS = st.sampled_from(
+    ["#1", "#2", "#12", "capital", "currency", "Kenya", "Nairobi", "x|y", "|", "\n", "---"]
+)
 
 
 @given(st.lists(WORDS))
 def test_a_table_holds_only_cells_that_were_written(words: list[str]) -> None:
     rows = parse_rows(" ".join(words), COLUMNS)
     table = rows_to_markdown(rows, COLUMNS)
-    shown = [cell.strip() for line in table.split("\n")[2:] for cell in line.strip("|").split(" | ")]
+    shown = [
+        cell.strip() for line in table.split("\n")[2:] for cell in line.strip("|").split(" | ")
+    ]
     own = [v.replace("|", "/") for row in rows.values() for v in row.values()]
     assert sorted(filter(None, shown)) == sorted(filter(None, own))
     assert all(part in words for v in own for part in v.split() if "/" not in part)
@@ -160,14 +183,24 @@ def test_rows() -> None:
 @pytest.mark.parametrize(
     "answer, score, nonkey, success",
     [
-        ("#1 Kenya capital Nairobi currency KES #2 Guinea capital Conakry currency GNF", 1.0, 1.0, 1.0),
+        (
+            "#1 Kenya capital Nairobi currency KES #2 Guinea capital Conakry currency GNF",
+            1.0,
+            1.0,
+            1.0,
+        ),
         (
             "#2 kenya capital NAIROBI currency kes #7 guinea capital conakry currency gnf",
             1.0,
             1.0,
             1.0,
         ),  # rows may have any number
-        ("#1 Kenya capital Nairobi currency unknown #2 Guinea capital Conakry currency GNF", 5 / 6, 3 / 4, 0.0),
+        (
+            "#1 Kenya capital Nairobi currency unknown #2 Guinea capital Conakry currency GNF",
+            5 / 6,
+            3 / 4,
+            0.0,
+        ),
         ("#1 Kenya capital Nairobi currency KES", 2 / 3, 2 / 3, 0.0),  # precision 1, recall 1/2
         ("#1 Kenya #2 Guinea", 1 / 3, 0.0, 0.0),
         ("Kenya Nairobi KES", 0.0, 0.0, 0.0),
@@ -176,7 +209,9 @@ def test_rows() -> None:
 )
 def test_score(answer: str, score: float, nonkey: float, success: float) -> None:
     outcome = started().score(answer)
-    assert (outcome["score"], outcome["item_f1_nonkey"], outcome["success"]) == pytest.approx((score, nonkey, success))
+    assert (outcome["score"], outcome["item_f1_nonkey"], outcome["success"]) == pytest.approx(
+        (score, nonkey, success)
+    )
 
 
 def test_markdown_answers_are_scored_as_they_are() -> None:
@@ -196,7 +231,12 @@ def test_markdown_answers_are_scored_as_they_are() -> None:
         ("#1 Kenya : capital , currency", "#1 Kenya capital nairobi currency EUR", 0.5, True),
         ("#1 Kenya : capital , currency", "#1 Kenya capital Nairobi currency unknown", 0.5, False),
         ("#1 Kenya : capital , currency", "#1 Kenya capital Nairobi", 0.5, False),
-        ("#1 Kenya : capital , currency", "#1 Kenya capital Nairobi currency KES #2 Guinea", 1.0, False),
+        (
+            "#1 Kenya : capital , currency",
+            "#1 Kenya capital Nairobi currency KES #2 Guinea",
+            1.0,
+            False,
+        ),
         ("#1 Kenya : capital , currency", "#2 Guinea capital Conakry currency GNF", 0.0, False),
         (
             "#1 Kenya ; #2 Guinea : capital",
@@ -225,7 +265,9 @@ def test_a_name_inside_a_longer_name_is_not_named() -> None:
 
 
 def test_a_name_with_a_comma_is_found() -> None:
-    child = started(task(("Korea, South", "Seoul", "KRW"))).fork("Look up Korea, South: its capital and currency")
+    child = started(task(("Korea, South", "Seoul", "KRW"))).fork(
+        "Look up Korea, South: its capital and currency"
+    )
     assert child.subtask_score("#1 Korea, South capital Seoul currency KRW") == 1.0
 
 
@@ -260,7 +302,9 @@ NAMED = replace(TWO, prompt="find capital , currency for : #1 Kenya ; #2 Guinea"
         ([], []),
     ],
 )
-def test_a_message_is_worth_the_cells_that_only_it_gives(messages: list[str], worth: list[float]) -> None:
+def test_a_message_is_worth_the_cells_that_only_it_gives(
+    messages: list[str], worth: list[float]
+) -> None:
     env = started(NAMED)
     assert env.score(ANSWER)["score"] == pytest.approx(5 / 6)
     assert env.contributions(ANSWER, messages) == pytest.approx(worth)
@@ -279,11 +323,13 @@ def test_a_wrong_row_that_nobody_asked_for_costs() -> None:
 
 def test_what_a_message_is_worth_in_markdown() -> None:
     env = started(NAMED, pages="prose", answer_format="markdown")
-    answer = (
-        "Here:\n| Country | Capital | Currency |\n|---|---|---|\n| Kenya | Nairobi | KES |\n| Guinea | Conakry | XOF |"
-    )
+    answer = "Here:\n| Country | Capital | Currency |\n|---|---|---|\n| Kenya | Nairobi | KES |\n| Guinea | Conakry | XOF |"
     assert env.score(answer)["score"] == pytest.approx(5 / 6)
-    prose = ["Nairobi is the capital of Kenya; it pays in KES.", "| Guinea | Conakry | XOF |", "Kenya is in Africa."]
+    prose = [
+        "Nairobi is the capital of Kenya; it pays in KES.",
+        "| Guinea | Conakry | XOF |",
+        "Kenya is in Africa.",
+    ]
     assert env.contributions(answer, prose) == pytest.approx([2 / 6, 1 / 6, 0])
     assert env.contributions("no table", prose) == [0, 0, 0]
 
@@ -313,13 +359,21 @@ EVALUATION = {
 @pytest.fixture
 def corpus(tmp_path: Path) -> str:
     path = tmp_path / "films.jsonl"
-    pages = [{"title": name, "text": f"The film {name} is of {year}."} for name, year in (r.values() for r in ROWS)]
+    pages = [
+        {"title": name, "text": f"The film {name} is of {year}."}
+        for name, year in (r.values() for r in ROWS)
+    ]
     path.write_text("".join(json.dumps(page) + "\n" for page in pages))
     return str(path)
 
 
 def row(gold: Any, evaluation: Any = EVALUATION) -> Mapping[str, Any]:
-    return {"instance_id": "ws_en_001", "query": "All films.", "evaluation": evaluation, "gold": gold}
+    return {
+        "instance_id": "ws_en_001",
+        "query": "All films.",
+        "evaluation": evaluation,
+        "gold": gold,
+    }
 
 
 @pytest.mark.parametrize("form", ["rows", "text", "path"])
@@ -334,7 +388,10 @@ def test_tasks_in_widesearchs_format(corpus: str, tmp_path: Path, form: str, as_
     env.reset(options={"task": what})
     assert env.search("Beta").startswith("Beta : d2")
     assert env.open("d2") == "The film Beta is of 2001."
-    assert env.score("| Film Name | Year |\n|---|---|\n| alpha | 1999 |\n| Beta | 2001 |")["success"] == 1.0
+    assert (
+        env.score("| Film Name | Year |\n|---|---|\n| alpha | 1999 |\n| Beta | 2001 |")["success"]
+        == 1.0
+    )
     child = env.fork("When was Beta made?")
     assert (child.subtask_score("In 2001."), child.subtask_score("In 1999.")) == (1.0, 0.0)
     assert env.num_parts() == 2
@@ -354,7 +411,9 @@ def test_tasks_in_widesearchs_format(corpus: str, tmp_path: Path, form: str, as_
         ({"query": "All films."}, "needs instance_id and query"),
     ],
 )
-def test_a_task_that_cannot_be_scored_is_refused(corpus: str, bad: Mapping[str, Any], said: str) -> None:
+def test_a_task_that_cannot_be_scored_is_refused(
+    corpus: str, bad: Mapping[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         WideSearch(corpus=corpus).load_task(bad)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from parl.checks.runner import check
-from parl.config.schema import EnvConfig
-from parl.env import assistant
-from parl.errors import ConfigError
-from parl.plugins import make_env
-from parl.types import Task
+from parl.config.env import EnvConfig
+from parl.core.errors import ConfigError
+from parl.core.messages import assistant
+from parl.core.types import Task
+from parl.env.registry import make_env
+from parl.testing.check_env import check
 from parl_envs.search.sql import WideSearchSql
 from parl_envs.search.wide_search import WideSearch
 from parl_envs.search.world import NOT_FOUND, load_world, split_rows
@@ -65,7 +65,9 @@ def test_a_cell_is_unknown_exactly_where_the_pages_do_not_tell_it(split: str) ->
                 cells.append((column, value))
                 assert (f"{column} : {told[name][column]}" in lines) == (value != NOT_FOUND)
                 assert value in (told[name][column], NOT_FOUND)
-                assert not any(line.startswith(f"{column} : ") for line in lines) or value != NOT_FOUND
+                assert (
+                    not any(line.startswith(f"{column} : ") for line in lines) or value != NOT_FOUND
+                )
     assert {value for column, value in cells if column == "capital"}.isdisjoint({NOT_FOUND})
     others = [value == NOT_FOUND for column, value in cells if column != "capital"]
     assert 0.15 < sum(others) / len(others) < 0.45
@@ -98,10 +100,20 @@ def test_sql_does_not_tell_what_the_pages_do_not() -> None:
     env = WideSearchSql(unanswerable=0.3, two_hop=0.5)
     tasks = env.generate_tasks("test", 40, 0)
     env.reset(options={"task": tasks[0]})
-    asked = {(r["country"], c): v for t in tasks for r in t.data["gold"] for c, v in r.items() if c != "country"}
+    asked = {
+        (r["country"], c): v
+        for t in tasks
+        for r in t.data["gold"]
+        for c, v in r.items()
+        if c != "country"
+    }
     for (country, column), value in asked.items():
         name = country.replace("'", "''")
-        where = f"cities WHERE country = '{name}'" if column == "time" else f"countries WHERE name = '{name}'"
+        where = (
+            f"cities WHERE country = '{name}'"
+            if column == "time"
+            else f"countries WHERE name = '{name}'"
+        )
         said = env.call("sql", {"query": f"SELECT {column} FROM {where}"})
         assert said == f"{column}\n{'NULL' if value == NOT_FOUND else value}"
 
@@ -126,10 +138,30 @@ def test_a_share_that_cannot_be_left_out(kwargs: dict[str, Any], said: str) -> N
     "answer, nonkey, success, counts",
     [
         # answered, of them right; abstained, of them right
-        ("#1 Kenya capital Nairobi currency unknown #2 Guinea capital Conakry currency GNF", 1.0, 1.0, (3, 3, 1, 1)),
-        ("#1 Kenya capital Nairobi currency KES #2 Guinea capital Conakry currency GNF", 0.75, 0.0, (4, 3, 0, 0)),
-        ("#1 Kenya capital unknown currency unknown #2 Guinea capital x currency GNF", 0.5, 0.0, (2, 1, 2, 1)),
-        ("#1 Kenya capital Nairobi #2 Guinea capital Conakry currency", 0.5, 0.0, (2, 2, 0, 0)),  # left out
+        (
+            "#1 Kenya capital Nairobi currency unknown #2 Guinea capital Conakry currency GNF",
+            1.0,
+            1.0,
+            (3, 3, 1, 1),
+        ),
+        (
+            "#1 Kenya capital Nairobi currency KES #2 Guinea capital Conakry currency GNF",
+            0.75,
+            0.0,
+            (4, 3, 0, 0),
+        ),
+        (
+            "#1 Kenya capital unknown currency unknown #2 Guinea capital x currency GNF",
+            0.5,
+            0.0,
+            (2, 1, 2, 1),
+        ),
+        (
+            "#1 Kenya capital Nairobi #2 Guinea capital Conakry currency",
+            0.5,
+            0.0,
+            (2, 2, 0, 0),
+        ),  # left out
         ("#2 Guinea capital Conakry currency GNF", 2 / 3, 0.0, (2, 2, 0, 0)),  # a row left out
         ("#1 Kenya currency *Unknown*", 1 / 3, 0.0, (0, 0, 1, 1)),  # as the official rules read it
         ("#3 Chad capital unknown currency unknown", 0.0, 0.0, (0, 0, 0, 0)),  # nobody asked
@@ -140,7 +172,9 @@ def test_an_abstention_is_a_cell_like_any_other(
     answer: str, nonkey: float, success: float, counts: tuple[int, ...]
 ) -> None:
     info = scored(started(), answer)
-    assert (info["outcome"]["item_f1_nonkey"], info["outcome"]["success"]) == pytest.approx((nonkey, success))
+    assert (info["outcome"]["item_f1_nonkey"], info["outcome"]["success"]) == pytest.approx(
+        (nonkey, success)
+    )
     found = dict(info["facts"]["calibration"])
     assert (found.pop("questions"), found.pop("unanswerable")) == (4, 1)
     assert tuple(found.values()) == counts
@@ -172,13 +206,21 @@ def test_unknown_cells_of_ones_own_tasks(tmp_path: Path) -> None:
         "unique_columns": ["film"],
         "eval_pipeline": {"film": name, "year": year},
     }
-    row = {"id": "1", "prompt": "?", "evaluation": evaluation, "gold": [{"film": "Alpha", "year": "unknown"}]}
+    row = {
+        "id": "1",
+        "prompt": "?",
+        "evaluation": evaluation,
+        "gold": [{"film": "Alpha", "year": "unknown"}],
+    }
     env.reset(options={"task": env.load_task(row)})
     table = "| film | year |\n|---|---|\n| alpha | {} |"
     honest, wrong = (scored(env, table.format(cell)) for cell in ("Unknown", "1999"))
     assert (honest["outcome"]["success"], wrong["outcome"]["success"]) == (1.0, 0.0)
     assert honest["facts"]["calibration"]["abstained_right"] == 1
-    assert (wrong["facts"]["calibration"]["answered"], wrong["facts"]["calibration"]["answered_right"]) == (1, 0)
+    assert (
+        wrong["facts"]["calibration"]["answered"],
+        wrong["facts"]["calibration"]["answered_right"],
+    ) == (1, 0)
 
 
 # --- what messages state ---------------------------------------------------------------------------------------------
@@ -187,7 +229,10 @@ def test_unknown_cells_of_ones_own_tasks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "message, claims",
     [
-        ("#1 Kenya capital Nairobi currency KES", {"Kenya capital": "Nairobi", "Kenya currency": "KES"}),
+        (
+            "#1 Kenya capital Nairobi currency KES",
+            {"Kenya capital": "Nairobi", "Kenya currency": "KES"},
+        ),
         ("#7 Kenya currency KES", {"Kenya currency": "KES"}),  # whatever its number
         ("#1 Kenya capital unknown currency", {}),  # what is left open is no claim
         ("#1 capital Nairobi", {}),  # of whom?

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from parl import scoring
-from parl.types import Episode
+from parl.core.types import Episode
+from parl.reward import terms
 from parl_envs.coding.sandbox import run_python
 from tests.integration.sandbox_outside import gone, host_pid, processes, used
 
@@ -21,12 +21,12 @@ from tests.integration.sandbox_outside import gone, host_pid, processes, used
 def some_number() -> Iterator[None]:
     """The untrained model earns nothing: a reward that differs from episode to episode makes it learn something."""
 
-    @scoring.reward
+    @terms.reward
     def some_number(episode: Episode) -> float:
         return zlib.crc32(repr(episode.orchestrator.token_ids).encode()) / 2**32
 
     yield
-    del scoring._REGISTRY["some_number"]
+    del terms._REGISTRY["some_number"]
 
 
 @pytest.fixture

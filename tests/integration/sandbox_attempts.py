@@ -64,7 +64,9 @@ FILES = {
         "root = os.open('/', os.O_PATH)\nos.read(os.open({secret!r}.lstrip('/'), os.O_RDONLY, dir_fd=root), 9)"
     ),
     "read through a symlink": Attempt("os.symlink({secret!r}, 'l'); open('l').read()"),
-    "read through a hard link": Attempt("os.link({secret!r}, {victim!r} + '2'); open({victim!r} + '2').read()"),
+    "read through a hard link": Attempt(
+        "os.link({secret!r}, {victim!r} + '2'); open({victim!r} + '2').read()"
+    ),
     "leave a symlink": Attempt("os.symlink('/', 'left')"),
     "leave a fifo": Attempt("os.mkfifo('left')"),
     "make a device": Attempt("os.mknod('d', 0o60600, os.makedev(7, 0))", "root"),
@@ -78,14 +80,20 @@ FILES = {
     "make a folder": Attempt("os.mkdir({outside!r} + '/folder')"),
     "write the standard library": Attempt("open(os.__file__, 'r+b')", "root"),
     "delete the interpreter": Attempt("os.unlink(sys.executable)", "never"),
-    "lease the standard library": Attempt("import fcntl; fcntl.fcntl(open(os.__file__), 1024, 0)", "root"),
+    "lease the standard library": Attempt(
+        "import fcntl; fcntl.fcntl(open(os.__file__), 1024, 0)", "root"
+    ),
     "open shared memory": Attempt(
         "import _posixshmem as shm\n"
         "os.close(shm.shm_open('/parl-test', os.O_CREAT | os.O_RDWR, mode=0o600)); shm.shm_unlink('/parl-test')"
     ),
-    "write in /dev/shm": Attempt("open('/dev/shm/parl-test', 'w').close(); os.unlink('/dev/shm/parl-test')"),
+    "write in /dev/shm": Attempt(
+        "open('/dev/shm/parl-test', 'w').close(); os.unlink('/dev/shm/parl-test')"
+    ),
     "read the kernel's log": Attempt("os.close(os.open('/dev/kmsg', os.O_RDONLY))", "root"),
-    "open the memory": Attempt("os.mknod('mem', 0o20600, os.makedev(1, 1)); open('mem', 'rb').read(1)", "never"),
+    "open the memory": Attempt(
+        "os.mknod('mem', 0o20600, os.makedev(1, 1)); open('mem', 'rb').read(1)", "never"
+    ),
     "open a terminal": Attempt("os.openpty()"),
     "read /sys": Attempt("os.listdir('/sys/kernel')"),
     "make a cgroup": Attempt("os.mkdir('/sys/fs/cgroup/parl-test')", "never"),
@@ -104,7 +112,9 @@ PROC = {
     "go through /proc/self/cwd": Attempt("os.listdir('/proc/self/cwd/..')"),
     "list its descriptors": Attempt("os.listdir('/proc/self/fd')"),
     "list all processes": Attempt("os.listdir('/proc')"),
-    "protect itself from the OOM killer": Attempt("open('/proc/self/oom_score_adj', 'w').write('0')"),
+    "protect itself from the OOM killer": Attempt(
+        "open('/proc/self/oom_score_adj', 'w').write('0')"
+    ),
     "set a kernel parameter": Attempt("open('/proc/sys/kernel/core_pattern', 'r+')", "root"),
 }
 
@@ -112,7 +122,9 @@ NETWORK = {
     "TCP": Attempt("reach(socket.AF_INET, ('127.0.0.1', {port}))"),
     "TCP over IPv6": Attempt("reach(socket.AF_INET6, ('::1', {port}))", "never"),
     "TCP server": Attempt("s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()"),
-    "UDP": Attempt("socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))"),
+    "UDP": Attempt(
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))"
+    ),
     "UDP over IPv6": Attempt("socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()", "never"),
     "DNS": Attempt("reach(socket.AF_INET, ('127.0.0.1', 53), socket.SOCK_DGRAM)"),
     "cloud metadata": Attempt(
@@ -123,7 +135,9 @@ NETWORK = {
     "Ray's raylet": Attempt("reach(socket.AF_UNIX, {raylet!r})"),
     "Unix datagrams": Attempt("socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).close()"),
     "an abstract Unix socket": Attempt("reach(socket.AF_UNIX, {abstract!r})"),
-    "a Unix server in its folder": Attempt("s = socket.socket(socket.AF_UNIX); s.bind('s'); s.listen()"),
+    "a Unix server in its folder": Attempt(
+        "s = socket.socket(socket.AF_UNIX); s.bind('s'); s.listen()"
+    ),
     "the X server": Attempt("reach(socket.AF_UNIX, '/tmp/.X11-unix/X0')"),
     "the X server, abstract": Attempt("reach(socket.AF_UNIX, '\\0/tmp/.X11-unix/X0')"),
     "D-Bus": Attempt("reach(socket.AF_UNIX, '/run/dbus/system_bus_socket')"),
@@ -131,7 +145,9 @@ NETWORK = {
     "raw IP": Attempt("socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).close()", "root"),
     "packets": Attempt("socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()", "never"),
     "vsock": Attempt("socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close()", "never"),
-    "the kernel's cryptography": Attempt("socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET).close()", "never"),
+    "the kernel's cryptography": Attempt(
+        "socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET).close()", "never"
+    ),
 }
 
 PROCESSES = {
@@ -143,10 +159,14 @@ PROCESSES = {
     "lower another's limits": Attempt("resource.prlimit({pid}, resource.RLIMIT_CORE, (0, 0))"),
     "read another's limits": Attempt("resource.prlimit({pid}, resource.RLIMIT_CORE)"),
     "move another to a CPU": Attempt("os.sched_setaffinity({pid}, os.sched_getaffinity({pid}))"),
-    "slow another down": Attempt("os.setpriority(os.PRIO_PROCESS, {pid}, os.getpriority(os.PRIO_PROCESS, {pid}))"),
+    "slow another down": Attempt(
+        "os.setpriority(os.PRIO_PROCESS, {pid}, os.getpriority(os.PRIO_PROCESS, {pid}))"
+    ),
     "join another's group": Attempt("os.setpgid(0, os.getpgid(os.getppid()))"),
     "raise its priority": Attempt("os.nice(-1)", "root"),
-    "become real-time": Attempt("os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))", "root"),
+    "become real-time": Attempt(
+        "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))", "root"
+    ),
     "become another user": Attempt("os.setresuid(1, 1, 1)", "root"),
     "run a shell": Attempt("os.posix_spawn('/bin/sh', ['sh', '-c', 'true'], {{}})"),
     "become a shell": Attempt("os.execv('/bin/sh', ['sh', '-c', 'echo succeeded'])"),

@@ -29,7 +29,9 @@ def processes(mark: str) -> list[int]:
 def host_pid() -> int:
     """The process that starts the runs of this one."""
     (pid,) = [
-        child.pid for child in psutil.Process().children() if "parl_envs.coding.host" in " ".join(child.cmdline())
+        child.pid
+        for child in psutil.Process().children()
+        if "parl_envs.coding.host" in " ".join(child.cmdline())
     ]
     return pid
 
@@ -54,5 +56,7 @@ def gone(pid: int, within_s: float = 2.0) -> bool:
 
 def run_outside(code: str, folder: Path, **kwargs: object) -> str:
     command = [confine.interpreter(), "-I", "-S", "-c", code]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False, **kwargs)  # type: ignore[call-overload]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=30, check=False, **kwargs
+    )  # type: ignore[call-overload]
     return str(done.stdout)

@@ -10,24 +10,28 @@ from pathlib import Path
 
 import pytest
 
-from parl.ablate import ablate
+from parl.cli.ablate import ablate
 from parl.config import load
-from parl.learner import checkpoint as checkpoints
+from parl.core import manifest
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
 
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_variants_share_a_cold_start_and_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_variants_share_a_cold_start_and_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = tmp_path / "base.yaml"
-    base.write_text(f"extends: {SMOKE}\nname: r\nrun_dir: {tmp_path}/r\nseed: 3\ntrain: {{num_steps: 1}}\n")
+    base.write_text(
+        f"extends: {SMOKE}\nname: r\nrun_dir: {tmp_path}/r\nseed: 3\ntrain: {{num_steps: 1}}\n"
+    )
     vary = ["reward.terms.parallel.weight=0,0.3"]
     ablate(base, vary=vary, configs=[], seeds=1)
     folder = tmp_path / "ablate-r"
     first, other = (folder / f"reward.terms.parallel.weight={w}" / "seed_3" for w in ("0", "0.3"))
     for run in (first, other):
-        checkpoints.verify(run / "checkpoints" / "cold_start")
+        manifest.verify(run / "checkpoints" / "cold_start")
     for name in ("checkpoints/cold_start/manifest.json", "eval/cold_start.json"):
         assert (first / name).read_bytes() == (other / name).read_bytes()
     assert "cold start, demonstrations" not in other.with_name("seed_3.log").read_text()
@@ -56,7 +60,17 @@ def test_an_ablation_killed_with_its_runs_alive_comes_to_the_same_result(tmp_pat
     few = "train: {num_steps: 8, checkpoint_every: 1}\neval: {decoding: [greedy]}\n"
     base.write_text(f"extends: {SMOKE}\nname: r\nrun_dir: {tmp_path}/r\ncold_start: null\n{few}")
     vary = "reward.terms.parallel.weight=0,0.3"
-    command = [sys.executable, "-m", "parl.cli", "ablate", str(base), "--vary", vary, "--seeds", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "parl.cli.main",
+        "ablate",
+        str(base),
+        "--vary",
+        vary,
+        "--seeds",
+        "1",
+    ]
     folder = tmp_path / "ablate-r"
     runs = [folder / f"reward.terms.parallel.weight={w}" / "seed_0" for w in ("0", "0.3")]
     with (tmp_path / "log").open("wb") as log:
@@ -80,4 +94,6 @@ def test_an_ablation_killed_with_its_runs_alive_comes_to_the_same_result(tmp_pat
     result = json.loads((folder / "ablation.json").read_text())
     assert [v["seeds_done"] for v in result["variants"]] == [[0], [0]]
     for run in runs:
-        assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == list(range(8))
+        assert [
+            json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()
+        ] == list(range(8))

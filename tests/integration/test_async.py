@@ -13,10 +13,10 @@ import pytest
 import ray
 
 from parl.config import load
-from parl.errors import Interrupted
-from parl.rollout.feed import AsyncFeed
-from parl.run_folder import read_episodes
-from parl.train import Run, train
+from parl.core.errors import Interrupted
+from parl.runs.folder import read_episodes
+from parl.training.rollout_source import AsyncFeed
+from parl.training.trainer import Run, train
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("some_number")]
@@ -46,7 +46,9 @@ def metrics(run: Path) -> list[dict[str, float]]:
 def trained(run: Path) -> list[str]:
     """Problems by the step that trained them, from what is stored."""
     files = sorted((run / "episodes").glob("*.zst"))
-    return [group for file in files for group in dict.fromkeys(e["group"] for e in read_episodes(file))]
+    return [
+        group for file in files for group in dict.fromkeys(e["group"] for e in read_episodes(file))
+    ]
 
 
 EVERY_PROBLEM = sorted(f"{s}-{k}" for s in range(STEPS) for k in range(TASKS))

@@ -44,7 +44,13 @@ def bench(monkeypatch: pytest.MonkeyPatch, name: str, *args: str) -> None:
     """Run a script in this process: importing torch anew for each would take longer than all of them."""
     monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.setattr(sys, "argv", [name, *args])
-    for method in ("step", "reset", "fork", "check_result", "subtask_score"):  # overhead.py wraps them for good
+    for method in (
+        "step",
+        "reset",
+        "fork",
+        "check_result",
+        "subtask_score",
+    ):  # overhead.py wraps them for good
         monkeypatch.setattr(WideSearch, method, getattr(WideSearch, method))
     runpy.run_path(str(BENCH / name), run_name="__main__")
 

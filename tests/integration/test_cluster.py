@@ -12,9 +12,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from parl.config import load
-from parl.rollout.ray_pool import RayPool
-from parl.run_folder import read_episodes
-from parl.train import Run, train
+from parl.rollout.pool.ray import RayPool
+from parl.runs.folder import read_episodes
+from parl.training.trainer import Run, train
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -40,19 +40,28 @@ def test_training_survives_the_loss_of_a_node(
     def step(self: Run, number: int) -> dict[str, float]:
         if number == 1:
             assert isinstance(self.pool, RayPool)
-            used.update(n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU", 0) and n["Alive"])
+            used.update(
+                n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU", 0) and n["Alive"]
+            )
             other = next(iter(cluster.worker_nodes))
             cluster.remove_node(other, allow_graceful=False)
             time.sleep(3)  # its worker goes with it
         return whole_step(self, number)
 
     monkeypatch.setattr(Run, "_step", step)
-    shape = ["control=null", "eval={num_tasks: 2, every: null}", "train.num_steps=4", f"run_dir={tmp_path / 'run'}"]
+    shape = [
+        "control=null",
+        "eval={num_tasks: 2, every: null}",
+        "train.num_steps=4",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     workers = "rollout={backend: ray, num_workers: 2, stall_s: 4, max_restarts: 20}"
     train(load(ROOT / "configs" / "smoke.yaml", [*shape, workers]), None, False)
     assert len(used) == 2
     files = sorted((tmp_path / "run" / "episodes").glob("*.zst"))
     assert [len(read_episodes(f)) for f in files] == [4, 4, 4, 4]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert sum(r.get("rollout/workers_lost", 0) for r in rows) >= 1
     assert rows[-1]["rollout/parts_reassigned"] >= 1

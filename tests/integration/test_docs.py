@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from parl import cli
+from parl.cli import main as cli
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -35,8 +35,12 @@ def commands() -> list[tuple[str, str]]:
     for page in PAGES:
         for block in BASH.findall(page.read_text()):
             lines = block.replace("\\\n", " ").splitlines()
-            found += [(page.name, re.sub(r"\s+#.*", "", line)) for line in lines if line.startswith(RUN)]
-    return list({command.replace(" --dry-run", ""): (page, command) for page, command in found}.values())
+            found += [
+                (page.name, re.sub(r"\s+#.*", "", line)) for line in lines if line.startswith(RUN)
+            ]
+    return list(
+        {command.replace(" --dry-run", ""): (page, command) for page, command in found}.values()
+    )
 
 
 def cheap(words: list[str], target: Path) -> list[str]:
@@ -57,9 +61,16 @@ def cheap(words: list[str], target: Path) -> list[str]:
         return ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", rest[0], *rest]
     if program == "python":
         script = Path(rest[0])
-        if script.parent.name == "bench" or script.name in ("seeds.py", "chaos.py", "scale.py", "plot_ablation.py"):
+        if script.parent.name == "bench" or script.name in (
+            "seeds.py",
+            "chaos.py",
+            "scale.py",
+            "plot_ablation.py",
+        ):
             return [*rest, "--help"]
-        output = {"plot_result.py": target / "plot.png", "figures.py": target / "figures"}.get(script.name)
+        output = {"plot_result.py": target / "plot.png", "figures.py": target / "figures"}.get(
+            script.name
+        )
         return [*rest, *(["-o", str(output)] if output else [])]
     if rest[0] == "train" and "--resume" in rest:
         rest = ["config", "check", rest[1]]
@@ -79,7 +90,9 @@ def cheap(words: list[str], target: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the pages' files, the shipped configs and scripts, a finished run, and the plugins installed."""
-    pytest.importorskip("hatchling", reason="builds the plugins without a network: pip install hatchling")
+    pytest.importorskip(
+        "hatchling", reason="builds the plugins without a network: pip install hatchling"
+    )
     folder = tmp_path_factory.mktemp("docs")
     for name in ("configs", "scripts"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -92,11 +105,20 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if words[:3] == ["parl", "envs", "new"]:
             run(folder, ["-m", "parl.cli", *words[1:]])
     plugins = [str(path.parent) for path in folder.glob("*/pyproject.toml")]
-    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder / "site")]
+    options = [
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(folder / "site"),
+    ]
     run(folder, ["-m", "pip", "install", *options, *plugins])
     run(folder, ["-m", "parl.cli", "train", "configs/smoke.yaml", "run_dir=runs/quickstart"])
     for seed, control in itertools.product(range(5), ("", "-single")):
-        shutil.copytree(folder / f"runs/quickstart{control}", folder / f"runs/seeds/seed_{seed}{control}")
+        shutil.copytree(
+            folder / f"runs/quickstart{control}", folder / f"runs/seeds/seed_{seed}{control}"
+        )
     policy = max((folder / "runs/quickstart/checkpoints").glob("step_*")) / "policies" / "main"
     (folder / "models").mkdir()
     (folder / "models" / "smollm2").symlink_to(policy)  # a transformers folder like any other
@@ -105,21 +127,37 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, arguments: list[str], codes: tuple[int, ...] = (0,)) -> str:
     roots = [folder / "site", ROOT, ROOT / "envs", ROOT / "rewards"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, roots)), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])  # a page's `python` is this one
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, roots)),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    env["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), env["PATH"]]
+    )  # a page's `python` is this one
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=1200
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
     )
     assert done.returncode in codes, f"{shlex.join(arguments)}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 @pytest.mark.parametrize("page, command", commands())
-def test_command(checkout: Path, page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command(
+    checkout: Path, page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = shlex.split(command.partition(" | ")[0])
     if words[:2] == ["parl", "ablate"]:
         return ablate_without_runs(checkout, words, monkeypatch)
-    codes = (0, 1) if words == ["parl", "doctor"] else (0,)  # a small machine is no fault of the page
+    codes = (
+        (0, 1) if words == ["parl", "doctor"] else (0,)
+    )  # a small machine is no fault of the page
     out = run(checkout, cheap(words, tmp_path), codes)
     assert "BAD" not in out
 
@@ -128,7 +166,9 @@ def ablate_without_runs(checkout: Path, words: list[str], monkeypatch: pytest.Mo
     """All that `parl ablate` does, but for the runs themselves."""
     started = []
     monkeypatch.chdir(checkout)
-    monkeypatch.setattr("parl.ablate.run_all", lambda jobs, workers: started.extend(jobs) or [])
+    monkeypatch.setattr(
+        "parl.evaluation.ablation.runner.run_all", lambda jobs, workers: started.extend(jobs) or []
+    )
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as exit_info:
         cli.main()
@@ -138,9 +178,19 @@ def ablate_without_runs(checkout: Path, words: list[str], monkeypatch: pytest.Mo
 
 def test_the_pages_show_files_and_commands(checkout: Path) -> None:
     """So that a changed layout of the pages does not empty this test."""
-    shown = [path for path in checkout.rglob("*") if path.is_file() and path.suffix in (".py", ".yaml", ".jsonl")]
-    assert len([path for path in shown if "site" not in path.parts and "runs" not in path.parts]) >= 10
-    assert {page for page, _ in commands()} >= {"write-an-environment.md", "write-a-reward.md", "run-an-ablation.md"}
+    shown = [
+        path
+        for path in checkout.rglob("*")
+        if path.is_file() and path.suffix in (".py", ".yaml", ".jsonl")
+    ]
+    assert (
+        len([path for path in shown if "site" not in path.parts and "runs" not in path.parts]) >= 10
+    )
+    assert {page for page, _ in commands()} >= {
+        "write-an-environment.md",
+        "write-a-reward.md",
+        "run-an-ablation.md",
+    }
 
 
 def test_the_environment_of_the_page_trains(checkout: Path) -> None:

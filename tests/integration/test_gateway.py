@@ -22,16 +22,17 @@ import torch
 import zstandard
 
 from parl.config import Config, parse
-from parl.env import AgentEnv, Said
-from parl.learner.models import load_policy
-from parl.plugins import make_env
+from parl.core.types import Episode, ToolCall
+from parl.env.base import AgentEnv
+from parl.env.demonstrations import Said
+from parl.env.registry import make_env
 from parl.policy.base import Generation, PolicyHandle, Request
-from parl.policy.chatml import ChatML
-from parl.policy.scripted import ScriptedEngine, call_text
-from parl.policy.torch_engine import TorchEngine
+from parl.policy.engines.scripted import ScriptedEngine, call_text
+from parl.policy.engines.torch import TorchEngine
+from parl.policy.models.load import load_policy
+from parl.policy.renderers.chatml import ChatML
 from parl.rollout.swarm import SwarmRunner
-from parl.train import train
-from parl.types import Episode, ToolCall
+from parl.training.trainer import train
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -47,7 +48,11 @@ def config(folder: Path, **more: Any) -> Config:
             "env": {
                 "id": "calc_env:calc/Calc-v0",
                 "kwargs": {"num": 2},
-                "tasks": {"train": {"num": 1}, "validation": {"num": 1}, "test": {"num": 1, "seed": 0}},
+                "tasks": {
+                    "train": {"num": 1},
+                    "validation": {"num": 1},
+                    "test": {"num": 1, "seed": 0},
+                },
             },
             "policies": {"main": {"model": "tiny", "tiny": {"hidden_size": 32, "ff_size": 32}}},
             "roles": {
@@ -58,7 +63,9 @@ def config(folder: Path, **more: Any) -> Config:
                 }
             },
             "swarm": {"mode": "single"},
-            "reward": {"terms": {"outcome": {"weight": 1.0}, "tokens": {"weight": 1.0, "per": 100}}},
+            "reward": {
+                "terms": {"outcome": {"weight": 1.0}, "tokens": {"weight": 1.0, "per": 100}}
+            },
             "eval": {"num_tasks": 1, "every": None},
             "train": {"num_steps": 2, "tasks_per_step": 1, "group_size": 8},
             "tracking": {"wandb": {"mode": "disabled"}},
@@ -82,12 +89,15 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     made = config(folder)
     env = make_env(made.env)
     numbers = env.generate_tasks("train", 1, 0)[0].data["numbers"]
-    said = [call_text(ToolCall("lookup", {"name": name})) for name in numbers] + [str(sum(numbers.values()))]
+    said = [call_text(ToolCall("lookup", {"name": name})) for name in numbers] + [
+        str(sum(numbers.values()))
+    ]
     torch.manual_seed(0)
     model, tokenizer = load_policy("main", made.policies["main"], env, 0, torch.float32)
     renderer = ChatML(tokenizer)
     engine = ScriptedEngine(
-        lambda messages, rng: [Said(said[sum(m["role"] == "assistant" for m in messages)])], renderer
+        lambda messages, rng: [Said(said[sum(m["role"] == "assistant" for m in messages)])],
+        renderer,
     )
     episode = play(made, env, PolicyHandle("main", renderer, engine, False), "script")
     assert (episode.status, episode.outcome["score"]) == ("completed", 1.0)
@@ -130,17 +140,25 @@ def sampled() -> Iterator[dict[str, list[tuple[Request, Generation]]]]:
 @pytest.fixture(scope="module")
 def run(policy: Path, sampled: dict[str, list[tuple[Request, Generation]]]) -> Path:
     """A run whose orchestrator is a harness, trained for two steps."""
-    made = config(policy.parent, policies={"main": {"model": str(policy), "tools_in_prompt": False}})
+    made = config(
+        policy.parent, policies={"main": {"model": str(policy), "tools_in_prompt": False}}
+    )
     train(made, None, False)
     return made.run_path
 
 
 def episodes(run: Path, step: int) -> list[dict[str, Any]]:
-    text = zstandard.ZstdDecompressor().stream_reader((run / f"episodes/step_{step:06d}.jsonl.zst").read_bytes()).read()
+    text = (
+        zstandard.ZstdDecompressor()
+        .stream_reader((run / f"episodes/step_{step:06d}.jsonl.zst").read_bytes())
+        .read()
+    )
     return [json.loads(line) for line in text.decode().splitlines()]
 
 
-def test_the_trace_is_what_the_engine_sampled(run: Path, sampled: dict[str, list[tuple[Request, Generation]]]) -> None:
+def test_the_trace_is_what_the_engine_sampled(
+    run: Path, sampled: dict[str, list[tuple[Request, Generation]]]
+) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     versions = [0, int(lines[0]["policy/main/weight_version"])]
     used_tools = 0
@@ -155,7 +173,9 @@ def test_the_trace_is_what_the_engine_sampled(run: Path, sampled: dict[str, list
                 assert tuple(trace["token_ids"][span]) == generation.token_ids
                 assert tuple(trace["logprobs"][span]) == generation.logprobs
                 assert tuple(turn["policy_versions"]) == generation.versions == (versions[step],)
-                assert request.temperature == 1.0  # the harness asked for 0.3: the role's is what is trained on
+                assert (
+                    request.temperature == 1.0
+                )  # the harness asked for 0.3: the role's is what is trained on
             assert sum(trace["mask"]) == sum(len(g.token_ids) for _, g in record)
             used_tools += sum(turn["env_calls"] for turn in trace["turns"])
     assert used_tools > 16  # of 2 x 8 episodes with two look-ups each
@@ -166,18 +186,26 @@ def test_the_run_has_learned_from_them(run: Path) -> None:
     assert [line["policy/main/weight_version"] for line in lines] == [1.0, 2.0]
     for line in lines:
         assert line["policy/main/grad_norm"] > 0
-        assert line["policy/main/logp_mismatch_max"] < 1e-4  # sampled with the weights that it trains
+        assert (
+            line["policy/main/logp_mismatch_max"] < 1e-4
+        )  # sampled with the weights that it trains
         assert line["failures/total"] == 0
 
 
 def test_a_harness_runs_on_ray(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each worker has a gateway of its own, and imports the harness by itself."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "envs", ROOT / "rewards", TEMPLATE))))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "envs", ROOT / "rewards", TEMPLATE)))
+    )
     main = {"model": str(policy), "tools_in_prompt": False}
     on_ray = {"backend": "ray", "num_workers": 2}
-    made = config(policy.parent, run_dir=str(policy.parent / "ray"), policies={"main": main}, rollout=on_ray)
+    made = config(
+        policy.parent, run_dir=str(policy.parent / "ray"), policies={"main": main}, rollout=on_ray
+    )
     train(made, None, False)
-    lines = [json.loads(line) for line in (made.run_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (made.run_path / "metrics.jsonl").read_text().splitlines()
+    ]
     for line in lines:
         assert line["policy/main/grad_norm"] > 0
         assert line["policy/main/logp_mismatch_max"] < 1e-4
@@ -194,7 +222,9 @@ def served(run: Path) -> Iterator[tuple[str, Path, subprocess.Popen[str]]]:
     record = run / "turns.jsonl"
     roots = os.pathsep.join(map(str, (ROOT, ROOT / "envs", ROOT / "rewards", TEMPLATE)))
     words = [sys.executable, "-m", "parl.cli", "serve", str(run), "--record", str(record)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": roots})
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": roots}
+    )
     assert process.stdout is not None
     told = process.stdout.readline()
     address = re.search(r"http://\S+/v1", told)
@@ -204,7 +234,9 @@ def served(run: Path) -> Iterator[tuple[str, Path, subprocess.Popen[str]]]:
         process.kill()
 
 
-TOOLS: Any = [{"type": "function", "function": {"name": "lookup", "description": "", "parameters": {}}}]
+TOOLS: Any = [
+    {"type": "function", "function": {"name": "lookup", "description": "", "parameters": {}}}
+]
 
 
 def test_a_conversation_with_tools_goes_on_with_its_own_tokens(
@@ -212,7 +244,10 @@ def test_a_conversation_with_tools_goes_on_with_its_own_tokens(
 ) -> None:
     base, record, _ = served
     task = episodes(run, 0)[0]["task"]
-    messages: list[Any] = [{"role": "system", "content": "solve"}, {"role": "user", "content": task["prompt"]}]
+    messages: list[Any] = [
+        {"role": "system", "content": "solve"},
+        {"role": "user", "content": task["prompt"]},
+    ]
     with openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client:
         assert [m.id for m in client.models.list()] == ["main"]
         for _ in range(6):
@@ -240,7 +275,9 @@ def test_a_conversation_with_tools_goes_on_with_its_own_tokens(
         tail = len(logprobs.content)
         assert [t.token for t in logprobs.content] == [f"token_id:{i}" for i in ids[-tail:]]
         assert [t.logprob for t in logprobs.content] == lines[-1]["logprobs"][-tail:]
-        stream = client.chat.completions.create(model="main", messages=messages[:2], temperature=0, stream=True)
+        stream = client.chat.completions.create(
+            model="main", messages=messages[:2], temperature=0, stream=True
+        )
         pieces = [c.choices[0].delta for c in stream if c.choices]
         assert pieces[0].tool_calls
         with pytest.raises(openai.BadRequestError, match="top_p: only 1 is supported"):

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import ray
 
-from parl import plugins
 from parl.config import Config, load
+from parl.core.types import Episode
+from parl.env import registry as plugins
+from parl.env.registry import make_env
 from parl.learner.policies import PolicySet
-from parl.plugins import make_env
-from parl.rollout.pool import Job, LocalPool
-from parl.rollout.ray_pool import RayPool
+from parl.rollout.pool.local import Job, LocalPool
+from parl.rollout.pool.ray import RayPool
 from parl.rollout.swarm import SwarmRunner
-from parl.types import Episode
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -68,7 +68,11 @@ def test_episodes_equal_those_of_an_engine_in_this_process(parts: Any) -> None:
 def test_its_loss_costs_no_episode(parts: Any) -> None:
     """It comes back without weights and gets them; agents in the middle of their work bring their whole context."""
     _, _, runner, jobs, pool = parts
-    many = [replace(job, episode_id=f"{job.episode_id}-{k}", seed=f"{job.seed}-{k}") for job in jobs for k in range(40)]
+    many = [
+        replace(job, episode_id=f"{job.episode_id}-{k}", seed=f"{job.seed}-{k}")
+        for job in jobs
+        for k in range(40)
+    ]
     whole = pool.run(runner, many)
     [server] = pool._servers["main"]
     pid = ray.get(server.pid.remote())

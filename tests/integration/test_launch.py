@@ -19,7 +19,11 @@ SCRIPTS = {"local.sh": "parl train", "cluster.sh": "ray job submit", "slurm.sh":
 @pytest.mark.parametrize("wrong", [False, True])
 def test_a_dry_run(name: str, wrong: bool, tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    more = [f"run_dir={tmp_path}/run", "rollout.num_workers=3", *(["train.num_stps=1"] if wrong else [])]
+    more = [
+        f"run_dir={tmp_path}/run",
+        "rollout.num_workers=3",
+        *(["train.num_stps=1"] if wrong else []),
+    ]
     ended = subprocess.run(
         [str(ROOT / "scripts" / "launch" / name), "configs/smoke.yaml", *more],
         cwd=ROOT,
@@ -31,5 +35,9 @@ def test_a_dry_run(name: str, wrong: bool, tmp_path: Path) -> None:
     )
     assert ended.returncode == (2 if wrong else 0), ended.stderr
     assert ended.stdout.startswith(SCRIPTS[name])
-    assert ("Did you mean 'num_steps'" in ended.stderr) if wrong else ("ok: configs/smoke.yaml" in ended.stdout)
+    assert (
+        ("Did you mean 'num_steps'" in ended.stderr)
+        if wrong
+        else ("ok: configs/smoke.yaml" in ended.stdout)
+    )
     assert not (tmp_path / "run").exists()

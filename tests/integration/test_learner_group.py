@@ -13,12 +13,13 @@ import torch
 from peft import LoraConfig
 
 from parl.config.objective import Loss
-from parl.config.schema import Optimizer, TinyModel
+from parl.config.policy import Optimizer
+from parl.config.tiny import TinyModel
+from parl.core.types import Sample
 from parl.learner.group import LearnerGroup
 from parl.learner.learner import Learner
-from parl.policy import lora
-from parl.policy.tiny import build_model
-from parl.types import Sample
+from parl.policy.models import lora
+from parl.policy.models.tiny import build_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 TEMPERATURES = {"orchestrator": 1.0, "subagent": 1.0}
@@ -62,7 +63,9 @@ def test_two_processes_make_the_step_of_one(num_samples: int, adapter: bool) -> 
     """With one sample the second process has none, and takes part all the same. Of an adapter only its own weights."""
     model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, 0)
     if adapter:
-        lora.attach(model, {lora.DEFAULT: LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "w1"])})
+        lora.attach(
+            model, {lora.DEFAULT: LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "w1"])}
+        )
     shape = ("main", Optimizer(lr=1e-3), Loss(alpha=-9, beta=9), 120)
     one = Learner(shape[0], copy.deepcopy(model), *shape[1:])
     two = LearnerGroup(shape[0], copy.deepcopy(model), *shape[1:], num=2, threads=1, num_cpus=2)

@@ -20,19 +20,32 @@ import gymnasium
 import psutil
 import pytest
 
-from parl import plugins
 from parl.config import load
 from parl.config.rollout import Rollout
 from parl.config.tools import McpConfig
-from parl.env import AgentEnv
-from parl.errors import ConfigError, EnvFailure
-from parl.plugins import make_env
-from parl.rollout.pool import LocalPool
-from parl.run_folder import RunFolder, read_episodes
-from parl.scoring import Scorer
-from parl.tools import Calculator, Mcp
-from parl.types import Task
-from tests.helpers import ROOT, TASK, WordsEnv, assign, call, create, jobs, run, runner, script, turns
+from parl.core.errors import ConfigError, EnvFailure
+from parl.core.types import Task
+from parl.env import registry as plugins
+from parl.env.base import AgentEnv
+from parl.env.registry import make_env
+from parl.env.toolsets.calculator import Calculator
+from parl.env.toolsets.mcp import Mcp
+from parl.reward.scorer import Scorer
+from parl.rollout.pool.local import LocalPool
+from parl.runs.folder import RunFolder, read_episodes
+from tests.helpers import (
+    ROOT,
+    TASK,
+    WordsEnv,
+    assign,
+    call,
+    create,
+    jobs,
+    run,
+    runner,
+    script,
+    turns,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -152,7 +165,11 @@ env:
     (stored,) = (tmp_path / "run" / "episodes").glob("*.zst")
     (record,) = read_episodes(stored)
     main, child = record["traces"]
-    assert (record["status"], record["outcome"], record["answer"]) == ("completed", {"score": 1.0}, "21:00")
+    assert (record["status"], record["outcome"], record["answer"]) == (
+        "completed",
+        {"score": 1.0},
+        "21:00",
+    )
     assert record["rewards"]["0"]["terms"]["outcome"] == 1.0
     refused = main["turns"][0]["observations"][2]
     assert refused.startswith("error: convert_time: ")
@@ -169,13 +186,19 @@ env:
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 def test_schemas_results_and_errors(transport: str, request: pytest.FixtureRequest) -> None:
-    tools = mcp(command=None, url=request.getfixturevalue("http")) if transport == "http" else mcp(max_chars=1000)
+    tools = (
+        mcp(command=None, url=request.getfixturevalue("http"))
+        if transport == "http"
+        else mcp(max_chars=1000)
+    )
     specs = {spec.name: spec for spec in tools.tool_specs()}
     assert specs["add"].description == "Add two numbers."
     assert specs["add"].parameters["properties"]["a"]["type"] == "integer"
     assert specs["add"].parameters["required"] == ["a", "b"]
     assert tools.call("add", {"a": 2, "b": 40}) == "42"
-    assert tools.call("add", {"a": "two", "b": 40}) == "error: add: a: 'two' is not of type 'integer'"
+    assert (
+        tools.call("add", {"a": "two", "b": 40}) == "error: add: a: 'two' is not of type 'integer'"
+    )
     assert tools.call("add", {"a": 2}) == "error: add: 'b' is a required property"
     assert "out of order" in tools.call("fail", {})
     assert tools.call("fail", {}).startswith("error: fail: ")
@@ -189,7 +212,10 @@ def test_schemas_results_and_errors(transport: str, request: pytest.FixtureReque
 def test_calls_side_by_side_share_a_session() -> None:
     one, two = mcp(), mcp()
     seen: list[str] = []
-    threads = [threading.Thread(target=lambda t=t: seen.append(t.call("count", {}))) for t in (one, two) * 10]
+    threads = [
+        threading.Thread(target=lambda t=t: seen.append(t.call("count", {})))
+        for t in (one, two) * 10
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -241,7 +267,9 @@ def test_subagents_call_tools_through_the_runtime() -> None:
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tool, kind", [("hang", "mcp_timeout"), ("freeze", "mcp_timeout"), ("die", "mcp_unavailable")])
+@pytest.mark.parametrize(
+    "tool, kind", [("hang", "mcp_timeout"), ("freeze", "mcp_timeout"), ("die", "mcp_unavailable")]
+)
 def test_what_the_server_does_wrong_is_a_failure_of_the_episode(tool: str, kind: str) -> None:
     tools = mcp(deadline_s=3.0)
     before = tools.call("count", {}).split()[1]
@@ -291,7 +319,10 @@ def test_the_pool_tries_an_episode_again_with_a_new_server() -> None:
     (episode,) = pool.run(runner(script([call("die"), "blue"])), jobs(1))
     assert (episode.status, episode.failure, episode.id) == ("failed", "mcp_unavailable", "e0.1")
     (episode,) = pool.run(runner(script([call("count"), "blue"])), jobs(1))
-    assert (episode.status, episode.orchestrator.turns[0].observations[0].split()[0]) == ("completed", "1")
+    assert (episode.status, episode.orchestrator.turns[0].observations[0].split()[0]) == (
+        "completed",
+        "1",
+    )
 
 
 def test_an_http_server_that_goes_away(http: str) -> None:
@@ -316,7 +347,7 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
     code = f"""
 import threading, sys, time
 from parl.config.tools import McpConfig
-from parl.tools import Mcp
+from parl.env.toolsets import Mcp
 tools = Mcp(McpConfig(command={SERVER!r}))
 print(tools.call("count", {{}}).split()[1], flush=True)
 def hang():
@@ -328,7 +359,9 @@ threading.Thread(target=hang, daemon=True).start()
 time.sleep(0.5)
 """
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert time.monotonic() - began < 20
     assert not Path(f"/proc/{int(done.stdout)}").exists()
     assert done.stderr == ""
@@ -341,7 +374,10 @@ time.sleep(0.5)
     "changes, why",
     [
         ({"command": ("no-such-program",)}, "No such file or directory"),
-        ({"command": (sys.executable, "-m", "no_such_module")}, "It wrote: .*No module named no_such_module"),
+        (
+            {"command": (sys.executable, "-m", "no_such_module")},
+            "It wrote: .*No module named no_such_module",
+        ),
         ({"command": ("sleep", "60"), "connect_s": 1.0}, "no connection within 1 s"),
         ({"command": ("cat",), "connect_s": 5.0}, "cannot be asked for its tools"),
         ({"command": None, "url": "http://127.0.0.1:9/mcp"}, "ConnectError"),
@@ -355,7 +391,9 @@ def test_a_server_that_cannot_be_asked(changes: dict[str, Any], why: str) -> Non
 
 def test_two_tools_of_one_name() -> None:
     env = with_tools(mcp(only=("add",)))
-    with pytest.raises(ConfigError, match="WordsEnv has a tool 'add' already; leave out one of the two"):
+    with pytest.raises(
+        ConfigError, match="WordsEnv has a tool 'add' already; leave out one of the two"
+    ):
         env.add_tools(mcp(only=("count", "add")))
     env.add_tools(Calculator())
     assert [s.name for s in env.tool_specs()] == ["peek", "add", "calculator"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from parl.run_folder import read_episodes
+from parl.runs.folder import read_episodes
 from tests.helpers import ROOT
 from tests.integration.test_smoke import contents, metrics, parl, train
 
@@ -38,7 +38,10 @@ SETTINGS = (f"env.mix.0.tasks={FEW}", f"env.mix.1.tasks={FEW}", "env.mix.0.weigh
 
 def steady(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without what the clock says."""
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "system/")) and "_per_s" not in k} for r in rows]
+    return [
+        {k: v for k, v in r.items() if not k.startswith(("time/", "system/")) and "_per_s" not in k}
+        for r in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +58,12 @@ def test_each_step_trains_on_both_in_the_ratio_of_the_weights(run: Path) -> None
         stored = read_episodes(run / "episodes" / f"step_{step:06d}.jsonl.zst")
         found = Counter((e["task"]["ability"], e["task"]["env"]) for e in stored)
         assert found == {("search", "parl/WideSearch-v0"): 6, ("visual", "parl/VisualTools-v0"): 2}
-        assert {"item_f1" in e["outcome"] for e in stored if e["task"]["ability"] == "search"} == {True}
-        assert {"zoom_iou" in e["outcome"] for e in stored if e["task"]["ability"] == "visual"} == {True}
+        assert {"item_f1" in e["outcome"] for e in stored if e["task"]["ability"] == "search"} == {
+            True
+        }
+        assert {"zoom_iou" in e["outcome"] for e in stored if e["task"]["ability"] == "visual"} == {
+            True
+        }
 
 
 def test_held_out_results_are_told_by_ability(run: Path) -> None:
@@ -104,7 +111,10 @@ def test_a_kind_without_its_ability_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(SHORT.replace("visual/read", "read"))
     done = parl("train", tmp_path / "c.yaml", *SETTINGS, "--dry-run")
     assert done.returncode == 2
-    assert "'read' names no ability of env.mix. Write ABILITY/KIND: search/read or visual/read." in done.stderr
+    assert (
+        "'read' names no ability of env.mix. Write ABILITY/KIND: search/read or visual/read."
+        in done.stderr
+    )
 
 
 @pytest.mark.slow

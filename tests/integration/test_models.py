@@ -10,8 +10,8 @@ import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from parl.config import load
-from parl.run_folder import read_episodes
-from parl.train import train
+from parl.runs.folder import read_episodes
+from parl.training.trainer import train
 from tests.helpers import ROOT
 from tests.tokenizers import qwen3
 
@@ -30,9 +30,16 @@ SHAPE = [
 def test_a_qwen3_mixture_trains(tmp_path: Path) -> None:
     tokenizer = qwen3()
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "moe_intermediate_size": 16,
+        "num_hidden_layers": 2,
+    }
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    config = Qwen3MoeConfig(vocab_size=len(tokenizer), **shape, **heads, num_experts=8, num_experts_per_tok=2)
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer), **shape, **heads, num_experts=8, num_experts_per_tok=2
+    )
     Qwen3MoeForCausalLM(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     run = tmp_path / "run"

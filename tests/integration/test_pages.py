@@ -19,17 +19,22 @@ from typing import Any
 
 import pytest
 
-from parl.rollout.swarm import EpisodeFailure, failed_episode
-from parl.run_folder import RunFolder, read_episodes
-from parl.types import Episode, RewardBreakdown, ScoredEpisode
+from parl.core.types import Episode, RewardBreakdown, ScoredEpisode
+from parl.rollout.env_calls import EpisodeFailure
+from parl.rollout.swarm import failed_episode
+from parl.runs.folder import RunFolder, read_episodes
 from tests.helpers import ROOT, TASK, assign, call, create, run, script, turns
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="no playwright: pip install -e '.[dev]'"
+)
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH; type: scripts/install_chromium.sh"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium on the PATH; type: scripts/install_chromium.sh"
+    ),
 ]
 
 STEP = 3  # after the three that the smoke run trains
@@ -59,7 +64,9 @@ def swarm() -> Episode:
 
 
 def hostile() -> Episode:
-    first = turns(create(HOSTILE), assign(HOSTILE, "red"), call(HOSTILE, **{"<b>": HOSTILE}), "@" + HOSTILE)
+    first = turns(
+        create(HOSTILE), assign(HOSTILE, "red"), call(HOSTILE, **{"<b>": HOSTILE}), "@" + HOSTILE
+    )
     episode = run(script([first, call("peek", at=HOSTILE + LONG), HOSTILE + LONG], red=[HOSTILE]))
     return replace(episode, id="hostile", task=replace(TASK, prompt=HOSTILE, id=HOSTILE))
 
@@ -69,11 +76,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pages") / "run"
     parl("train", ROOT / "configs" / "smoke.yaml", f"run_dir={path}", "control=null")
     folder = RunFolder.resume(path)
-    rewards = {"0": RewardBreakdown({"outcome": 1.0, "parallel": 0.5}, {"outcome": 1.0, "parallel": 0.2})}
+    rewards = {
+        "0": RewardBreakdown({"outcome": 1.0, "parallel": 0.5}, {"outcome": 1.0, "parallel": 0.2})
+    }
     episodes = [
         ScoredEpisode(replace(swarm(), id="swarm", step=STEP), rewards),
         ScoredEpisode(replace(hostile(), step=STEP), rewards),
-        ScoredEpisode(failed_episode("failed", TASK, "g", STEP, EpisodeFailure("timeout", HOSTILE)), {}),
+        ScoredEpisode(
+            failed_episode("failed", TASK, "g", STEP, EpisodeFailure("timeout", HOSTILE)), {}
+        ),
     ]
     folder.write_episodes(STEP, episodes, [])
     folder.close()
@@ -82,7 +93,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parl(*args: object) -> None:
     command = [sys.executable, "-m", "parl.cli", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=600)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -103,7 +116,9 @@ def server(stored: Path) -> Iterator[str]:
 def view(path: Path) -> Iterator[str]:
     """`parl view` on a free port; Ctrl-C must end it with exit code 0 and without a traceback."""
     command = [sys.executable, "-u", "-m", "parl.cli", "view", str(path), "--no-browser"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         yield process.stdout.readline().partition(" at ")[2].partition(" ")[0].rstrip("/")
@@ -175,12 +190,18 @@ def record_of(stored: Path, episode_id: str) -> dict[str, Any]:
 
 
 def visible_rows(page: Any) -> list[str]:
-    return [row.locator("td").first.inner_text() for row in page.locator("#episode-table tbody tr:visible").all()]
+    return [
+        row.locator("td").first.inner_text()
+        for row in page.locator("#episode-table tbody tr:visible").all()
+    ]
 
 
 def check_curves(page: Any) -> None:
     """Every chart is drawn, with as many points as it was given."""
-    until(page, "document.querySelectorAll('.plot .main-svg').length >= document.querySelectorAll('.plot').length")
+    until(
+        page,
+        "document.querySelectorAll('.plot .main-svg').length >= document.querySelectorAll('.plot').length",
+    )
     groups = json.loads(page.locator("#curves").text_content())
     charts = [chart for group in groups for chart in group["charts"]]
     assert len(charts) > 8
@@ -205,7 +226,12 @@ def check_hostile(page: Any) -> None:
     assert images == {f"data:image/png;base64,{PNG}"}  # of observations, as data
     page.locator(".view.on details").evaluate_all("all => all.forEach(d => d.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert page.locator(".view.on .box").evaluate_all("all => Math.max(...all.map(b => b.offsetHeight))") < 400
+    assert (
+        page.locator(".view.on .box").evaluate_all(
+            "all => Math.max(...all.map(b => b.offsetHeight))"
+        )
+        < 400
+    )
 
 
 # --- the single file ---------------------------------------------------------------------------------------------
@@ -217,7 +243,9 @@ def test_the_report_draws_its_curves_and_smooths_them(browser: Any, report: str)
         before = page.evaluate("document.querySelector('.plot').data.length")
         page.locator("#smoothing").fill("3")
         assert page.locator("#window").inner_text() == "3"
-        assert page.evaluate("document.querySelector('.plot').data.length") > before  # the raw line, and its mean
+        assert (
+            page.evaluate("document.querySelector('.plot').data.length") > before
+        )  # the raw line, and its mean
         assert "Before and after" in page.locator("#overview").inner_text()
 
 
@@ -247,7 +275,10 @@ def test_an_episode_of_the_report_is_opened(browser: Any, report: str, stored: P
         record = record_of(stored, "swarm")
         assert shown_path(page) == path_of(record)
         marked = path_of(record) - {("0", str(k)) for k in range(5)}
-        assert {agent for agent, _ in marked} == {"2", "3"}  # green ended last, then slow: no lane is there by chance
+        assert {agent for agent, _ in marked} == {
+            "2",
+            "3",
+        }  # green ended last, then slow: no lane is there by chance
         bars = page.locator(".view.on .tl-plot rect")
         assert bars.count() == sum(len(t["turns"]) for t in record["traces"])
         says = page.locator(".view.on .critical-path").inner_text()
@@ -269,9 +300,13 @@ def test_tokens_are_shown_with_their_numbers(browser: Any, report: str, stored: 
         tokens = page.locator(".view.on .tokens").first.locator(".token")
         tokens.first.wait_for()  # the page makes them when their box is opened
         assert tokens.count() == len(trace["token_ids"])
-        assert page.locator(".view.on .tokens").first.locator(".token.own").count() == sum(trace["mask"])
+        assert page.locator(".view.on .tokens").first.locator(".token.own").count() == sum(
+            trace["mask"]
+        )
         at = trace["mask"].index(1)
-        grey, green = (tokens.nth(k).evaluate("t => getComputedStyle(t).backgroundColor") for k in (at - 1, at))
+        grey, green = (
+            tokens.nth(k).evaluate("t => getComputedStyle(t).backgroundColor") for k in (at - 1, at)
+        )
         assert grey != green
         tokens.nth(at).click()
         says = page.locator(".view.on .tokens output").first.inner_text()
@@ -299,7 +334,12 @@ def test_hostile_text_is_text(browser: Any, report: str, server: str, width: int
 
 def test_a_phone_scrolls_in_one_direction_only(browser: Any, report: str, server: str) -> None:
     size = {"width": 375, "height": 800}
-    urls = [(report, report), (report + "#episodes", report), (server, server), (server + "/episodes", server)]
+    urls = [
+        (report, report),
+        (report + "#episodes", report),
+        (server, server),
+        (server + "/episodes", server),
+    ]
     for url, own in [*urls, (f"{server}/episode/{STEP}/swarm", server)]:
         with opened(browser, url, own, viewport=size) as page:
             page.wait_for_timeout(300)

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parl import cli, scoring
+from parl.cli import main as cli
 from parl.config import load
-from parl.env import Message, Said
-from parl.errors import ConfigError, Interrupted
+from parl.core.errors import ConfigError, Interrupted
+from parl.core.messages import Message
+from parl.core.types import ROLES, Episode, Sample, ToolCall
+from parl.env.demonstrations import Said
 from parl.learner.policies import PolicySet
-from parl.policy.scripted import ScriptedEngine, call_text
-from parl.train import Run, train
-from parl.types import ROLES, Episode, Sample, ToolCall
+from parl.policy.engines.scripted import ScriptedEngine, call_text
+from parl.reward import terms
+from parl.training.trainer import Run, train
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -43,7 +45,10 @@ KINDS = {
         "roles.orchestrator.policy=orchestrator",
         "roles.subagent.policy=subagent",
     ],
-    "full": ["policies.subagent={tiny: {hidden_size: 32, ff_size: 32}}", "roles.subagent.policy=subagent"],
+    "full": [
+        "policies.subagent={tiny: {hidden_size: 32, ff_size: 32}}",
+        "roles.subagent.policy=subagent",
+    ],
 }
 
 
@@ -51,12 +56,15 @@ KINDS = {
 def own_number() -> Iterator[None]:
     """A reward that differs from agent to agent, so that all learn something."""
 
-    @scoring.reward(roles=ROLES)
+    @terms.reward(roles=ROLES)
     def own_number(episode: Episode) -> Mapping[str, float]:
-        return {t.id: zlib.crc32(repr((episode.id, t.token_ids)).encode()) / 2**32 for t in episode.traces}
+        return {
+            t.id: zlib.crc32(repr((episode.id, t.token_ids)).encode()) / 2**32
+            for t in episode.traces
+        }
 
     yield
-    del scoring._REGISTRY["own_number"]
+    del terms._REGISTRY["own_number"]
 
 
 def delegate(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
@@ -82,12 +90,17 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
 def metrics(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     free = ("time/", "system/")
-    return [{k: v for k, v in r.items() if not k.startswith(free) and not k.endswith("_per_s")} for r in rows]
+    return [
+        {k: v for k, v in r.items() if not k.startswith(free) and not k.endswith("_per_s")}
+        for r in rows
+    ]
 
 
 def weights(run: Path, step: int) -> dict[str, bytes]:
     folder = run / "checkpoints" / f"step_{step:06d}" / "policies"
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.safetensors"))}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.safetensors"))
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,7 +143,11 @@ def test_a_run_with_adapters_is_evaluated_exported_and_rescored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    train(load(SMOKE, [*SETTINGS, *KINDS["adapters"], f"run_dir={run}", "train.num_steps=2"]), None, False)
+    train(
+        load(SMOKE, [*SETTINGS, *KINDS["adapters"], f"run_dir={run}", "train.num_steps=2"]),
+        None,
+        False,
+    )
 
     def parl(*arguments: object) -> int:
         monkeypatch.setattr("sys.argv", ["parl", *map(str, arguments)])
@@ -151,10 +168,19 @@ def test_a_run_with_adapters_is_evaluated_exported_and_rescored(
 
 def test_policies_begin_as_copies_of_the_one_that_had_the_cold_start(tmp_path: Path) -> None:
     tiny = "{tiny: {hidden_size: 32, ff_size: 32}}"
-    settings = ["cold_start.policy=main", f"policies.subagent={tiny}", "roles.subagent.policy=subagent"]
+    settings = [
+        "cold_start.policy=main",
+        f"policies.subagent={tiny}",
+        "roles.subagent.policy=subagent",
+    ]
     run = tmp_path / "run"
-    train(load(SMOKE, ["control=null", "train.num_steps=1", *settings, f"run_dir={run}"]), None, False)
-    found = {f.parent.name: f.read_bytes() for f in (run / "checkpoints/cold_start/policies").rglob("*.safetensors")}
+    train(
+        load(SMOKE, ["control=null", "train.num_steps=1", *settings, f"run_dir={run}"]), None, False
+    )
+    found = {
+        f.parent.name: f.read_bytes()
+        for f in (run / "checkpoints/cold_start/policies").rglob("*.safetensors")
+    }
     assert found["main"] == found["subagent"]
     assert len(json.loads((run / "summary.json").read_text())["cold_start_stages"]) == 1
 
@@ -171,13 +197,19 @@ def test_without_subagent_samples_the_orchestrators_tokens_alone_are_trained(
 ) -> None:
     update, seen = PolicySet.update, set()
 
-    def watched(self: PolicySet, samples: Sequence[Sample], mass: Mapping[str, float], step: int) -> dict[str, float]:
+    def watched(
+        self: PolicySet, samples: Sequence[Sample], mass: Mapping[str, float], step: int
+    ) -> dict[str, float]:
         seen.update(s.role for s in samples)
         assert mass["main"] >= sum(s.weight * sum(s.mask) for s in samples) > 0
         return update(self, samples, mass, step)
 
     monkeypatch.setattr(PolicySet, "update", watched)
     run = tmp_path / "run"
-    train(load(SMOKE, [*SETTINGS[:4], "train.max_subagent_samples=0", f"run_dir={run}"]), None, False)
+    train(
+        load(SMOKE, [*SETTINGS[:4], "train.max_subagent_samples=0", f"run_dir={run}"]), None, False
+    )
     assert seen == {"orchestrator"}
-    assert all(row["swarm/num_subagents"] == 2 and row["policy/main/grad_norm"] > 0 for row in metrics(run))
+    assert all(
+        row["swarm/num_subagents"] == 2 and row["policy/main/grad_norm"] > 0 for row in metrics(run)
+    )

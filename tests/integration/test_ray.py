@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parl import plugins
 from parl.config import load
-from parl.env import Message, Said
-from parl.evaluate import make_pool
+from parl.core.messages import Message
+from parl.core.types import ROLES, Episode
+from parl.env import registry as plugins
+from parl.env.demonstrations import Said
+from parl.env.registry import make_env
 from parl.learner.policies import PolicySet
-from parl.plugins import make_env
 from parl.policy.base import PolicyHandle
-from parl.policy.scripted import ScriptedEngine
-from parl.rollout.pool import Job, LocalPool, Pool
-from parl.rollout.ray_pool import RayPool, _Part
+from parl.policy.engines.scripted import ScriptedEngine
+from parl.rollout.pool import make_pool
+from parl.rollout.pool.local import Job, LocalPool, Pool
+from parl.rollout.pool.ray import RayPool, _Part
 from parl.rollout.swarm import SwarmRunner
-from parl.types import ROLES, Episode
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -40,25 +41,33 @@ def parts() -> Iterator[tuple[PolicySet, SwarmRunner, list[Job], Pool]]:
     policies.start_engines()
     runner = SwarmRunner(policies.handles(), config.roles, config.swarm, config.clock)
     tasks = env.generate_tasks("train", 4, 0)
-    jobs = [Job(t, f"e{i}-{k}", f"g{i}", 0, f"s{i}-{k}") for i, t in enumerate(tasks) for k in range(2)]
+    jobs = [
+        Job(t, f"e{i}-{k}", f"g{i}", 0, f"s{i}-{k}") for i, t in enumerate(tasks) for k in range(2)
+    ]
     pool = make_pool(config)
     yield policies, runner, jobs, pool
     pool.close()
 
 
-def test_episodes_equal_those_of_two_local_pools(parts: tuple[PolicySet, SwarmRunner, list[Job], Pool]) -> None:
+def test_episodes_equal_those_of_two_local_pools(
+    parts: tuple[PolicySet, SwarmRunner, list[Job], Pool],
+) -> None:
     """Job i goes to worker i mod 2: each worker's share is what a local pool makes of it, bit for bit."""
     _, runner, jobs, pool = parts
     config = load(SMOKE)
     local: dict[int, Episode] = {}
     for worker in range(2):
         mine = list(range(worker, len(jobs), 2))
-        done = LocalPool(lambda: make_env(config.env), config.rollout).run(runner, [jobs[i] for i in mine])
+        done = LocalPool(lambda: make_env(config.env), config.rollout).run(
+            runner, [jobs[i] for i in mine]
+        )
         local |= dict(zip(mine, done, strict=True))
     assert pool.run(runner, jobs) == [local[i] for i in range(len(jobs))]
 
 
-def test_new_weights_reach_the_workers(parts: tuple[PolicySet, SwarmRunner, list[Job], Pool]) -> None:
+def test_new_weights_reach_the_workers(
+    parts: tuple[PolicySet, SwarmRunner, list[Job], Pool],
+) -> None:
     policies, runner, jobs, pool = parts
     before = pool.run(runner, jobs)
     engine = policies.handles()["orchestrator"].engine
@@ -73,7 +82,9 @@ def test_adapters_reach_the_workers(parts: tuple[PolicySet, SwarmRunner, list[Jo
     """Both roles' adapters are in one engine of each worker, which does what a local pool's does."""
     *_, jobs, pool = parts
     own = [f"policies.{role}.adapter={{base: main, rank: 2}}" for role in ROLES]
-    config = load(SMOKE, [*own, *(f"roles.{role}.policy={role}" for role in ROLES), "rollout.num_workers=2"])
+    config = load(
+        SMOKE, [*own, *(f"roles.{role}.policy={role}" for role in ROLES), "rollout.num_workers=2"]
+    )
     policies = PolicySet(config, make_env(config.env))
     policies.start_engines()
     engine: Any = policies.handles()["orchestrator"].engine
@@ -85,7 +96,9 @@ def test_adapters_reach_the_workers(parts: tuple[PolicySet, SwarmRunner, list[Jo
         local: dict[int, Episode] = {}
         for worker in range(2):
             mine = list(range(worker, len(jobs), 2))
-            alone = LocalPool(lambda: make_env(config.env), config.rollout).run(runner, [jobs[i] for i in mine])
+            alone = LocalPool(lambda: make_env(config.env), config.rollout).run(
+                runner, [jobs[i] for i in mine]
+            )
             local |= dict(zip(mine, alone, strict=True))
         assert done == [local[i] for i in range(len(jobs))]
         assert {t.policy_versions for e in done for t in e.orchestrator.turns} == {(version,)}
@@ -145,4 +158,6 @@ def test_an_episode_that_keeps_losing_its_worker_fails_alone() -> None:
     assert [p.jobs for p in alone] == [[jobs[0]], [jobs[1]]]
     [again] = pool._after_loss(alone[1])
     assert pool._after_loss(again) == []
-    assert [(j.episode_id, e.status, e.failure) for j, e in failed] == [("e1", "failed", "worker_lost")]
+    assert [(j.episode_id, e.status, e.failure) for j, e in failed] == [
+        ("e1", "failed", "worker_lost")
+    ]

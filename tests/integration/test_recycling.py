@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from parl import plugins
 from parl.config import load
-from parl.env import Said
-from parl.plugins import make_env
+from parl.env import registry as plugins
+from parl.env.demonstrations import Said
+from parl.env.registry import make_env
 from parl.policy.base import PolicyHandle
-from parl.policy.scripted import ScriptedEngine
-from parl.rollout.pool import Job, LocalPool
-from parl.rollout.ray_pool import RayPool
+from parl.policy.engines.scripted import ScriptedEngine
+from parl.rollout.pool.local import Job, LocalPool
+from parl.rollout.pool.ray import RayPool
 from parl.rollout.swarm import SwarmRunner
 from tests.helpers import ROOT, Characters
 
@@ -22,10 +22,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 def test_a_worker_above_the_limit_is_replaced() -> None:
     plugins.load()
-    config = load(ROOT / "configs" / "smoke.yaml", ["rollout={backend: ray, num_workers: 1, max_worker_mb: 1}"])
+    config = load(
+        ROOT / "configs" / "smoke.yaml",
+        ["rollout={backend: ray, num_workers: 1, max_worker_mb: 1}"],
+    )
     renderer: Any = Characters()
-    handle = PolicyHandle("main", renderer, ScriptedEngine(lambda messages, rng: [Said("x")], renderer), False)
-    runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, config.roles, config.swarm, config.clock)
+    handle = PolicyHandle(
+        "main", renderer, ScriptedEngine(lambda messages, rng: [Said("x")], renderer), False
+    )
+    runner = SwarmRunner(
+        {"orchestrator": handle, "subagent": handle}, config.roles, config.swarm, config.clock
+    )
     tasks = make_env(config.env).generate_tasks("train", 2, 0)
     jobs = [Job(t, f"e{i}", "g", 0, f"s{i}") for i, t in enumerate(tasks)]
     pool = RayPool(config.env, config.rollout, 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parl.run_folder import read_episodes
+from parl.runs.folder import read_episodes
 from tests.integration.test_smoke import SHORT, SMOKE, contents, parl, train
 
 pytestmark = pytest.mark.integration
@@ -46,15 +46,22 @@ def test_under_its_own_config_nothing_changes(run: Path, tmp_path: Path) -> None
 
 def test_what_was_stored_depends_on_the_budgets(run: Path) -> None:
     """Else the test above would not show that they are followed."""
-    stored = [e for file in sorted((run / "episodes").glob("*.jsonl.zst")) for e in read_episodes(file)]
+    stored = [
+        e for file in sorted((run / "episodes").glob("*.jsonl.zst")) for e in read_episodes(file)
+    ]
     assert any(e["step"] > 0 and e["rewards"]["0"]["factors"] for e in stored)
-    assert rescored(run, run / "config.resolved.yaml", "reward.modifiers.toggle=null")["exact"] is False
+    assert (
+        rescored(run, run / "config.resolved.yaml", "reward.modifiers.toggle=null")["exact"]
+        is False
+    )
 
 
 def test_another_reward_changes_the_order(run: Path) -> None:
     result = rescored(run, run / "config.resolved.yaml", "reward.terms.tokens.weight=-1.0")
     assert result["exact"] is False
     assert result["total"]["order_reversed"] > 0
-    shown = parl("rescore", run, run / "config.resolved.yaml", "reward.terms.tokens.weight=-1.0").stdout
+    shown = parl(
+        "rescore", run, run / "config.resolved.yaml", "reward.terms.tokens.weight=-1.0"
+    ).stdout
     worst = max(result["episodes"], key=lambda e: abs(e["advantage_new"] - e["advantage_old"]))
     assert f"\n{worst['id']}: reward " in shown

@@ -24,10 +24,18 @@ pytestmark = [
     pytest.mark.usefixtures("sandboxes"),
     pytest.mark.integration,
     pytest.mark.slow,
-    pytest.mark.skipif(sandbox.problem() is not None, reason=f"no sandbox here: {sandbox.problem()}"),
+    pytest.mark.skipif(
+        sandbox.problem() is not None, reason=f"no sandbox here: {sandbox.problem()}"
+    ),
 ]
 
-ATTEMPTS = {**FILES, **PROC, **NETWORK, **PROCESSES, **(CALLS if platform.machine() == "x86_64" else {})}
+ATTEMPTS = {
+    **FILES,
+    **PROC,
+    **NETWORK,
+    **PROCESSES,
+    **(CALLS if platform.machine() == "x86_64" else {}),
+}
 
 
 @pytest.fixture
@@ -38,7 +46,9 @@ def victims(tmp_path: Path) -> Iterator[SimpleNamespace]:
     work.mkdir()
     (outside / "secret").write_text("secret")
     (outside / "victim").write_text("victim")
-    short = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the path of a socket has at most 107 characters
+    short = tempfile.mkdtemp(
+        prefix="ray", dir="/tmp"
+    )  # the path of a socket has at most 107 characters
     process = subprocess.Popen(["sleep", "60"])
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -95,7 +105,9 @@ def test_no_variable_of_the_host_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("PARL_SECRET_TOKEN", "s3cret")
     code = "import os; print(os.environ.get('PARL_SECRET_TOKEN'), sorted(os.environ))"
     assert "s3cret" in run_outside(code, tmp_path)
-    assert run_python(code).stdout == "None ['HOME', 'LANG', 'MALLOC_ARENA_MAX', 'PATH', 'TMPDIR']\n"
+    assert (
+        run_python(code).stdout == "None ['HOME', 'LANG', 'MALLOC_ARENA_MAX', 'PATH', 'TMPDIR']\n"
+    )
 
 
 def test_no_descriptor_is_inherited(tmp_path: Path) -> None:
@@ -140,13 +152,18 @@ def test_files_cannot_run_before_the_program(tmp_path: Path) -> None:
     assert run_python("print('program')", files=hooks).stdout == "program\n"
     (tmp_path / "sitecustomize.py").write_text("print('hijacked')")
     command = [confine.interpreter(), "-c", "print('program')"]
-    outside = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+    outside = subprocess.run(
+        command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
     assert outside.stdout == "hijacked\nprogram\n"
 
 
 def test_a_program_imports_its_files() -> None:
     files = {"helper.py": "x = 5", "pkg/__init__.py": "", "pkg/deep.py": "y = 6"}
-    assert run_python("import helper, pkg.deep; print(helper.x + pkg.deep.y)", files=files).stdout == "11\n"
+    assert (
+        run_python("import helper, pkg.deep; print(helper.x + pkg.deep.y)", files=files).stdout
+        == "11\n"
+    )
 
 
 def test_all_cannot_be_signalled() -> None:
@@ -188,7 +205,9 @@ def test_a_link_in_the_folder_leads_nowhere(tmp_path: Path) -> None:
     assert read_files(folder) == {}
 
 
-def test_tracing_and_introspection_show_nothing_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracing_and_introspection_show_nothing_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PARL_SECRET_TOKEN", "s3cret")
     code = (
         "import gc, sys\nseen = []\nsys.settrace(lambda f, e, a: seen.append(repr(f.f_locals)))\n(lambda: 0)()\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from parl.errors import EnvFailure
+from parl.core.errors import EnvFailure
 from parl_envs.coding import host, sandbox
 from parl_envs.coding.run import PREFIX
 from parl_envs.coding.sandbox import run_python, run_python_async
@@ -27,7 +27,9 @@ pytestmark = [
     pytest.mark.usefixtures("sandboxes"),
     pytest.mark.integration,
     pytest.mark.slow,
-    pytest.mark.skipif(sandbox.problem() is not None, reason=f"no sandbox here: {sandbox.problem()}"),
+    pytest.mark.skipif(
+        sandbox.problem() is not None, reason=f"no sandbox here: {sandbox.problem()}"
+    ),
 ]
 
 
@@ -61,7 +63,9 @@ def test_runs_fail_with_their_host_and_the_next_has_another(tmp_path: Path) -> N
         while not (pid := running_pid(tmp_path)):
             time.sleep(0.02)
         os.kill(first, signal.SIGKILL)
-        with pytest.raises(EnvFailure, match="sandbox_lost: the process that starts programs has ended"):
+        with pytest.raises(
+            EnvFailure, match="sandbox_lost: the process that starts programs has ended"
+        ):
             run.result(timeout=10)
     assert gone(pid)
     assert run_python("print(1)").stdout == "1\n"
@@ -72,9 +76,14 @@ def test_runs_fail_with_their_host_and_the_next_has_another(tmp_path: Path) -> N
 
 def test_a_host_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "GRACE_S", 0.3)
-    for ask in (lambda: run_python("", timeout_s=0.1), lambda: asyncio.run(run_python_async("", timeout_s=0.1))):
+    for ask in (
+        lambda: run_python("", timeout_s=0.1),
+        lambda: asyncio.run(run_python_async("", timeout_s=0.1)),
+    ):
         os.kill(host_pid(), signal.SIGSTOP)
-        with pytest.raises(EnvFailure, match="sandbox_lost: the process that starts programs does not answer"):
+        with pytest.raises(
+            EnvFailure, match="sandbox_lost: the process that starts programs does not answer"
+        ):
             ask()
         assert run_python("print(1)", timeout_s=30).stdout == "1\n"
 

@@ -18,7 +18,9 @@ pytestmark = [
     pytest.mark.usefixtures("sandboxes"),
     pytest.mark.integration,
     pytest.mark.slow,
-    pytest.mark.skipif(sandbox.problem() is not None, reason=f"no sandbox here: {sandbox.problem()}"),
+    pytest.mark.skipif(
+        sandbox.problem() is not None, reason=f"no sandbox here: {sandbox.problem()}"
+    ),
 ]
 
 # --- limits ----------------------------------------------------------------------------------------------------
@@ -116,13 +118,20 @@ def test_a_flood_is_cut(stream: str) -> None:
 
 
 def test_a_flood_before_a_quick_end_is_cut() -> None:
-    result = run_python(f"import os\nos.write(1, b'x' * {MAX_OUTPUT // 2}); print('y' * {MAX_OUTPUT})")
+    result = run_python(
+        f"import os\nos.write(1, b'x' * {MAX_OUTPUT // 2}); print('y' * {MAX_OUTPUT})"
+    )
     assert result.limit == "output"
     assert len(result.stdout) == MAX_OUTPUT
 
 
 @pytest.mark.parametrize(
-    "write", ["file.write(bytes(1 << 20) * 100)", "file.truncate(1 << 33)", "file.seek(1 << 33); file.write(b'x')"]
+    "write",
+    [
+        "file.write(bytes(1 << 20) * 100)",
+        "file.truncate(1 << 33)",
+        "file.seek(1 << 33); file.write(b'x')",
+    ],
 )
 def test_a_huge_or_sparse_file_is_refused(write: str, tmp_path: Path) -> None:
     code = (
@@ -146,7 +155,9 @@ HIDE = (
 
 
 @pytest.mark.parametrize(
-    "code", [FILL.format(size=8 << 20), FILL.format(size=1), HIDE], ids=["bytes", "files", "deleted"]
+    "code",
+    [FILL.format(size=8 << 20), FILL.format(size=1), HIDE],
+    ids=["bytes", "files", "deleted"],
 )
 def test_the_disk_cannot_be_filled(code: str) -> None:
     assert run_python(code, timeout_s=20).limit == "disk"
@@ -161,9 +172,7 @@ def test_a_quick_run_is_held_to_the_quota_too() -> None:
 
 
 DEEP = "import os\nfor _ in range(3000):\n  os.mkdir('d' * 20); os.chdir('d' * 20)"
-CLOSED = (
-    "import os\nos.makedirs('a/b'); open('a/b/c', 'w').close()\nfor p in ('a/b/c', 'a/b', 'a', '.'): os.chmod(p, 0)"
-)
+CLOSED = "import os\nos.makedirs('a/b'); open('a/b/c', 'w').close()\nfor p in ('a/b/c', 'a/b', 'a', '.'): os.chmod(p, 0)"
 NAMES = "import os\nos.mkdir(b'\\xff\\n'); open(b'\\xff\\n/-rf', 'w').close(); open('a' * 255, 'w').close()"
 
 
@@ -252,7 +261,9 @@ def test_a_daemon_outlives_an_ordinary_call(tmp_path: Path) -> None:
 
 def test_a_child_that_holds_the_pipes_is_not_waited_for() -> None:
     began = time.monotonic()
-    result = run_python("import os, time\nif os.fork() == 0: time.sleep(99)\nprint('parent')", timeout_s=30)
+    result = run_python(
+        "import os, time\nif os.fork() == 0: time.sleep(99)\nprint('parent')", timeout_s=30
+    )
     assert result.stdout == "parent\n"
     assert time.monotonic() - began < 10
 

@@ -12,13 +12,20 @@ from typing import Any
 import pytest
 import yaml
 
-from parl.run_folder import read_episodes
+from parl.runs.folder import read_episodes
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.integration
 
 SMOKE = ROOT / "configs" / "smoke.yaml"
-HELDOUT = {"item_f1", "item_f1_nonkey", "success", "critical_steps", "total_steps", "virtual_latency_s"} | {
+HELDOUT = {
+    "item_f1",
+    "item_f1_nonkey",
+    "success",
+    "critical_steps",
+    "total_steps",
+    "virtual_latency_s",
+} | {
     "tokens_per_episode",
     "spawn_rate",
     "num_truncated",
@@ -57,7 +64,9 @@ TRAINED = {"loss", "grad_norm", "entropy", "lr", "weight_version", "clipped_frac
 
 def parl(*args: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "parl.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=1800)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=1800
+    )
 
 
 def train(*args: object) -> None:
@@ -94,16 +103,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_holds_what_it_should(run: Path, name: str) -> None:
     path = run.with_name(name)
     found = set(contents(path))
-    episodes = {f"episodes/step_{k:06d}.{kind}" for k in range(3) for kind in ("jsonl.zst", "index.json")}
+    episodes = {
+        f"episodes/step_{k:06d}.{kind}" for k in range(3) for kind in ("jsonl.zst", "index.json")
+    }
     evals = {"eval/cold_start.json", "eval/step_000002.json", "eval/step_000003.json"}
-    assert {"config.resolved.yaml", "metrics.jsonl", "summary.json", "report.html"} | episodes | evals <= found
+    assert {
+        "config.resolved.yaml",
+        "metrics.jsonl",
+        "summary.json",
+        "report.html",
+    } | episodes | evals <= found
     for checkpoint in ("cold_start", "step_000002", "step_000003"):
         folder = f"checkpoints/{checkpoint}"
         parts = ("learner.pt", "state.json", "manifest.json", "policies/main/model.safetensors")
         assert {f"{folder}/{part}" for part in (*parts, "policies/main/tokenizer.json")} <= found
     assert not [f for f in found if "tmp" in f]
     raw = yaml.safe_load((path / "config.resolved.yaml").read_text())
-    assert (raw["schema_version"], raw["swarm"]["mode"]) == (1, "single" if name == "run-single" else "swarm")
+    assert (raw["schema_version"], raw["swarm"]["mode"]) == (
+        1,
+        "single" if name == "run-single" else "swarm",
+    )
 
 
 def test_the_summary_has_every_result(run: Path) -> None:
@@ -126,7 +145,9 @@ def test_the_summary_has_every_result(run: Path) -> None:
     for values in results.values():
         assert set(values) >= HELDOUT
         assert values["num_tasks"] == 4
-    own = json.loads((run.with_name("run-single") / "summary.json").read_text())["heldout"]["trained"]["single"]
+    own = json.loads((run.with_name("run-single") / "summary.json").read_text())["heldout"][
+        "trained"
+    ]["single"]
     assert summary["heldout"]["trained"]["single"] == own
 
 
@@ -156,7 +177,9 @@ def test_episodes_can_be_read_and_their_steps_recomputed(run: Path) -> None:
             for trace in traces:
                 n = len(trace["token_ids"])
                 assert len(trace["mask"]) == len(trace["logprobs"]) == len(trace["advantages"]) == n
-                assert all(p < 0 for p, m in zip(trace["logprobs"], trace["mask"], strict=True) if m)
+                assert all(
+                    p < 0 for p, m in zip(trace["logprobs"], trace["mask"], strict=True) if m
+                )
         assert line["swarm/critical_steps"] == pytest.approx(sum(criticals) / 4)
 
 
@@ -174,7 +197,9 @@ def test_a_stored_policy_can_be_evaluated(run: Path) -> None:
     result = json.loads(done.stdout)
     assert set(result["greedy"]) >= HELDOUT
     assert (result["split"], result["mode"], result["greedy"]["num_tasks"]) == ("test", "swarm", 2)
-    rows = json.loads((run / "eval" / f"{result['checkpoint']}-test-swarm-greedy.tasks.json").read_text())
+    rows = json.loads(
+        (run / "eval" / f"{result['checkpoint']}-test-swarm-greedy.tasks.json").read_text()
+    )
     assert [(row["trial"], row["num_parts"] > 0) for row in rows] == [(0, True), (0, True)]
     stored = json.loads((run / "eval" / f"{result['checkpoint']}-test-swarm.json").read_text())
     assert stored == {key: value for key, value in result.items() if key != "against"}
@@ -190,8 +215,12 @@ def test_trials_have_statistics_and_a_swarm_its_single_agent(run: Path) -> None:
     found = result["statistics"]["sampled"]
     assert set(found["item_f1"]) == {"avg", "max"}
     assert set(found["success"]) == {"avg", "pass"}
-    assert found["critical_steps"]["avg"]["mean"] == pytest.approx(result["sampled"]["critical_steps"])
-    single = json.loads((run.with_name("run-single") / "eval" / "step_000003-test-single.json").read_text())
+    assert found["critical_steps"]["avg"]["mean"] == pytest.approx(
+        result["sampled"]["critical_steps"]
+    )
+    single = json.loads(
+        (run.with_name("run-single") / "eval" / "step_000003-test-single.json").read_text()
+    )
     steps = result["against"]["sampled"]["critical_steps"]
     assert steps["other"] == pytest.approx(single["sampled"]["critical_steps"])
     assert steps["difference"]["mean"] == pytest.approx(steps["own"] - steps["other"])
@@ -235,14 +264,26 @@ SHORT = (
 
 
 def comparable(line: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in line.items() if not k.startswith(("time/", "system/")) and not k.endswith("_per_s")}
+    return {
+        k: v
+        for k, v in line.items()
+        if not k.startswith(("time/", "system/")) and not k.endswith("_per_s")
+    }
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(SMOKE, f"run_dir={whole}", *SHORT)
 
-    command = [sys.executable, "-m", "parl.cli", "train", str(SMOKE), f"run_dir={killed}", *SHORT]
+    command = [
+        sys.executable,
+        "-m",
+        "parl.cli.main",
+        "train",
+        str(SMOKE),
+        f"run_dir={killed}",
+        *SHORT,
+    ]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         try:
@@ -273,7 +314,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
     assert two[f"checkpoints/step_000004/{weights}"] == one[f"checkpoints/step_000004/{weights}"]
     assert one[f"checkpoints/step_000004/{weights}"] != one[f"checkpoints/cold_start/{weights}"]
     same = [name for name in one if name.startswith(("episodes/", "eval/")) or name == "tasks.json"]
-    assert len(same) == 2 * 4 + 3 + 3 + 1  # steps, indices, evaluations, the rows behind the held-out ones, tasks
+    assert (
+        len(same) == 2 * 4 + 3 + 3 + 1
+    )  # steps, indices, evaluations, the rows behind the held-out ones, tasks
     assert {name: two[name] for name in same} == {name: one[name] for name in same}
     ends = [json.loads((run / "summary.json").read_text())["heldout"] for run in (whole, killed)]
     assert ends[0] == ends[1]

@@ -19,20 +19,21 @@ import torch
 import zstandard
 
 from parl.config import Config, parse
-from parl.env import Message, Said
-from parl.errors import ConfigError
-from parl.export import export
+from parl.core.errors import ConfigError
+from parl.core.messages import Message
+from parl.core.types import UNKNOWN_TOKEN, Episode, ToolCall
+from parl.deploy.model import export
+from parl.deploy.serve import Served, Service, _policies
+from parl.env.demonstrations import Said
+from parl.env.registry import make_env
 from parl.gateway.app import Limits, make_app
-from parl.learner.models import load_policy
-from parl.plugins import make_env
 from parl.policy.base import Generation, PolicyHandle, Request
-from parl.policy.chatml import ChatML
-from parl.policy.scripted import ScriptedEngine, call_text
-from parl.policy.torch_engine import TorchEngine
+from parl.policy.engines.scripted import ScriptedEngine, call_text
+from parl.policy.engines.torch import TorchEngine
+from parl.policy.models.load import load_policy
+from parl.policy.renderers.chatml import ChatML
 from parl.rollout.swarm import SwarmRunner
-from parl.serve import Served, Service, _policies
-from parl.train import train
-from parl.types import UNKNOWN_TOKEN, Episode, ToolCall
+from parl.training.trainer import train
 from tests.helpers import ROOT
 from tests.servers import serving
 
@@ -50,14 +51,28 @@ def config(folder: Path, name: str, **more: Any) -> Config:
             "env": {
                 "id": "calc_env:calc/Calc-v0",
                 "kwargs": {"num": 2},
-                "tasks": {"train": {"num": 1}, "validation": {"num": 1}, "test": {"num": 1, "seed": 0}},
+                "tasks": {
+                    "train": {"num": 1},
+                    "validation": {"num": 1},
+                    "test": {"num": 1, "seed": 0},
+                },
             },
             "policies": {"main": {"model": "tiny", "tiny": {"hidden_size": 32, "ff_size": 32}}},
             "roles": {
-                "orchestrator": {"system_prompt": "solve", "sampling": {"max_tokens": 48}, "limits": limits},
-                "subagent": {"sampling": {"max_tokens": 24}, "limits": limits, **roles.get("subagent", {})},
+                "orchestrator": {
+                    "system_prompt": "solve",
+                    "sampling": {"max_tokens": 48},
+                    "limits": limits,
+                },
+                "subagent": {
+                    "sampling": {"max_tokens": 24},
+                    "limits": limits,
+                    **roles.get("subagent", {}),
+                },
             },
-            "reward": {"terms": {"outcome": {"weight": 1.0}, "tokens": {"weight": 1.0, "per": 100}}},
+            "reward": {
+                "terms": {"outcome": {"weight": 1.0}, "tokens": {"weight": 1.0, "per": 100}}
+            },
             "eval": {"num_tasks": 1, "every": None},
             "train": {"num_steps": 2, "tasks_per_step": 1, "group_size": 8},
             "tracking": {"wandb": {"mode": "disabled"}},
@@ -76,7 +91,9 @@ def expert(messages: Sequence[Message], rng: np.random.Generator) -> list[Said]:
     if heard:
         return [Said(str(sum(map(int, heard[1:]))))]
     create = ToolCall("create_subagent", {"name": "task", "system_prompt": "solve"})
-    assign = [ToolCall("assign_task", {"agent": "task", "prompt": f"sum : {name}"}) for name in names]
+    assign = [
+        ToolCall("assign_task", {"agent": "task", "prompt": f"sum : {name}"}) for name in names
+    ]
     return [Said("\n".join(map(call_text, (create, *assign))))]
 
 
@@ -90,10 +107,20 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     task = env.generate_tasks("train", 1, 0)[0]
     torch.manual_seed(0)
     model, tokenizer = load_policy("main", made.policies["main"], env, 0, torch.float32)
-    handle = PolicyHandle("main", ChatML(tokenizer), ScriptedEngine(expert, ChatML(tokenizer)), False)
-    runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, made.roles, made.swarm, made.clock)
-    episode: Episode = asyncio.run(runner.run(env, task, episode_id="e", group="g", step=0, seed="s"))
-    assert (episode.status, episode.outcome["score"], len(episode.subagents)) == ("completed", 1.0, 2)
+    handle = PolicyHandle(
+        "main", ChatML(tokenizer), ScriptedEngine(expert, ChatML(tokenizer)), False
+    )
+    runner = SwarmRunner(
+        {"orchestrator": handle, "subagent": handle}, made.roles, made.swarm, made.clock
+    )
+    episode: Episode = asyncio.run(
+        runner.run(env, task, episode_id="e", group="g", step=0, seed="s")
+    )
+    assert (episode.status, episode.outcome["score"], len(episode.subagents)) == (
+        "completed",
+        1.0,
+        2,
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     loss = torch.tensor(9.0)
     for _ in range(300):
@@ -123,7 +150,11 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def episodes(run: Path, step: int) -> list[dict[str, Any]]:
-    text = zstandard.ZstdDecompressor().stream_reader((run / f"episodes/step_{step:06d}.jsonl.zst").read_bytes()).read()
+    text = (
+        zstandard.ZstdDecompressor()
+        .stream_reader((run / f"episodes/step_{step:06d}.jsonl.zst").read_bytes())
+        .read()
+    )
     return [json.loads(line) for line in text.decode().splitlines()]
 
 
@@ -185,7 +216,9 @@ def test_subagents_of_another_framework_are_trained_on_what_was_sampled(
 def test_an_orchestrator_is_trained_with_subagents_behind_an_endpoint(policy: Path) -> None:
     """The endpoint is `parl serve`'s own application; a script stands behind it."""
     env = make_env(config(policy.parent, "learn").env)
-    _, tokenizer = load_policy("main", config(policy.parent, "learn").policies["main"], env, 0, torch.float32)
+    _, tokenizer = load_policy(
+        "main", config(policy.parent, "learn").policies["main"], env, 0, torch.float32
+    )
     renderer = ChatML(tokenizer)
     handle = PolicyHandle("expert", renderer, ScriptedEngine(expert, renderer), False)
     service = Service({"expert": Served(handle, 256, 24, 1.0)})
@@ -208,7 +241,9 @@ def test_an_orchestrator_is_trained_with_subagents_behind_an_endpoint(policy: Pa
             assert not any(trace["mask"])
             finished += trace["score"] == 1.0
     assert finished > 16
-    assert sorted(p.name for p in made.run_path.glob("checkpoints/step_000002/policies/*")) == ["main"]
+    assert sorted(p.name for p in made.run_path.glob("checkpoints/step_000002/policies/*")) == [
+        "main"
+    ]
     for line in lines(made.run_path):
         assert line["policy/main/grad_norm"] > 0
         assert line["policy/main/logp_mismatch_max"] < 1e-4
@@ -230,6 +265,9 @@ def test_an_endpoint_that_is_not_there_is_told_before_anything_starts(policy: Pa
         policies={"main": main(policy), "far": {"engine": engine}},
         roles={"subagent": {"policy": "far", "trainable": False}},
     )
-    with pytest.raises(ConfigError, match=r"policies\.far\.engine: the endpoint gave no turn \(endpoint_unavailable"):
+    with pytest.raises(
+        ConfigError,
+        match=r"policies\.far\.engine: the endpoint gave no turn \(endpoint_unavailable",
+    ):
         train(made, None, False)
     assert not made.run_path.exists()

@@ -17,13 +17,17 @@ from tests.helpers import ROOT
 
 pytestmark = pytest.mark.integration
 
-TEMPLATES = [(kind, path) for kind in ("envs", "rewards") for path in (ROOT / kind / "template").rglob("*")]
+TEMPLATES = [
+    (kind, path) for kind in ("envs", "rewards") for path in (ROOT / kind / "template").rglob("*")
+]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
-    pytest.importorskip("hatchling", reason="builds wheels without a network: pip install hatchling")
+    pytest.importorskip(
+        "hatchling", reason="builds wheels without a network: pip install hatchling"
+    )
     folder = tmp_path_factory.mktemp("wheel")
     run(ROOT, sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
     (path,) = folder.glob("*.whl")
@@ -84,7 +88,9 @@ def test_the_environment_is_listed(site: Path) -> None:
 def test_the_environment_passes_the_check(site: Path) -> None:
     out = parl(site, "envs", "check", "dice_game/DiceGame-v0", "num=5")
     assert "tool lookup" in out
-    statuses = [line[:4].strip() for line in out.split("\n\n")[-1].splitlines() if not line.startswith(" ")]
+    statuses = [
+        line[:4].strip() for line in out.split("\n\n")[-1].splitlines() if not line.startswith(" ")
+    ]
     assert len(statuses) == 10
     assert set(statuses) <= {"ok", "slow"}, out
 
@@ -116,14 +122,26 @@ def test_a_config_uses_both(site: Path) -> None:
 @pytest.mark.parametrize("folder", ["dice-game", "rewards/short"])
 def test_the_templates_own_tests_pass(site: Path, folder: str) -> None:
     path = site.parent / folder
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(path), "tests"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(path),
+        "tests",
+    ]
     assert " passed" in run(path, *command, path=site)
 
 
 def test_a_name_that_is_installed_is_taken(site: Path) -> None:
     command = [sys.executable, "-m", "parl.cli", "envs", "new", "dice_game", "--dir", "again"]
     env = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run(command, cwd=site.parent, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=site.parent, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "The module 'dice_game' is installed already" in done.stderr
     assert not (site.parent / "again").exists()

@@ -17,17 +17,18 @@ import pytest
 import torch
 
 from parl.config.objective import Credit, Loss, Reward
-from parl.config.schema import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
-from parl.credit import learnable
-from parl.env import Message, Said
-from parl.plugins import load, make_env
+from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
+from parl.core.messages import Message
+from parl.core.types import AgentTrace, Episode, Task
+from parl.env.demonstrations import Said
+from parl.env.registry import load, make_env
 from parl.policy.base import PolicyHandle
-from parl.policy.chatml import ChatML
-from parl.policy.scripted import ScriptedEngine
-from parl.policy.vision.passes import hidden_states
+from parl.policy.engines.scripted import ScriptedEngine
+from parl.policy.models.vision.forward import hidden_states
+from parl.policy.renderers.chatml import ChatML
+from parl.reward.credit import learnable
+from parl.reward.scorer import Scorer
 from parl.rollout.swarm import SwarmRunner
-from parl.scoring import Scorer
-from parl.types import AgentTrace, Episode, Task
 from parl_envs.visual.pictures import words
 from parl_envs.visual.tasks import asked
 from tests.trl_looking import CONFIG, Trainer
@@ -47,9 +48,17 @@ def attempts(task: Task) -> list[list[str]]:
     wrong = str((int(right) + 1) % 10)
     return [
         [call("zoom", bbox=part, image="p1"), right],
-        ["a turn " + call("image_op", op="rotate", image="p1", value="90"), call("zoom", bbox=part, image="v1"), wrong],
+        [
+            "a turn " + call("image_op", op="rotate", image="p1", value="90"),
+            call("zoom", bbox=part, image="v1"),
+            wrong,
+        ],
         [wrong],
-        [call("zoom", bbox="nowhere", image="p9"), call("zoom", bbox="0 0 50 50", image="p1"), right],
+        [
+            call("zoom", bbox="nowhere", image="p9"),
+            call("zoom", bbox="0 0 50 50", image="p1"),
+            right,
+        ],
     ]
 
 
@@ -57,7 +66,11 @@ def ours(task: Task, texts: Sequence[str], name: str, renderer: Any) -> Episode:
     def script(messages: Sequence[Message], rng: np.random.Generator) -> list[Said]:
         return [Said(texts[sum(m["role"] == "assistant" for m in messages)])]
 
-    role = RoleConfig(system_prompt="orchestrator", sampling=Sampling(), limits=Limits(turns=8, context_tokens=2048))
+    role = RoleConfig(
+        system_prompt="orchestrator",
+        sampling=Sampling(),
+        limits=Limits(turns=8, context_tokens=2048),
+    )
     handle = PolicyHandle("main", renderer, ScriptedEngine(script, renderer), False)
     handles = {"orchestrator": handle, "subagent": handle}
     runner = SwarmRunner(handles, Roles(orchestrator=role), Swarm(mode="single"), ClockConfig())
@@ -80,7 +93,9 @@ def test_trl_trains_the_same_tokens_for_the_same_reward(tmp_path: Path) -> None:
     renderer: Any = ChatML(tokenizer, model.eyes)
     tasks = make_env(CONFIG).generate_tasks("train", 2, 0)
     texts = {task.id: attempts(task) for task in tasks}
-    groups = [[ours(t, x, f"{t.id}-{k}", renderer) for k, x in enumerate(texts[t.id])] for t in tasks]
+    groups = [
+        [ours(t, x, f"{t.id}-{k}", renderer) for k, x in enumerate(texts[t.id])] for t in tasks
+    ]
     episodes = [e for group in groups for e in group]
     scorer = Scorer(Reward.model_validate({"terms": {"outcome": {"weight": 1.0}}}))
     scored = [scorer.score(group, 0, {})[0] for group in groups]
@@ -89,12 +104,17 @@ def test_trl_trains_the_same_tokens_for_the_same_reward(tmp_path: Path) -> None:
     own_logps = [raw_logps(model, e.orchestrator) for e in episodes]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     trainer = Trainer(model, tokenizer, tasks, texts, tmp_path)
-    kept: dict[tuple[int, ...], torch.Tensor] = {}  # TRL shuffles the rows before it learns from them
+    kept: dict[
+        tuple[int, ...], torch.Tensor
+    ] = {}  # TRL shuffles the rows before it learns from them
     original = trainer._get_per_token_logps_and_entropies
 
     def keep(model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         found = original(model, input_ids, *args, **kwargs)
-        kept.update((tuple(row.tolist()), logps) for row, logps in zip(input_ids, found[0].detach(), strict=True))
+        kept.update(
+            (tuple(row.tolist()), logps)
+            for row, logps in zip(input_ids, found[0].detach(), strict=True)
+        )
         return found
 
     trainer._get_per_token_logps_and_entropies = keep
@@ -108,19 +128,28 @@ def test_trl_trains_the_same_tokens_for_the_same_reward(tmp_path: Path) -> None:
         trace = episode.orchestrator
         prompt = made["prompt_ids"][i][made["prompt_mask"][i].bool()].tolist()
         here = made["completion_mask"][i].bool()
-        completion, mask = made["completion_ids"][i][here].tolist(), made["tool_mask"][i][here].tolist()
+        completion, mask = (
+            made["completion_ids"][i][here].tolist(),
+            made["tool_mask"][i][here].tolist(),
+        )
         assert tuple(prompt + completion) == trace.token_ids
         assert tuple([0] * len(prompt) + mask) == trace.mask
         written = torch.tensor(mask, dtype=torch.bool)
         row = torch.cat([made["prompt_ids"][i], made["completion_ids"][i]])
-        assert (kept[tuple(row.tolist())][here] - own_logps[i][len(prompt) - 1 :])[written].abs().max() < 1e-5
+        assert (kept[tuple(row.tolist())][here] - own_logps[i][len(prompt) - 1 :])[
+            written
+        ].abs().max() < 1e-5
         assert made["num_images"][i] == len(trace.images)
         for uri in trace.images:
             grid = made["image_grid_thw"][shown]
             own = model.eyes.pixels(uri)["image_grid_thw"]
             assert np.array_equal(np.asarray(own).reshape(-1), grid.numpy())
             shown += 1
-        assert made["advantages"][i].item() == pytest.approx(advantages.get(episode.id, 0.0), abs=1e-6)
+        assert made["advantages"][i].item() == pytest.approx(
+            advantages.get(episode.id, 0.0), abs=1e-6
+        )
     assert {e.outcome["score"] for e in episodes} == {0.0, 1.0}
     assert shown == len(made["image_grid_thw"]) > len(episodes)
-    assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())  # it has taken its step
+    assert any(
+        not torch.equal(before[k], v) for k, v in model.state_dict().items()
+    )  # it has taken its step

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from parl import images
 from parl.config import Config, parse
-from parl.errors import ConfigError
-from parl.export import export
-from parl.learner.models import load_folder
+from parl.core import images
+from parl.core.errors import ConfigError
+from parl.deploy.model import export
 from parl.learner.policies import PolicySet
-from parl.records import episode_of
-from parl.run_folder import read_episodes
-from parl.train import train
+from parl.policy.models.load import load_folder
+from parl.runs.folder import read_episodes
+from parl.runs.records import episode_of
+from parl.training.trainer import train
 from tests.shapes_env import Shapes
 from tests.vision_models import model_that_sees, save_model
 
@@ -25,7 +25,13 @@ pytestmark = pytest.mark.integration
 
 def config(folder: Path, **changes: Any) -> Config:
     """The cold start ends when the policy plays the game; a few steps of RL follow."""
-    optimizer = {"lr": 3e-3, "muon_lr": 0.012, "embedding_lr_scale": 5, "betas": [0.9, 0.95], "warmup_steps": 10}
+    optimizer = {
+        "lr": 3e-3,
+        "muon_lr": 0.012,
+        "embedding_lr_scale": 5,
+        "betas": [0.9, 0.95],
+        "warmup_steps": 10,
+    }
     stage = {
         "name": "play",
         "data": {"episode": 0.7, "name": 0.3},
@@ -40,7 +46,12 @@ def config(folder: Path, **changes: Any) -> Config:
             "id": "tests.shapes_env:test/Shapes-v0",
             "tasks": {"train": {"num": 64}, "validation": {"num": 8}, "test": {"num": 24}},
         },
-        "policies": {"main": {"model": "tiny_vlm", "tiny_vlm": {"hidden_size": 64, "ff_size": 64, "num_layers": 2}}},
+        "policies": {
+            "main": {
+                "model": "tiny_vlm",
+                "tiny_vlm": {"hidden_size": 64, "ff_size": 64, "num_layers": 2},
+            }
+        },
         "roles": {
             "orchestrator": {
                 "sampling": {"max_tokens": 12, "temperature": 2.0},
@@ -59,7 +70,10 @@ def config(folder: Path, **changes: Any) -> Config:
 @pytest.mark.slow
 def test_it_learns_to_look_and_to_read(tmp_path: Path, some_number: None) -> None:
     run = tmp_path / "run"
-    terms = {"outcome": {"weight": 1.0}, "some_number": {"weight": 0.01}}  # where all answers are right, this differs
+    terms = {
+        "outcome": {"weight": 1.0},
+        "some_number": {"weight": 0.01},
+    }  # where all answers are right, this differs
     train(config(run, reward={"terms": terms}), None, False)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2
@@ -73,7 +87,9 @@ def test_it_learns_to_look_and_to_read(tmp_path: Path, some_number: None) -> Non
         assert trace.images == tuple(uri for text in texts for uri in images.find(text))
     assert {len(trace.images) for trace in traces} >= {1, 2}
     assert "data:image/png" in (run / "report.html").read_text()
-    train(config(run, reward={"terms": terms}), run, False)  # nothing is left to do: the checkpoint is read
+    train(
+        config(run, reward={"terms": terms}), run, False
+    )  # nothing is left to do: the checkpoint is read
     out = tmp_path / "out"
     export(run, out, None, None, False)
     model, _ = load_folder(out)
@@ -92,13 +108,21 @@ def test_workers_on_ray_see_the_same(tmp_path: Path, some_number: None) -> None:
     for name, rollout in (("here", {}), ("there", {"backend": "ray", "num_workers": 1})):
         train(config(tmp_path / name, rollout=rollout, **small), None, False)
         (stored,) = (tmp_path / name / "episodes").glob("*.zst")
-        told.append([(t["token_ids"], t["images"], t["logprobs"]) for e in read_episodes(stored) for t in e["traces"]])
+        told.append(
+            [
+                (t["token_ids"], t["images"], t["logprobs"])
+                for e in read_episodes(stored)
+                for t in e["traces"]
+            ]
+        )
     assert told[0] == told[1]
 
 
 def test_what_has_no_eyes_reads_that_there_was_an_image(tmp_path: Path) -> None:
     """The same environment and a policy that reads text alone: the no-picture baseline."""
-    policies = PolicySet(config(tmp_path, policies={"main": {"tiny": {"hidden_size": 32, "ff_size": 32}}}), Shapes())
+    policies = PolicySet(
+        config(tmp_path, policies={"main": {"tiny": {"hidden_size": 32, "ff_size": 32}}}), Shapes()
+    )
     renderer: Any = policies.renderers["main"]
     task = Shapes().generate_tasks("train", 1, 0)[0]
     assert renderer.unknown_words(task.prompt) == []
@@ -112,5 +136,7 @@ def test_vllm_is_given_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     save_model(*model_that_sees("llava"), tmp_path / "llava")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     policies = {"main": {"model": str(tmp_path / "llava"), "engine": {"type": "vllm"}}}
-    with pytest.raises(ConfigError, match=r"given no images here, but the model \(llava\) sees.*engine.type: torch"):
+    with pytest.raises(
+        ConfigError, match=r"given no images here, but the model \(llava\) sees.*engine.type: torch"
+    ):
         PolicySet(config(tmp_path, policies=policies), Shapes())

@@ -12,7 +12,7 @@ import yaml
 from parl.config import Config, load, parse
 from parl.report.overview import before_after
 from parl.report.summary import summary_table
-from parl.train import train
+from parl.training.trainer import train
 from tests.helpers import ROOT
 from tests.integration.test_smoke import parl
 
@@ -59,7 +59,9 @@ def test_a_visual_config_trains(name: str, kwargs: dict[str, Any], tmp_path: Pat
 
 
 def test_the_baseline_of_a_single_agent_stands_beside_it_in_its_summary(tmp_path: Path) -> None:
-    blind = short("visual_blind", tmp_path / "unused", {}).model_dump(mode="json", exclude={"run_dir"})
+    blind = short("visual_blind", tmp_path / "unused", {}).model_dump(
+        mode="json", exclude={"run_dir"}
+    )
     (tmp_path / "blind.yaml").write_text(yaml.safe_dump(blind))
     train(short("visual_single", tmp_path / "run", {}, tmp_path / "blind.yaml"), None, False)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -69,6 +71,11 @@ def test_the_baseline_of_a_single_agent_stands_beside_it_in_its_summary(tmp_path
         assert summary["heldout"][phase]["control"] == beside["heldout"][phase]["single"]
         assert summary["heldout"][phase]["control"]["greedy"]["tool_use"] == 0
     labels = {row[0] for row in summary_table(summary)[1]}
-    assert labels == {"cold start, single agent", "cold start, control", "trained single agent", "trained control"}
+    assert labels == {
+        "cold start, single agent",
+        "cold start, control",
+        "trained single agent",
+        "trained control",
+    }
     assert any(tile["note"].startswith("control ") for tile in before_after(summary))
     parl("report", tmp_path / "run")

@@ -17,25 +17,32 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from parl.config import load, parse
-from parl.config.schema import EngineConfig
-from parl.errors import ConfigError, EngineMismatch
+from parl.config.policy import EngineConfig
+from parl.core.errors import ConfigError, EngineMismatch
+from parl.core.machine import pin_threads
+from parl.core.types import ROLES
 from parl.learner.learner import check_engine, logprobs
 from parl.learner.policies import TOLERANCE, PolicySet
 from parl.policy.base import Generation, Request, cast
-from parl.system import pin_threads
-from parl.train import train
-from parl.types import ROLES
+from parl.training.trainer import train
 from tests.helpers import ROOT, WordsEnv
 from tests.policies import samples
 from tests.tokenizers import qwen3
 
-pytest.importorskip("vllm", reason="needs vLLM, in an environment of its own: make vllm (docs/vllm.md)")
+pytest.importorskip(
+    "vllm", reason="needs vLLM, in an environment of its own: make vllm (docs/vllm.md)"
+)
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 EXACT = 1e-5
 STOP = 5
 VLLM = EngineConfig(type="vllm", kv_cache_gb=0.25)
-SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 4096}
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 4096,
+}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 
 
@@ -78,7 +85,11 @@ def ask(engine: Any, *requests: Request) -> list[Generation]:
 def off(model: Any, asked: Request, made: Generation, of: slice = slice(None)) -> float:
     """Largest difference of the log-probs of a turn from those of one plain pass."""
     ids = [*asked.token_ids, *made.token_ids]
-    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, len(asked.token_ids) - 1 : -1].float()
+    logits = (
+        model(input_ids=torch.tensor([ids]), use_cache=False)
+        .logits[0, len(asked.token_ids) - 1 : -1]
+        .float()
+    )
     logp = torch.log_softmax(logits / (asked.temperature or 1.0), -1)
     plain = logp.gather(1, torch.tensor(made.token_ids)[:, None])[:, 0]
     return float((plain - torch.tensor(made.logprobs))[of].abs().max())
@@ -96,7 +107,7 @@ class Known:
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Any]:
-    from parl.policy.vllm_engine import VllmEngine
+    from parl.policy.engines.vllm import VllmEngine
 
     pin_threads(1)
     engine = VllmEngine(small_model(), [STOP], VLLM)
@@ -122,7 +133,10 @@ def engine(started: Any, model: Any) -> Any:
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
 def test_ids_in_ids_and_log_probs_out(engine: Any, model: Any, temperature: float) -> None:
     """The log-probs are those of the distribution that was sampled from, and a turn ends at its stop token."""
-    asked = [request(prompt(20 + 5 * k, k), seed=k, tokens=64, temperature=temperature) for k in range(12)]
+    asked = [
+        request(prompt(20 + 5 * k, k), seed=k, tokens=64, temperature=temperature)
+        for k in range(12)
+    ]
     made = ask(engine, *asked)
     for one, turn in zip(asked, made, strict=True):
         assert off(model, one, turn) < EXACT
@@ -150,7 +164,9 @@ def test_a_known_prefix_is_not_fed_again(engine: Any, model: Any) -> None:
     assert engine.tokens_fed - before == 200
     asked = [request([*begin, *prompt(10, k)], seed=k) for k in range(6)]
     made = ask(engine, *asked)
-    assert engine.tokens_fed - before - 200 == 6 * (210 - 192)  # all but the six whole blocks of the prefix
+    assert engine.tokens_fed - before - 200 == 6 * (
+        210 - 192
+    )  # all but the six whole blocks of the prefix
     assert max(off(model, one, turn) for one, turn in zip(asked, made, strict=True)) < EXACT
 
 
@@ -180,7 +196,9 @@ def test_new_weights_sample_and_the_probe_agrees(engine: Any, model: Any) -> Non
     assert off(other, asked, after) < EXACT
     assert off(model, asked, after) > 0.1
     exported = engine.export_weights()
-    assert all((exported[k] == v.numpy()).all() for k, v in other.state_dict().items() if k in exported)
+    assert all(
+        (exported[k] == v.numpy()).all() for k, v in other.state_dict().items() if k in exported
+    )
     assert set(other.state_dict()) - set(exported) == {"lm_head.weight"}
 
 
@@ -275,7 +293,7 @@ def test_a_blueprint_and_weights_make_the_same_engine(engine: Any, model: Any) -
 
 def test_float32_weights_are_served_in_bfloat16(model: Any) -> None:
     """As a learner's come that computes in bfloat16 and learns in float32."""
-    from parl.policy.vllm_engine import VllmEngine
+    from parl.policy.engines.vllm import VllmEngine
 
     engine = VllmEngine(model, [STOP], VLLM, dtype=torch.bfloat16)
     try:
@@ -283,7 +301,9 @@ def test_float32_weights_are_served_in_bfloat16(model: Any) -> None:
         engine.load_weights(other.state_dict(), 1)
         known = Known(cast(copy.deepcopy(other), torch.bfloat16), 1)
         assert check_engine(engine, known, prompt(64, 4), TOLERANCE["bfloat16"]) < 0.1
-        assert {str(v.dtype) for v in engine.export_weights().values()} == {"int16"}  # as bfloat16 travels
+        assert {str(v.dtype) for v in engine.export_weights().values()} == {
+            "int16"
+        }  # as bfloat16 travels
     finally:
         engine.close()
 
@@ -297,12 +317,16 @@ def saved(tmp_path: Path) -> Path:
 
 def test_adapters_are_served_on_one_base(tmp_path: Path) -> None:
     """Each request names its adapter; each adapter has weights and versions of its own."""
-    policies = {"main": {"model": str(saved(tmp_path)), "engine": {"type": "vllm", "kv_cache_gb": 0.25}}}
+    policies = {
+        "main": {"model": str(saved(tmp_path)), "engine": {"type": "vllm", "kv_cache_gb": 0.25}}
+    }
     for role in ROLES:
         policies[role] = {"adapter": {"base": "main", "rank": 4}, "optimizer": {"lr": 0.02}}
     roles = {role: {"policy": role} for role in ROLES}
     pin_threads(1)
-    both = PolicySet(parse({"name": "r", "env": {"id": "x"}, "policies": policies, "roles": roles}), WordsEnv())
+    both = PolicySet(
+        parse({"name": "r", "env": {"id": "x"}, "policies": policies, "roles": roles}), WordsEnv()
+    )
     both.start_engines()
     both.start_learners()
     handles = both.handles()
@@ -321,7 +345,9 @@ def test_adapters_are_served_on_one_base(tmp_path: Path) -> None:
             assert off(plain, one, new) < EXACT
             assert (new.token_ids != old.token_ids) == (one.adapter in names)
     assert engine.versions == {"": 0, "orchestrator": 1, "subagent": 3}
-    assert len(list(engine._folder.glob("adapter*"))) == 5  # what is served, and what each adapter had before it
+    assert (
+        len(list(engine._folder.glob("adapter*"))) == 5
+    )  # what is served, and what each adapter had before it
     scores = engine.probe(probe)
     assert float((scores[1] - scores[2]).abs().max()) > 0.01
     engine.close()
@@ -356,7 +382,7 @@ def test_it_trains(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("some_number")
 def test_a_lost_update_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from parl.policy.vllm_engine import VllmEngine
+    from parl.policy.engines.vllm import VllmEngine
 
     sync = VllmEngine._sync
 
@@ -372,7 +398,7 @@ def test_a_lost_update_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_model_that_vllm_cannot_serve_is_one_error(model: Any) -> None:
-    from parl.policy.vllm_engine import VllmEngine
+    from parl.policy.engines.vllm import VllmEngine
 
     with pytest.raises(ConfigError, match=r"vLLM does not start .* engine\.type: torch"):
         VllmEngine(model, [STOP], EngineConfig(type="vllm", kv_cache_gb=1e-6))

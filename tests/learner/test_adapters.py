@@ -14,18 +14,30 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from parl.config import parse, phases
-from parl.config.schema import EngineConfig
-from parl.errors import ConfigError, EngineMismatch
+from parl.config.policy import EngineConfig
+from parl.core import manifest
+from parl.core.errors import ConfigError, EngineMismatch
+from parl.core.types import ROLES
 from parl.learner import checkpoint
 from parl.learner.learner import check_engine
 from parl.learner.policies import PolicySet
-from parl.policy import lora
 from parl.policy.base import Generation, Request
-from parl.policy.torch_engine import TorchEngine
-from parl.rollout.inference import EngineState, EngineStore
-from parl.types import ROLES
+from parl.policy.engines.torch import TorchEngine
+from parl.policy.models import lora
+from parl.rollout.pool.inference import EngineState, EngineStore
 from tests.learner.test_torch_engine import MODELS, STOP
-from tests.policies import PROBE, TOLERANCE, Wide, config, digest, log_probs, samples, save, started, update
+from tests.policies import (
+    PROBE,
+    TOLERANCE,
+    Wide,
+    config,
+    digest,
+    log_probs,
+    samples,
+    save,
+    started,
+    update,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +59,13 @@ def test_training_changes_the_adapters_and_not_a_byte_of_the_base() -> None:
     policies = started()
     assert set(policies.learners) == set(ROLES)
     before = digest(policies.models["main"])
-    adapters = {n: {k: v.clone() for k, v in lora.adapter_state(policies.models[n]).items()} for n in ROLES}
+    adapters = {
+        n: {k: v.clone() for k, v in lora.adapter_state(policies.models[n]).items()} for n in ROLES
+    }
     metrics = update(policies, 0)
-    assert {f"policy/{n}/{k}" for n in ROLES for k in ("loss", "grad_norm", "lr", "entropy")} <= set(metrics)
+    assert {
+        f"policy/{n}/{k}" for n in ROLES for k in ("loss", "grad_norm", "lr", "entropy")
+    } <= set(metrics)
     assert metrics["policy/orchestrator/grad_norm"] != metrics["policy/subagent/grad_norm"]
     for name in ROLES:
         after = lora.adapter_state(policies.models[name])
@@ -69,7 +85,9 @@ def test_one_adapter_learns_while_the_other_stays() -> None:
     metrics = update(policies, 0, ["orchestrator"])
     assert metrics["policy/orchestrator/weight_version"] == 1
     assert metrics["policy/subagent/weight_version"] == 0
-    assert all(torch.equal(v, stays[k]) for k, v in lora.adapter_state(policies.models["subagent"]).items())
+    assert all(
+        torch.equal(v, stays[k]) for k, v in lora.adapter_state(policies.models["subagent"]).items()
+    )
 
 
 def test_the_base_is_in_memory_once(trained: PolicySet) -> None:
@@ -99,7 +117,9 @@ def test_adapters_share_a_batch_and_say_what_each_says_alone(trained: PolicySet)
     engine._row_adapters.of = lambda rows: (passes.append(set(rows)), of(rows))
     begin = prompt(40, 0)
     requests = [
-        Request(f"{part}{i}", (*begin, *prompt(1 + 7 * i, i)), (), 12, 1.0, 10 * i + len(part), part)
+        Request(
+            f"{part}{i}", (*begin, *prompt(1 + 7 * i, i)), (), 12, 1.0, 10 * i + len(part), part
+        )
         for i in range(4)
         for part in ("orchestrator", "subagent", "")
     ]
@@ -120,14 +140,18 @@ def test_adapters_share_a_batch_and_say_what_each_says_alone(trained: PolicySet)
         )
         engine.release(request.session)
     assert max(map(abs, said[""])) == 0
-    assert min(max(map(abs, said[name])) for name in ROLES) > 100 * TOLERANCE  # the adapters do something
+    assert (
+        min(max(map(abs, said[name])) for name in ROLES) > 100 * TOLERANCE
+    )  # the adapters do something
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_adapters_in_models_of_any_layout(kind: str) -> None:
     """Of different ranks and targets, over several turns: each row's log-probs are those of its own model."""
     base = MODELS[kind]().eval()
-    feedforward = {"lfm2": "w1", "qwen3_moe": "o_proj"}.get(kind, "up_proj")  # experts take no adapter
+    feedforward = {"lfm2": "w1", "qwen3_moe": "o_proj"}.get(
+        kind, "up_proj"
+    )  # experts take no adapter
     shapes = {
         "a": LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
         "b": LoraConfig(r=2, lora_alpha=8, target_modules=["k_proj", feedforward]),
@@ -137,7 +161,10 @@ def test_adapters_in_models_of_any_layout(kind: str) -> None:
     for i, (name, shape) in enumerate(shapes.items()):
         models[name] = lora.attach(lora.shared(base, same=True), {lora.DEFAULT: shape})
         made = torch.Generator().manual_seed(i)
-        drawn = {k: 0.3 * torch.randn(v.shape, generator=made) for k, v in lora.adapter_state(models[name]).items()}
+        drawn = {
+            k: 0.3 * torch.randn(v.shape, generator=made)
+            for k, v in lora.adapter_state(models[name]).items()
+        }
         lora.set_adapter_state(models[name], drawn)
         engine.load_weights(drawn, i + 1, name)
 
@@ -145,7 +172,9 @@ def test_adapters_in_models_of_any_layout(kind: str) -> None:
         ids: list[int] = []
         for turn in range(3):
             ids += prompt(3 + 11 * i, 10 * i + turn)
-            made = await engine.generate(Request(f"s{i}", tuple(ids), (), 9, 1.0, 100 * i + turn, name))
+            made = await engine.generate(
+                Request(f"s{i}", tuple(ids), (), 9, 1.0, 100 * i + turn, name)
+            )
             start, ids = len(ids), [*ids, *made.token_ids]
             expected = log_probs(models[name], ids)
             chosen = [float(expected[start + k - 1, t]) for k, t in enumerate(made.token_ids)]
@@ -163,7 +192,9 @@ def test_prefixes_are_shared_within_an_adapter_and_never_across(trained: PolicyS
 
     def fed(*adapters: str) -> int:
         engine: Any = started().handles()["orchestrator"].engine
-        talk(engine, [Request(f"s{i}", ids, (), 1, 1.0, i, name) for i, name in enumerate(adapters)])
+        talk(
+            engine, [Request(f"s{i}", ids, (), 1, 1.0, i, name) for i, name in enumerate(adapters)]
+        )
         return int(engine.tokens_fed)
 
     assert fed("orchestrator", "orchestrator") == 65 + 1
@@ -171,7 +202,9 @@ def test_prefixes_are_shared_within_an_adapter_and_never_across(trained: PolicyS
     assert fed("orchestrator", "") == 2 * 65
     assert fed("orchestrator", "subagent", "orchestrator", "subagent") == 2 * 66
 
-    engine: Any = trained.handles()["orchestrator"].engine  # one after the other, the first still being there
+    engine: Any = trained.handles()[
+        "orchestrator"
+    ].engine  # one after the other, the first still being there
     before = engine.tokens_fed
     talk(engine, [Request("one", ids, (), 1, 1.0, 0, "orchestrator")])
     talk(engine, [Request("two", ids, (), 1, 1.0, 0, "subagent")])
@@ -211,24 +244,28 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
             assert torch.equal(value, again.learners[name].weights()[key])
 
 
-def test_a_checkpoint_holds_peft_folders_and_the_base_once(trained: PolicySet, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_peft_folders_and_the_base_once(
+    trained: PolicySet, tmp_path: Path
+) -> None:
     folder = save(trained, tmp_path, 2)
     assert sorted(p.name for p in (folder / "policies" / "orchestrator").glob("adapter*")) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
     assert not (folder / "policies" / "orchestrator" / "model.safetensors").exists()
-    cold = tmp_path / "checkpoints" / checkpoint.COLD_START
+    cold = tmp_path / "checkpoints" / manifest.COLD_START
     weights = "policies/main/model.safetensors"
     assert os.stat(folder / weights).st_ino == os.stat(cold / weights).st_ino
-    checkpoint.verify(folder)
+    manifest.verify(folder)
     base = AutoModelForCausalLM.from_pretrained(folder / "policies" / "main")
     expected = {n: log_probs(trained.models[n], PROBE) for n in ROLES}
     for name in ROLES:
         with_peft = PeftModel.from_pretrained(base, str(folder / "policies" / name)).eval()
         assert torch.allclose(log_probs(with_peft, PROBE), expected[name], atol=1e-6)
         base = with_peft.unload()
-        alone = AutoModelForCausalLM.from_pretrained(folder / "policies" / name)  # finds its base by itself
+        alone = AutoModelForCausalLM.from_pretrained(
+            folder / "policies" / name
+        )  # finds its base by itself
         assert torch.allclose(log_probs(alone, PROBE), expected[name], atol=1e-6)
 
 
@@ -239,10 +276,14 @@ def test_an_adapter_starts_from_a_peft_folder(trained: PolicySet, tmp_path: Path
     raw["policies"]["orchestrator"]["model"] = str(folder / "policies" / "orchestrator")
     policies = PolicySet(parse(raw), Wide())
     assert torch.equal(
-        log_probs(policies.models["orchestrator"], PROBE), log_probs(trained.models["orchestrator"], PROBE)
+        log_probs(policies.models["orchestrator"], PROBE),
+        log_probs(trained.models["orchestrator"], PROBE),
     )
     raw["policies"]["orchestrator"]["adapter"]["rank"] = 5
-    with pytest.raises(ConfigError, match=r"fits policies\.orchestrator\.adapter: rank 4 and alpha 32, here 5 and 32"):
+    with pytest.raises(
+        ConfigError,
+        match=r"fits policies\.orchestrator\.adapter: rank 4 and alpha 32, here 5 and 32",
+    ):
         PolicySet(parse(raw), Wide())
     raw["policies"]["main"]["model"] = str(folder / "policies" / "orchestrator")
     with pytest.raises(ConfigError, match=r"policies\.main\.model: .* is an adapter\. Merge it"):
@@ -252,7 +293,9 @@ def test_an_adapter_starts_from_a_peft_folder(trained: PolicySet, tmp_path: Path
 def test_targets_must_be_linear_layers_of_the_base() -> None:
     raw = config().model_dump(mode="json")
     raw["policies"]["subagent"]["adapter"]["target_modules"] = ["q_prj"]
-    with pytest.raises(ConfigError, match=r"'q_prj' is no linear layer of policies\.main\. Did you mean 'q_proj'\?"):
+    with pytest.raises(
+        ConfigError, match=r"'q_prj' is no linear layer of policies\.main\. Did you mean 'q_proj'\?"
+    ):
         PolicySet(parse(raw), Wide())
     raw["policies"]["subagent"]["adapter"]["target_modules"] = ["lm_head"]
     with pytest.raises(ConfigError, match="'lm_head' is no linear layer"):
@@ -260,26 +303,36 @@ def test_targets_must_be_linear_layers_of_the_base() -> None:
 
 
 def test_a_frozen_role_on_the_others_adapter_keeps_the_cold_start(tmp_path: Path) -> None:
-    roles = {"orchestrator": {"policy": "orchestrator"}, "subagent": {"policy": "orchestrator", "trainable": False}}
+    roles = {
+        "orchestrator": {"policy": "orchestrator"},
+        "subagent": {"policy": "orchestrator", "trainable": False},
+    }
     settings = config(roles=roles)
     policies = started(settings)
     save(policies, tmp_path, 0)
-    policies.freeze(tmp_path / "checkpoints" / checkpoint.COLD_START)
+    policies.freeze(tmp_path / "checkpoints" / manifest.COLD_START)
     update(policies, 0, ["orchestrator"])
     handles = policies.handles(settings.roles)
     engine: Any = handles["orchestrator"].engine
     assert handles["subagent"].engine is engine
     live, frozen = (engine.score(PROBE, handles[role].adapter) for role in ROLES)
     chosen = torch.tensor(PROBE[1:])[:, None]
-    assert torch.allclose(frozen, log_probs(policies.models["main"], PROBE).gather(1, chosen)[:, 0], atol=TOLERANCE)
     assert torch.allclose(
-        live, log_probs(policies.models["orchestrator"], PROBE).gather(1, chosen)[:, 0], atol=TOLERANCE
+        frozen, log_probs(policies.models["main"], PROBE).gather(1, chosen)[:, 0], atol=TOLERANCE
+    )
+    assert torch.allclose(
+        live,
+        log_probs(policies.models["orchestrator"], PROBE).gather(1, chosen)[:, 0],
+        atol=TOLERANCE,
     )
     assert float((live - frozen).abs().max()) > 100 * TOLERANCE
 
 
 def test_a_frozen_role_plays_the_base_itself() -> None:
-    roles = {"orchestrator": {"policy": "orchestrator"}, "subagent": {"policy": "main", "trainable": False}}
+    roles = {
+        "orchestrator": {"policy": "orchestrator"},
+        "subagent": {"policy": "main", "trainable": False},
+    }
     settings = config(roles=roles)
     policies = started(settings)
     assert set(policies.learners) == {"orchestrator"}
@@ -287,22 +340,34 @@ def test_a_frozen_role_plays_the_base_itself() -> None:
     handles = policies.handles(settings.roles)
     engine: Any = handles["subagent"].engine
     assert engine is handles["orchestrator"].engine
-    assert [(h.name, h.adapter) for h in handles.values()] == [("orchestrator", "orchestrator"), ("main", "")]
-    expected = log_probs(policies.models["main"], PROBE).gather(1, torch.tensor(PROBE[1:])[:, None])[:, 0]
-    assert torch.allclose(engine.score(PROBE, handles["subagent"].adapter), expected, atol=TOLERANCE)
+    assert [(h.name, h.adapter) for h in handles.values()] == [
+        ("orchestrator", "orchestrator"),
+        ("main", ""),
+    ]
+    expected = log_probs(policies.models["main"], PROBE).gather(
+        1, torch.tensor(PROBE[1:])[:, None]
+    )[:, 0]
+    assert torch.allclose(
+        engine.score(PROBE, handles["subagent"].adapter), expected, atol=TOLERANCE
+    )
 
 
 def test_a_policy_of_its_own_stays_as_it_is_when_its_role_is_frozen_again() -> None:
     schedule = [{"until": 1, "value": True}, {"value": False}]
     settings = config(
-        roles={"orchestrator": {"policy": "orchestrator", "trainable": schedule}, "subagent": {"policy": "subagent"}}
+        roles={
+            "orchestrator": {"policy": "orchestrator", "trainable": schedule},
+            "subagent": {"policy": "subagent"},
+        }
     )
     policies = started(settings)
     update(policies, 0)
     for step in (0, 1):
-        handle = policies.handles(phases.now(settings.roles, {}, step))["orchestrator"]
+        handle = policies.handles(phases.roles_at(settings.roles, {}, step))["orchestrator"]
         engine: Any = handle.engine
-        expected = log_probs(policies.models["orchestrator"], PROBE).gather(1, torch.tensor(PROBE[1:])[:, None])[:, 0]
+        expected = log_probs(policies.models["orchestrator"], PROBE).gather(
+            1, torch.tensor(PROBE[1:])[:, None]
+        )[:, 0]
         assert torch.allclose(engine.score(PROBE, handle.adapter), expected, atol=TOLERANCE)
 
 
@@ -369,7 +434,9 @@ def test_a_worker_takes_the_parts_that_are_new(trained: PolicySet) -> None:
 
     async def follow(store: EngineStore, versions: dict[str, int]) -> Any:
         parts = {part: (version, stored(part)) for part, version in versions.items()}
-        scores = await store.follow({"e": EngineState(engine.blueprint(), sum(versions.values()), parts)}, PROBE)
+        scores = await store.follow(
+            {"e": EngineState(engine.blueprint(), sum(versions.values()), parts)}, PROBE
+        )
         for _, reference in parts.values():
             reference.close()  # those that were not asked for
         return scores
@@ -382,5 +449,7 @@ def test_a_worker_takes_the_parts_that_are_new(trained: PolicySet) -> None:
     asyncio.run(follow(store, {"": 0, "orchestrator": 2, "subagent": 3}))
     assert sent == ["", "orchestrator", "subagent", "subagent"]
     assert store.engines["e"].versions == {"": 0, "orchestrator": 2, "subagent": 3}
-    assert not asyncio.run(follow(store, {"": 0, "orchestrator": 2, "subagent": 2}))  # older: ignored
+    assert not asyncio.run(
+        follow(store, {"": 0, "orchestrator": 2, "subagent": 2})
+    )  # older: ignored
     assert len(sent) == 4

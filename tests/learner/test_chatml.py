@@ -11,12 +11,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from parl.config.schema import TinyModel
-from parl.errors import ConfigError
-from parl.policy.chatml import ChatML, without_calls
-from parl.policy.tiny import UNK, build_model, build_tokenizer
-from parl.rollout.tools import SWARM_TOOLS
-from parl.types import ToolCall
+from parl.config.tiny import TinyModel
+from parl.core.errors import ConfigError
+from parl.core.types import ToolCall
+from parl.env.swarm_tools import SWARM_TOOLS
+from parl.policy.models.tiny import UNK, build_model, build_tokenizer
+from parl.policy.renderers.chatml import ChatML, without_calls
 from parl_envs.search.wide_search import WideSearch
 
 MARKUP = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<tool_call>", "</tool_call>", "<pad>"]
@@ -32,9 +32,14 @@ def byte_level() -> Any:
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    text = ["the capital of Kenya is Nairobi and the currency is KES", "system user assistant tool call search"] * 4
+    text = [
+        "the capital of Kenya is Nairobi and the currency is KES",
+        "system user assistant tool call search",
+    ] * 4
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(text, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False))
+    inner.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    )
     inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in MARKUP[:3]])
     inner.add_tokens([AddedToken(t, special=False, normalized=False) for t in MARKUP[3:5]])
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>")
@@ -132,7 +137,10 @@ def test_calls_are_read_in_order(renderer: ChatML) -> None:
 
 def test_a_message_without_a_call_is_its_text(renderer: ChatML) -> None:
     assert parsed(renderer, "find capital") == ("find capital", ())
-    assert renderer.parse(renderer.encode("find capital")) == ("find capital", ())  # cut: no stop token
+    assert renderer.parse(renderer.encode("find capital")) == (
+        "find capital",
+        (),
+    )  # cut: no stop token
     assert renderer.parse(renderer.stop_ids) == ("", ())
 
 
@@ -148,7 +156,10 @@ def test_a_message_without_a_call_is_its_text(renderer: ChatML) -> None:
         ('<tool_call>{"name": 3, "arguments": {}}</tool_call>', "needs"),
         ('<tool_call>{"arguments": {}}</tool_call>', "needs"),
         (f"<tool_call>{'[' * 5000}</tool_call>", "not JSON"),
-        (f'<tool_call>{{"name": "open", "arguments": {{"doc": {"9" * 5000}}}}}</tool_call>', "not JSON"),
+        (
+            f'<tool_call>{{"name": "open", "arguments": {{"doc": {"9" * 5000}}}}}</tool_call>',
+            "not JSON",
+        ),
         (r'<tool_call>{"name": "open", "arguments": {"doc": "\ud800"}}</tool_call>', "not JSON"),
         (r'<tool_call>{"name": "\udfff", "arguments": {}}</tool_call>', "not JSON"),
     ],
@@ -168,7 +179,9 @@ def test_arguments_must_be_an_object_and_the_name_is_kept(bpe: ChatML) -> None:
     assert call == ToolCall("roll", {})
 
 
-def test_an_unclosed_call_takes_the_next_with_it_and_a_good_one_before_it_stays(bpe: ChatML) -> None:
+def test_an_unclosed_call_takes_the_next_with_it_and_a_good_one_before_it_stays(
+    bpe: ChatML,
+) -> None:
     _, calls = parsed(bpe, f"{CALL}<tool_call>{{ {CALL}{CALL}<tool_call>")
     assert [c.error is None for c in calls] == [True, False, True, False]
 
@@ -195,7 +208,11 @@ def test_the_tiny_policy_is_a_normal_transformers_folder(tmp_path: Path) -> None
     loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     assert loaded.get_vocab() == made.get_vocab()
-    assert (loaded.eos_token, loaded.pad_token_id, type(again).__name__) == ("<|im_end|>", 0, "Lfm2ForCausalLM")
+    assert (loaded.eos_token, loaded.pad_token_id, type(again).__name__) == (
+        "<|im_end|>",
+        0,
+        "Lfm2ForCausalLM",
+    )
     old, new = ChatML(made), ChatML(loaded)
     prompt = old.start("orchestrator", (), "find capital for : 1 Kenya ; 2 <|im_end|>")
     assert new.start("orchestrator", (), "find capital for : 1 Kenya ; 2 <|im_end|>") == prompt
@@ -214,7 +231,10 @@ def test_the_same_seed_builds_the_same_model() -> None:
 
 
 def test_a_text_without_its_calls_keeps_those_that_cannot_be_read() -> None:
-    good, bad = '<tool_call>{"name": "a", "arguments": {}}</tool_call>', "<tool_call>{a}</tool_call>"
+    good, bad = (
+        '<tool_call>{"name": "a", "arguments": {}}</tool_call>',
+        "<tool_call>{a}</tool_call>",
+    )
     assert without_calls(f"Two.\n{good}\n{good}") == "Two."
     assert without_calls(f"{good} then {bad}") == f"then {bad}"
     assert without_calls("plain") == "plain"

@@ -12,15 +12,17 @@ import torch
 
 from parl.config import parse
 from parl.config.objective import Loss
-from parl.config.schema import Optimizer, TinyModel
-from parl.errors import CheckpointError
+from parl.config.policy import Optimizer
+from parl.config.tiny import TinyModel
+from parl.core import manifest
+from parl.core.errors import CheckpointError
+from parl.core.types import Sample
 from parl.learner import checkpoint
 from parl.learner.checkpoint import State
 from parl.learner.learner import Learner
-from parl.learner.models import load_folder
 from parl.learner.policies import PolicySet
-from parl.policy.tiny import build_model, build_tokenizer
-from parl.types import Sample
+from parl.policy.models.load import load_folder
+from parl.policy.models.tiny import build_model, build_tokenizer
 from tests.helpers import WordsEnv
 
 STATE = State(7, {"task": 31.0}, [{"name": "copy", "steps": 3}], {"step": 5, "score": 0.5})
@@ -33,7 +35,9 @@ def policy(seed: int = 0) -> tuple[Any, Any]:
     return build_model(shape, len(tokenizer), tokenizer.eos_token_id, seed), tokenizer
 
 
-def save(run: Path, step: int, state: State = STATE, learners: dict[str, Any] | None = None) -> Path:
+def save(
+    run: Path, step: int, state: State = STATE, learners: dict[str, Any] | None = None
+) -> Path:
     folder = run / "checkpoints" / checkpoint.step_name(step)
     folder.parent.mkdir(exist_ok=True)
     checkpoint.save(folder, state, {"main": policy()}, learners or {})
@@ -41,7 +45,9 @@ def save(run: Path, step: int, state: State = STATE, learners: dict[str, Any] | 
 
 
 def test_a_round_trip(tmp_path: Path) -> None:
-    learners = {"main": {"optimizer": {"state": {0: {"momentum": torch.arange(4.0)}}}, "version": 3}}
+    learners = {
+        "main": {"optimizer": {"state": {0: {"momentum": torch.arange(4.0)}}}, "version": 3}
+    }
     folder = save(tmp_path, 7, learners=learners)
     state, loaded = checkpoint.load(folder)
     assert state == STATE
@@ -95,7 +101,9 @@ def test_a_damaged_manifest(tmp_path: Path, text: str | None) -> None:
         checkpoint.load(folder)
 
 
-def test_a_failure_while_saving_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_saving_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = save(tmp_path, 1)
 
     def full(*_: object) -> None:
@@ -110,7 +118,9 @@ def test_a_failure_while_saving_leaves_the_old_checkpoint(tmp_path: Path, monkey
     assert checkpoint.steps(tmp_path) == [folder]
     assert checkpoint.latest(tmp_path) == folder
     monkeypatch.undo()
-    assert checkpoint.load(save(tmp_path, 2))[0] == STATE  # what was left half-written is in nobody's way
+    assert (
+        checkpoint.load(save(tmp_path, 2))[0] == STATE
+    )  # what was left half-written is in nobody's way
     assert [p.name for p in checkpoint.steps(tmp_path)] == ["step_000001", "step_000002"]
 
 
@@ -124,22 +134,29 @@ def test_latest_and_find(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) is None
     with pytest.raises(CheckpointError, match="has no checkpoint 'latest'"):
         checkpoint.find(tmp_path, None)
-    cold = tmp_path / "checkpoints" / checkpoint.COLD_START
+    cold = tmp_path / "checkpoints" / manifest.COLD_START
     cold.parent.mkdir()
     checkpoint.save(cold, State(0, {}, []), {"main": policy()}, {})
     assert checkpoint.latest(tmp_path) == checkpoint.find(tmp_path, "cold-start") == cold
     assert checkpoint.find(tmp_path, "best") == cold
     five, seven = save(tmp_path, 5), save(tmp_path, 7)
-    assert checkpoint.latest(tmp_path) == checkpoint.find(tmp_path, None) == checkpoint.find(tmp_path, "7") == seven
+    assert (
+        checkpoint.latest(tmp_path)
+        == checkpoint.find(tmp_path, None)
+        == checkpoint.find(tmp_path, "7")
+        == seven
+    )
     assert checkpoint.find(tmp_path, "best") == checkpoint.find(tmp_path, "step_000005") == five
-    with pytest.raises(CheckpointError, match=r"no checkpoint '6'\. Steps: step_000005, step_000007"):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint '6'\. Steps: step_000005, step_000007"
+    ):
         checkpoint.find(tmp_path, "6")
 
 
 def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in range(1, 7):
         (tmp_path / "checkpoints" / checkpoint.step_name(step)).mkdir(parents=True)
-    (tmp_path / "checkpoints" / checkpoint.COLD_START).mkdir()
+    (tmp_path / "checkpoints" / manifest.COLD_START).mkdir()
 
     def left() -> list[int]:
         return [int(p.name[-6:]) for p in checkpoint.steps(tmp_path)]
@@ -150,7 +167,7 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert left() == [4, 5, 6]
     checkpoint.prune(tmp_path, keep=1, spare=None)
     assert left() == [6]
-    assert (tmp_path / "checkpoints" / checkpoint.COLD_START).is_dir()
+    assert (tmp_path / "checkpoints" / manifest.COLD_START).is_dir()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -159,7 +176,9 @@ def test_policies_are_loaded_in_their_dtype(tmp_path: Path, dtype: str) -> None:
     folder = tmp_path / "step_000001"
     checkpoint.save(folder, STATE, {"main": (model, tokenizer)}, {})
     frozen = {"roles": {"subagent": {"trainable": False}}}
-    config = parse({"name": "r", "env": {"id": "x"}, "policies": {"main": {"dtype": dtype}}, **frozen})
+    config = parse(
+        {"name": "r", "env": {"id": "x"}, "policies": {"main": {"dtype": dtype}}, **frozen}
+    )
     policies = PolicySet(config, WordsEnv(), folder)
     policies.start_engines()
     policies.freeze(folder)
@@ -170,8 +189,12 @@ def test_policies_are_loaded_in_their_dtype(tmp_path: Path, dtype: str) -> None:
     assert roles["orchestrator"].engine is not roles["subagent"].engine
 
 
-@pytest.mark.parametrize("optimizer", [Optimizer(lr=1e-2), Optimizer(lr=1e-2, muon_lr=1e-2, embedding_lr_scale=5)])
-def test_a_learner_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path: Path, optimizer: Optimizer) -> None:
+@pytest.mark.parametrize(
+    "optimizer", [Optimizer(lr=1e-2), Optimizer(lr=1e-2, muon_lr=1e-2, embedding_lr_scale=5)]
+)
+def test_a_learner_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
+    tmp_path: Path, optimizer: Optimizer
+) -> None:
     def learner(model: Any) -> Learner:
         return Learner("main", model, optimizer, Loss(), 64)
 
@@ -183,7 +206,9 @@ def test_a_learner_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path: 
             ids = tuple(torch.randint(3, 33, (n,), generator=made).tolist())
             mask = (0, 0, *[1] * (n - 2))
             logp = tuple(-2.0 * m for m in mask)
-            samples.append(Sample("e", str(i), "orchestrator", "main", ids, mask, logp, i - 1.5, 1.0, (step,)))
+            samples.append(
+                Sample("e", str(i), "orchestrator", "main", ids, mask, logp, i - 1.5, 1.0, (step,))
+            )
         return who.update(samples, {"orchestrator": 1.0}, 30.0, step, 6, 2)
 
     whole = learner(policy()[0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from parl.config.tiny import TinyVlm
-from parl.policy.vision import tiny
+from parl.policy.models.vision import tiny
 from tests.tokenizers import QWEN2_5, tokenizer_with
 
 

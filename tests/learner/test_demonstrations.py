@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parl.cold_start import Demonstrator
 from parl.config import load
-from parl.config.schema import Config, Stage, Until
-from parl.env import Demonstration
-from parl.errors import ConfigError
+from parl.config.schema import Config
+from parl.config.training import Stage, Until
+from parl.core.errors import ConfigError
+from parl.core.types import Episode
+from parl.env.base import Demonstration
+from parl.env.swarm_tools import SWARM_TOOLS
 from parl.policy.base import PolicyHandle
-from parl.policy.chatml import ChatML
-from parl.policy.scripted import ScriptedEngine
-from parl.policy.tiny import UNK, build_tokenizer
+from parl.policy.engines.scripted import ScriptedEngine
+from parl.policy.models.tiny import UNK, build_tokenizer
+from parl.policy.renderers.chatml import ChatML
 from parl.rollout.swarm import SwarmRunner
-from parl.rollout.tools import SWARM_TOOLS
-from parl.types import Episode
+from parl.training.demonstrator import Demonstrator
 from parl_envs.search.wide_search import WideSearch
 from tests.helpers import ROOT
 
@@ -44,23 +45,33 @@ def renderer() -> ChatML:
 def play(demo: Demonstration) -> Episode:
     handle = PolicyHandle("expert", renderer(), ScriptedEngine(demo.script, renderer()), False)
     swarm = config().swarm.model_copy(update={"critical_step_budget": None})
-    runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, config().roles, swarm, config().clock)
+    runner = SwarmRunner(
+        {"orchestrator": handle, "subagent": handle}, config().roles, swarm, config().clock
+    )
     return asyncio.run(runner.run(demo.env, demo.task, episode_id="d", group="d", step=0, seed="d"))
 
 
 def demonstration(seed: int, **knobs: Any) -> Demonstration:
-    made = WideSearch(**config().env.kwargs).demonstrate("episode", np.random.default_rng(seed), **knobs)
+    made = WideSearch(**config().env.kwargs).demonstrate(
+        "episode", np.random.default_rng(seed), **knobs
+    )
     assert isinstance(made, Demonstration)
     return made
 
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("parallel", [0, 1])
-def test_an_expert_that_is_not_lazy_solves_the_task_in_the_expected_steps(seed: int, parallel: int) -> None:
+def test_an_expert_that_is_not_lazy_solves_the_task_in_the_expected_steps(
+    seed: int, parallel: int
+) -> None:
     demo = demonstration(seed, parallel=parallel, lazy=0)
     episode = play(demo)
     num, hop = len(demo.task.data["gold"]), demo.task.data["two_hop"]
-    assert (episode.status, episode.outcome["score"], episode.outcome["success"]) == ("completed", 1.0, 1.0)
+    assert (episode.status, episode.outcome["score"], episode.outcome["success"]) == (
+        "completed",
+        1.0,
+        1.0,
+    )
     if parallel:
         assert episode.critical_steps == (7 if hop else 5)
         assert (episode.num_assigned, episode.num_finished, episode.num_refused) == (num, num, 0)
@@ -71,7 +82,9 @@ def test_an_expert_that_is_not_lazy_solves_the_task_in_the_expected_steps(seed: 
 
 
 @pytest.mark.parametrize("parallel", [0, 1])
-def test_the_expert_abstains_where_no_page_tells_and_only_after_it_has_looked(parallel: int) -> None:
+def test_the_expert_abstains_where_no_page_tells_and_only_after_it_has_looked(
+    parallel: int,
+) -> None:
     env = WideSearch(**config().env.kwargs, unanswerable=0.4)
     rng = np.random.default_rng(0)
     unanswerable = 0
@@ -85,7 +98,13 @@ def test_the_expert_abstains_where_no_page_tells_and_only_after_it_has_looked(pa
         assert counts["answered"] == counts["answered_right"]
         unanswerable += counts["unanswerable"]
         per_row = 2 if demo.task.data["two_hop"] else 1
-        opened = [c for t in episode.traces for turn in t.turns for c in turn.tool_calls if c.name == "open"]
+        opened = [
+            c
+            for t in episode.traces
+            for turn in t.turns
+            for c in turn.tool_calls
+            if c.name == "open"
+        ]
         assert len(opened) == per_row * len(demo.task.data["gold"])
         assert episode.num_finished == episode.num_assigned
     assert unanswerable > 5
@@ -102,7 +121,9 @@ def test_the_expert_solves_the_real_tasks_too(split: str) -> None:
 
     env = WideSearch(**config().env.kwargs)
     for task in env.generate_tasks(split, 4, 5):
-        episode = play(Demonstration(env, task, Expert(task, np.random.default_rng(0), parallel=1, lazy=0)))
+        episode = play(
+            Demonstration(env, task, Expert(task, np.random.default_rng(0), parallel=1, lazy=0))
+        )
         assert episode.outcome["success"] == 1.0
 
 
@@ -119,7 +140,9 @@ def test_no_token_of_a_demonstration_is_unknown() -> None:
     for kind, num in (("episode", 30), ("recall", 20), ("enumerate", 20)):
         texts = [t for _ in range(num) for t in source.item(kind, {})]
         assert not any(unknown in t.token_ids for t in texts), kind
-        assert all(len(t.token_ids) == len(t.mask) and 0 < sum(t.mask) < len(t.mask) for t in texts), kind
+        assert all(
+            len(t.token_ids) == len(t.mask) and 0 < sum(t.mask) < len(t.mask) for t in texts
+        ), kind
 
 
 def test_no_word_of_a_real_page_or_prompt_is_unknown() -> None:

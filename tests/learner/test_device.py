@@ -11,21 +11,24 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from parl.cold_start import Text, loss_on_labels, token_accuracy
 from parl.config.objective import Loss
-from parl.config.schema import EngineConfig, Optimizer
+from parl.config.policy import EngineConfig, Optimizer
+from parl.core.types import Sample
 from parl.learner.learner import Learner, check_engine
 from parl.policy.base import Request
-from parl.policy.families import make_renderer
-from parl.policy.torch_engine import TorchEngine
-from parl.types import Sample
+from parl.policy.engines.torch import TorchEngine
+from parl.policy.renderers.families import make_renderer
+from parl.training.demonstrator import Text
+from parl.training.sft import loss_on_labels, token_accuracy
 from tests.elsewhere import ELSEWHERE, Elsewhere, move
 from tests.learner.test_torch_engine import MODELS, STOP
 from tests.learner.test_vision import SAID, talk
 from tests.vision_models import NAMES, model_that_sees
 
 Told = tuple[list[tuple[int, ...]], dict[str, float], float, float, float]
-TEXT = [name for name in MODELS if name != "qwen3_moe"]  # its experts are counted by another kernel on a GPU
+TEXT = [
+    name for name in MODELS if name != "qwen3_moe"
+]  # its experts are counted by another kernel on a GPU
 PROMPTS = (list(range(8, 50)), list(range(8, 45)), [9, 8] * 5)
 """Ids: the first two begin alike, so that pages are copied."""
 
@@ -49,10 +52,14 @@ async def write(engine: TorchEngine, name: str, ids: list[int]) -> Sample:
         made = await engine.generate(Request(name, tuple(ids), (), 6, 1.0, turn + len(ids)))
         ids, logps = [*ids, *made.token_ids, 11, 12], [*logps, *made.logprobs, 0.0, 0.0]
         mask += [*[1] * len(made.token_ids), 0, 0]
-    return Sample("e", name, "orchestrator", "main", tuple(ids), tuple(mask), tuple(logps), 1.0, 1.0, (0,))
+    return Sample(
+        "e", name, "orchestrator", "main", tuple(ids), tuple(mask), tuple(logps), 1.0, 1.0, (0,)
+    )
 
 
-def played(model: Any, place: Callable[[Any], Any], stop_ids: Sequence[int], agents: Callable[..., Any]) -> Told:
+def played(
+    model: Any, place: Callable[[Any], Any], stop_ids: Sequence[int], agents: Callable[..., Any]
+) -> Told:
     """Agents of several turns, an update, a sync and its check, the cold start's measures; where `place` puts it."""
     engine = TorchEngine(place(copy.deepcopy(model)), stop_ids, EngineConfig())
     learner = Learner("main", place(copy.deepcopy(model)), Optimizer(lr=1e-2), Loss(), 400)
@@ -66,7 +73,9 @@ def played(model: Any, place: Callable[[Any], Any], stop_ids: Sequence[int], age
     off = check_engine(engine, learner, samples[0].token_ids, 1e-4, images=samples[0].images)
     ids = torch.tensor([samples[0].token_ids], device=learner.bare_model.device)
     loss = float(loss_on_labels(learner.bare_model, ids, ids, [samples[0].images]).detach())
-    right = token_accuracy(learner.bare_model, [Text(s.token_ids, s.mask, "episode", s.images) for s in samples])
+    right = token_accuracy(
+        learner.bare_model, [Text(s.token_ids, s.mask, "episode", s.images) for s in samples]
+    )
     return [s.token_ids for s in samples], metrics, off, loss, right
 
 
@@ -86,7 +95,9 @@ def test_a_policy_works_where_its_model_is(name: str, monkeypatch: pytest.Monkey
             return [talk(engine, renderer, "x" * (i + 1), said) for i, said in enumerate(SAID)]
 
     here = played(model, lambda own: own, stop_ids, agents)
-    monkeypatch.setattr(Accelerator, "prepare_model", lambda self, own, **_: own)  # it would bring it back
+    monkeypatch.setattr(
+        Accelerator, "prepare_model", lambda self, own, **_: own
+    )  # it would bring it back
     with Elsewhere():
         there = played(model, move, stop_ids, agents)
     assert there[0] == here[0]

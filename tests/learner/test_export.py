@@ -12,11 +12,11 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from parl.errors import CheckpointError, ConfigError
-from parl.export import export
+from parl.core.errors import CheckpointError, ConfigError
+from parl.core.types import ROLES
+from parl.deploy.model import export
 from parl.learner.policies import PolicySet
-from parl.run_folder import RunFolder
-from parl.types import ROLES
+from parl.runs.folder import RunFolder
 from tests.policies import PROBE, TOLERANCE, config, log_probs, save, started, update
 
 RESULT = {"score": 0.625, "critical_steps": 4.5, "num_tasks": 8}
@@ -62,7 +62,9 @@ def card(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.parametrize("name", ROLES)
-def test_a_merged_model_computes_what_the_engine_served(run: tuple[Path, PolicySet], name: str, tmp_path: Path) -> None:
+def test_a_merged_model_computes_what_the_engine_served(
+    run: tuple[Path, PolicySet], name: str, tmp_path: Path
+) -> None:
     path, policies = run
     folder = export(path, tmp_path / "out", name, None, merged=True)
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -70,7 +72,9 @@ def test_a_merged_model_computes_what_the_engine_served(run: tuple[Path, PolicyS
     assert type(model) is type(policies.models["main"])
     assert torch.allclose(of_probe(model), scored(policies, name), atol=TOLERANCE)
     assert float((of_probe(model) - scored(policies, "")).abs().max()) > 100 * TOLERANCE
-    assert AutoTokenizer.from_pretrained(folder).get_vocab() == policies.tokenizers["main"].get_vocab()
+    assert (
+        AutoTokenizer.from_pretrained(folder).get_vocab() == policies.tokenizers["main"].get_vocab()
+    )
     head, text = card(folder)
     assert head["library_name"] == "transformers"
     assert "merged into it" in text
@@ -80,7 +84,9 @@ def test_an_adapter_folder_finds_its_base(run: tuple[Path, PolicySet], tmp_path:
     path, policies = run
     folder = export(path, tmp_path / "out", "subagent", None, merged=False)
     shape = json.loads((folder / "adapter_config.json").read_text())
-    assert shape["base_model_name_or_path"] == str(path / "checkpoints" / "step_000002" / "policies" / "main")
+    assert shape["base_model_name_or_path"] == str(
+        path / "checkpoints" / "step_000002" / "policies" / "main"
+    )
     base = AutoModelForCausalLM.from_pretrained(shape["base_model_name_or_path"])
     model = PeftModel.from_pretrained(base, str(folder)).eval()
     assert torch.allclose(of_probe(model), scored(policies, "subagent"), atol=TOLERANCE)
@@ -88,7 +94,9 @@ def test_an_adapter_folder_finds_its_base(run: tuple[Path, PolicySet], tmp_path:
     assert not (folder / "model.safetensors").exists()
 
 
-def test_an_earlier_checkpoint_is_another_model(run: tuple[Path, PolicySet], tmp_path: Path) -> None:
+def test_an_earlier_checkpoint_is_another_model(
+    run: tuple[Path, PolicySet], tmp_path: Path
+) -> None:
     path, policies = run
     folder = export(path, tmp_path / "out", "orchestrator", "1", merged=True)
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -99,14 +107,19 @@ def test_an_earlier_checkpoint_is_another_model(run: tuple[Path, PolicySet], tmp
     assert "parl eval RUN --checkpoint step_000001" in text
     (path / "eval" / "step_000001.json").write_text(json.dumps(RESULT | {"score": 0.375}))
     assert (
-        "| step_000001 | 0.375 | 4.5 |" in card(export(path, tmp_path / "again", "orchestrator", "1", merged=True))[1]
+        "| step_000001 | 0.375 | 4.5 |"
+        in card(export(path, tmp_path / "again", "orchestrator", "1", merged=True))[1]
     )
 
 
-def test_a_full_policy_is_its_transformers_folder(run: tuple[Path, PolicySet], tmp_path: Path) -> None:
+def test_a_full_policy_is_its_transformers_folder(
+    run: tuple[Path, PolicySet], tmp_path: Path
+) -> None:
     path, policies = run
     folder = export(path, tmp_path / "out", "main", None, merged=False)
-    assert torch.equal(of_probe(AutoModelForCausalLM.from_pretrained(folder)), of_probe(policies.models["main"]))
+    assert torch.equal(
+        of_probe(AutoModelForCausalLM.from_pretrained(folder)), of_probe(policies.models["main"])
+    )
 
 
 def test_the_card_says_how_it_was_trained(run: tuple[Path, PolicySet], tmp_path: Path) -> None:
@@ -126,14 +139,20 @@ def test_the_card_says_how_it_was_trained(run: tuple[Path, PolicySet], tmp_path:
         assert said in text
     shown = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     stored = yaml.safe_load((run[0] / "config.resolved.yaml").read_text())
-    assert shown == {key: value for key, value in stored.items() if key not in ("schema_version", "run_dir")}
+    assert shown == {
+        key: value for key, value in stored.items() if key not in ("schema_version", "run_dir")
+    }
 
 
 def test_what_is_refused(run: tuple[Path, PolicySet], tmp_path: Path) -> None:
     path, _ = run
-    with pytest.raises(ConfigError, match="several policies; say which: --policy orchestrator or --policy subagent"):
+    with pytest.raises(
+        ConfigError, match="several policies; say which: --policy orchestrator or --policy subagent"
+    ):
         export(path, tmp_path / "out", None, None, merged=False)
-    with pytest.raises(ConfigError, match=r"no policy 'orchestrater'\. Did you mean 'orchestrator'"):
+    with pytest.raises(
+        ConfigError, match=r"no policy 'orchestrater'\. Did you mean 'orchestrator'"
+    ):
         export(path, tmp_path / "out", "orchestrater", None, merged=False)
     with pytest.raises(CheckpointError, match="no checkpoint '7'"):
         export(path, tmp_path / "out", "main", "7", merged=False)

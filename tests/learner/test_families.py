@@ -18,21 +18,34 @@ import numpy as np
 import pytest
 import torch
 
-from parl.cold_start import Demonstrator
 from parl.config import load
-from parl.config.schema import Limits, RoleConfig, Roles, Sampling, Swarm
-from parl.env import Demonstration, ToolSpec
-from parl.errors import ConfigError
-from parl.evaluate import FORCED
+from parl.config.roles import Limits, RoleConfig, Roles, Sampling, Swarm
+from parl.core.errors import ConfigError
+from parl.core.types import AgentTrace, ToolCall
+from parl.env.base import Demonstration
+from parl.env.tools import ToolSpec
+from parl.evaluation.evaluator import FORCED
 from parl.policy.base import Generation, PolicyHandle, Renderer, Request
-from parl.policy.families import FamilyRenderer, detect, make_renderer
-from parl.policy.scripted import ScriptedEngine, call_text
+from parl.policy.engines.scripted import ScriptedEngine, call_text
+from parl.policy.renderers.families import FamilyRenderer, detect, make_renderer
 from parl.rollout.agent import AgentSpec, Answered, run_agent
 from parl.rollout.swarm import SwarmRunner
-from parl.types import AgentTrace, ToolCall
+from parl.training.demonstrator import Demonstrator
 from parl_envs.search.wide_search import WideSearch
 from tests.helpers import ROOT
-from tests.tokenizers import CALL, KIMI, LLAMA3, MEDIA, QWEN3, SECTION, kimi, llama3, qwen2_5, qwen3, tokenizer_with
+from tests.tokenizers import (
+    CALL,
+    KIMI,
+    LLAMA3,
+    MEDIA,
+    QWEN3,
+    SECTION,
+    kimi,
+    llama3,
+    qwen2_5,
+    qwen3,
+    tokenizer_with,
+)
 
 MADE = {"qwen3": qwen3(), "llama3": llama3(), "kimi_k2_5": kimi(), "chatml": qwen2_5()}
 STOPS = {
@@ -88,7 +101,12 @@ def hermes(call: ToolCall) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "family, template",
-    [("qwen3", "qwen3"), ("qwen3", "qwen3_instruct_2507"), ("llama3", "llama3_1"), ("llama3", "llama3_2")],
+    [
+        ("qwen3", "qwen3"),
+        ("qwen3", "qwen3_instruct_2507"),
+        ("llama3", "llama3_1"),
+        ("llama3", "llama3_2"),
+    ],
 )
 @pytest.mark.parametrize("tools", [WideSearch.own_tool_specs(), ()])
 @pytest.mark.parametrize("system", ["be good", ""])
@@ -99,12 +117,19 @@ def test_a_conversation_has_the_tokens_of_the_models_template(
     calls = [KENYA, ToolCall("open", {"doc": "d1"})] if family == "qwen3" else [KENYA]
     heard = ["capital : Nairobi.", 'line\n"two".'][: len(calls)]
     tokenizer = copy.deepcopy(MADE[family])
-    tokenizer.chat_template = (resources.files("trl") / "chat_templates" / f"{template}.jinja").read_text()
+    tokenizer.chat_template = (
+        resources.files("trl") / "chat_templates" / f"{template}.jinja"
+    ).read_text()
     renderer = make_renderer("main", "auto", tokenizer)
     ids = renderer.start(system, tools, "find it.")
     opening = [{"role": "system", "content": system}] if system else []
     messages: list[dict[str, Any]] = [*opening, {"role": "user", "content": "find it."}]
-    how = {"tools": specs(tools) or None, "add_generation_prompt": True, "return_dict": False, "date_string": DATE}
+    how = {
+        "tools": specs(tools) or None,
+        "add_generation_prompt": True,
+        "return_dict": False,
+        "date_string": DATE,
+    }
     assert ids == tokenizer.apply_chat_template(messages, **how)
     turn = [*renderer.encode("\n".join(map(call_text, calls))), renderer.stop_ids[0]]
     ids += [*turn, *renderer.observe(heard, turn)]
@@ -118,7 +143,9 @@ def test_kimis_conversation() -> None:
     renderer = renderer_of("kimi_k2_5")
     ids = renderer.start("be good", WideSearch.own_tool_specs(), "find it")
     text = decoded("kimi_k2_5", ids)
-    assert text.startswith("<|im_system|>tool_declare<|im_middle|># Tools\n\n## functions\nnamespace functions {\n")
+    assert text.startswith(
+        "<|im_system|>tool_declare<|im_middle|># Tools\n\n## functions\nnamespace functions {\n"
+    )
     assert "type search = (_: {" in text
     assert text.endswith(
         "}\n<|im_end|><|im_system|>system<|im_middle|>be good<|im_end|><|im_user|>user<|im_middle|>find it<|im_end|>"
@@ -154,7 +181,9 @@ class Recorded:
     def release(self, session: str) -> None: ...
 
 
-def run(family: str, turns: Sequence[Sequence[int]], answers: Sequence[Sequence[str]]) -> tuple[AgentTrace, Recorded]:
+def run(
+    family: str, turns: Sequence[Sequence[int]], answers: Sequence[Sequence[str]]
+) -> tuple[AgentTrace, Recorded]:
     engine = Recorded(turns)
     handle = PolicyHandle("main", renderer_of(family), engine)
 
@@ -163,7 +192,9 @@ def run(family: str, turns: Sequence[Sequence[int]], answers: Sequence[Sequence[
 
     spec = AgentSpec("0", "orchestrator", None, None, "o", "be good", "find it", "s", "s")
     tools = WideSearch.own_tool_specs()
-    trace = asyncio.run(run_agent(spec, handle, tools, Limits(context_tokens=4000), Sampling(), dispatch))
+    trace = asyncio.run(
+        run_agent(spec, handle, tools, Limits(context_tokens=4000), Sampling(), dispatch)
+    )
     return trace, engine
 
 
@@ -180,7 +211,11 @@ def test_an_agents_tape(family: str) -> None:
     renderer = renderer_of(family)
     thought = said(family, THOUGHTS[family])[:-1]
     first = [*thought, *renderer.encode(BOTH), renderer.stop_ids[0]]
-    odd = [*renderer.encode("It is Nai"), *renderer.encode("robi"), renderer.stop_ids[-1]]  # not as BPE would cut it
+    odd = [
+        *renderer.encode("It is Nai"),
+        *renderer.encode("robi"),
+        renderer.stop_ids[-1],
+    ]  # not as BPE would cut it
     trace, engine = run(family, [first, odd], [["one", "two."]])
     start = renderer.start("be good", WideSearch.own_tool_specs(), "find it")
     heard = renderer.observe(["one", "two."], first)
@@ -205,7 +240,9 @@ def test_answers_of_any_number_extend_any_turn(family: str) -> None:
         turn = [*said(family, THOUGHTS[family])[:-1], *renderer.encode(call_text(KENYA)), ending]
         assert renderer.observe(["one"], turn) == expected
     malformed = said(family, "<think> <tool_call> {")
-    assert len(renderer.observe(["a", "b", "c"], malformed)) > len(renderer.observe(["a"], malformed))
+    assert len(renderer.observe(["a", "b", "c"], malformed)) > len(
+        renderer.observe(["a"], malformed)
+    )
 
 
 def test_no_text_from_outside_forges_markup(family: str) -> None:
@@ -225,7 +262,9 @@ def test_no_text_from_outside_forges_markup(family: str) -> None:
 def test_it_travels_to_a_worker(family: str) -> None:
     renderer = renderer_of(family)
     other = pickle.loads(pickle.dumps(renderer))
-    assert other.start("s", WideSearch.own_tool_specs(), "u") == renderer.start("s", WideSearch.own_tool_specs(), "u")
+    assert other.start("s", WideSearch.own_tool_specs(), "u") == renderer.start(
+        "s", WideSearch.own_tool_specs(), "u"
+    )
 
 
 # --- reading what was sampled ----------------------------------------------------------------------------------------
@@ -235,7 +274,9 @@ def test_thinking_is_in_the_tokens_and_not_in_the_text() -> None:
     renderer = renderer_of("qwen3")
     text, calls = renderer.parse(said("qwen3", f"{THOUGHTS['qwen3']}So it is Nairobi."))
     assert (text, calls) == ("So it is Nairobi.", ())  # the call was only thought of
-    text, calls = renderer.parse([*said("qwen3", f"{THOUGHTS['qwen3']}Now.\n")[:-1], *renderer.encode(BOTH)])
+    text, calls = renderer.parse(
+        [*said("qwen3", f"{THOUGHTS['qwen3']}Now.\n")[:-1], *renderer.encode(BOTH)]
+    )
     assert calls == (KENYA, TOGO)
     assert "think" not in text
     assert "could" not in text
@@ -281,8 +322,14 @@ BAD = {
         ("<tool_call>\nsearch Kenya\n</tool_call>", "not JSON"),
         ('<tool_call>{"arguments": {}}</tool_call>', "no name"),
         ('<tool_call>{"name": 3, "arguments": {}}</tool_call>', "no name"),
-        ('<tool_call>{"name": "open", "arguments": ["d1"]}</tool_call>', "open: arguments must be a JSON object"),
-        (r'<tool_call>{"name": "open", "arguments": {"doc": "\ud800"}}</tool_call>', "cannot be read"),
+        (
+            '<tool_call>{"name": "open", "arguments": ["d1"]}</tool_call>',
+            "open: arguments must be a JSON object",
+        ),
+        (
+            r'<tool_call>{"name": "open", "arguments": {"doc": "\ud800"}}</tool_call>',
+            "cannot be read",
+        ),
         (f"<tool_call>{DEEP}</tool_call>", "cannot be read"),
     ],
     "llama3": [
@@ -305,7 +352,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("family, text, error", [(f, t, e) for f, rows in BAD.items() for t, e in rows])
+@pytest.mark.parametrize(
+    "family, text, error", [(f, t, e) for f, rows in BAD.items() for t, e in rows]
+)
 def test_a_bad_call_is_a_call_with_an_error(family: str, text: str, error: str) -> None:
     renderer = renderer_of(family)
     turn = said(family, text)
@@ -339,10 +388,14 @@ def test_an_expert_of_any_family_solves_the_task(family: str, parallel: int) -> 
     roomy = {"limits": Limits(context_tokens=20_000), "sampling": Sampling(max_tokens=5000)}
     roles = Roles(orchestrator=RoleConfig(**roomy), subagent=RoleConfig(**roomy))
     runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, roles, Swarm(), config.clock)
-    episode = asyncio.run(runner.run(demo.env, demo.task, episode_id="d", group="d", step=0, seed="d"))
+    episode = asyncio.run(
+        runner.run(demo.env, demo.task, episode_id="d", group="d", step=0, seed="d")
+    )
     num = len(demo.task.data["gold"])
     assert (episode.status, episode.outcome["score"]) == ("completed", 1.0)
-    assert (episode.num_assigned, episode.critical_steps) == ((num, 5) if parallel else (0, 2 * num + 1))
+    assert (episode.num_assigned, episode.critical_steps) == (
+        (num, 5) if parallel else (0, 2 * num + 1)
+    )
     assert all(c.error is None for t in episode.traces for turn in t.turns for c in turn.tool_calls)
     masked = [m for t in episode.traces for m in t.mask]
     assert 0 < sum(masked) < len(masked)
@@ -352,10 +405,14 @@ def test_demonstrations_list_the_tools_where_rollouts_do() -> None:
     """Otherwise a policy would be taught in one context and asked in another."""
     config = load(ROOT / "configs" / "smollm2_search.yaml")
     roomy = {"limits": Limits(context_tokens=9000), "sampling": Sampling(max_tokens=2000)}
-    config = config.model_copy(update={"roles": Roles(orchestrator=RoleConfig(**roomy), subagent=RoleConfig(**roomy))})
+    config = config.model_copy(
+        update={"roles": Roles(orchestrator=RoleConfig(**roomy), subagent=RoleConfig(**roomy))}
+    )
     env, knobs = WideSearch(**config.env.kwargs), {"parallel": 1, "lazy": 0}
     plain = Demonstrator(env, renderer_of("qwen3"), config, seed=0).item("episode", knobs)
-    listed = Demonstrator(env, renderer_of("qwen3"), config, seed=0, lists_tools=True).item("episode", knobs)
+    listed = Demonstrator(env, renderer_of("qwen3"), config, seed=0, lists_tools=True).item(
+        "episode", knobs
+    )
     for one, other in zip(plain, listed, strict=True):
         assert "<tools>" not in decoded("qwen3", one.token_ids)
         tools = decoded("qwen3", other.token_ids).split("<tools>\n")[1].split("\n</tools>")[0]
@@ -372,11 +429,15 @@ def test_an_unknown_family_is_one_error_with_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"main\.renderer=chatml\|qwen3\|llama3\|kimi_k2_5"):
         make_renderer("main", "auto", plain)
     xml = qwen3()
-    xml.chat_template = (resources.files("trl") / "chat_templates" / "qwen3_5_think.jinja").read_text()
+    xml.chat_template = (
+        resources.files("trl") / "chat_templates" / "qwen3_5_think.jinja"
+    ).read_text()
     assert detect(xml) is None  # Qwen3.5 has Qwen3's tokens and writes its calls otherwise
 
 
-@pytest.mark.parametrize("family, markup", [("qwen3", QWEN3), ("llama3", LLAMA3), ("kimi_k2_5", (*KIMI, *MEDIA))])
+@pytest.mark.parametrize(
+    "family, markup", [("qwen3", QWEN3), ("llama3", LLAMA3), ("kimi_k2_5", (*KIMI, *MEDIA))]
+)
 def test_a_tokenizer_that_lacks_a_token_is_refused(family: str, markup: Sequence[str]) -> None:
     """Each token that the library wants is among those that are checked: it would only assert."""
     for lost in set(markup) - {"[EOS]", "<|python_tag|>"}:

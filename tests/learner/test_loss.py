@@ -27,12 +27,20 @@ def grid() -> dict:
     ratios, advantages = (torch.tensor(v, dtype=torch.float64) for v in zip(*pairs, strict=True))
     mask = torch.tensor([i % 5 != 4 for i in range(len(pairs))])
     weights = torch.rand(len(pairs), generator=generator, dtype=torch.float64) + 0.1
-    return {"logp": old + ratios, "old_logp": old, "advantages": advantages, "mask": mask, "weights": weights}
+    return {
+        "logp": old + ratios,
+        "old_logp": old,
+        "advantages": advantages,
+        "mask": mask,
+        "weights": weights,
+    }
 
 
 def rows(t: dict) -> list[tuple[float, float, float]]:
     """(log-ratio, advantage, weight) of the tokens inside the mask, as floats."""
-    columns = zip(*(t[k].tolist() for k in ("logp", "old_logp", "advantages", "weights", "mask")), strict=True)
+    columns = zip(
+        *(t[k].tolist() for k in ("logp", "old_logp", "advantages", "weights", "mask")), strict=True
+    )
     return [(new - old, a, w) for new, old, a, w, inside in columns if inside]
 
 
@@ -66,7 +74,9 @@ def test_kimi_gradient_is_masked_outside_the_window_whatever_the_sign() -> None:
         policy = math.exp(x) * a if KIMI["alpha"] <= x <= KIMI["beta"] else 0.0
         squared = 2 * KIMI["tau"] * x  # stays on clipped tokens
         expected.append(-w * (policy - squared) / 7.0 if inside else 0.0)
-    assert gradient(kimi_k2_5, t, **KIMI, denominator=7.0).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert gradient(kimi_k2_5, t, **KIMI, denominator=7.0).tolist() == pytest.approx(
+        expected, rel=1e-9, abs=1e-12
+    )
     outside = [i for i, (x, *_) in enumerate(rows(t)) if not KIMI["alpha"] <= x <= KIMI["beta"]]
     assert len(outside) > 6, "the grid must clip on both sides"
 
@@ -115,7 +125,12 @@ def test_micro_batches_add_up_to_the_batch(function, knobs, cuts) -> None:
 def test_masked_tokens_have_no_influence_even_when_they_are_not_numbers(function, knobs) -> None:
     t = grid()
     clean, clean_gradient = function(**t, **knobs)[0], gradient(function, t, **knobs)
-    for key, junk in (("logp", float("-inf")), ("old_logp", float("nan")), ("advantages", 9.0), ("weights", 9.0)):
+    for key, junk in (
+        ("logp", float("-inf")),
+        ("old_logp", float("nan")),
+        ("advantages", 9.0),
+        ("weights", 9.0),
+    ):
         t[key] = torch.where(t["mask"], t[key], torch.tensor(junk, dtype=torch.float64))
     assert function(**t, **knobs)[0] == clean
     torch.testing.assert_close(gradient(function, t, **knobs), clean_gradient)
@@ -154,7 +169,11 @@ def test_stats_count_masked_in_tokens_once_each() -> None:
 
 
 def test_default_denominator_is_the_weighted_number_of_tokens() -> None:
-    a, zeros, mask = torch.tensor([2.0, 4.0, 8.0]), torch.zeros(3), torch.tensor([True, True, False])
+    a, zeros, mask = (
+        torch.tensor([2.0, 4.0, 8.0]),
+        torch.zeros(3),
+        torch.tensor([True, True, False]),
+    )
     plain, _ = kimi_k2_5(zeros, zeros, a, mask, **KIMI)
     weighted, _ = kimi_k2_5(zeros, zeros, a, mask, **KIMI, weights=torch.tensor([3.0, 1.0, 1.0]))
     assert plain.item() == pytest.approx(-3.0)
@@ -193,7 +212,9 @@ def traces_grid(advantages: tuple[float, ...] = (1.0, -0.5, 1.5, -0.7)) -> dict:
     t = grid()
     generator = torch.Generator().manual_seed(1)
     noise = 0.2 * torch.randn(24, generator=generator, dtype=torch.float64)
-    t["traces"] = torch.cat([torch.full((hi - lo,), k) for k, (lo, hi) in enumerate(pairwise(BOUNDS))])
+    t["traces"] = torch.cat(
+        [torch.full((hi - lo,), k) for k, (lo, hi) in enumerate(pairwise(BOUNDS))]
+    )
     t["logp"] = t["old_logp"] + noise + torch.tensor(SHIFTS, dtype=torch.float64)[t["traces"]]
     t["advantages"] = torch.tensor(advantages, dtype=torch.float64)[t["traces"]]
     return t
@@ -224,8 +245,12 @@ def test_gspo_value_is_eq_5() -> None:
             t["weights"][i] = 1 / len(inside)
     loss, stats = gspo(**t, **GSPO, denominator=4)
     assert loss.item() == pytest.approx(-expected, rel=1e-12)
-    assert [round(s, 2) for s, _ in made] != [round(window(s), 2) for s, _ in made], "some trace must be outside"
-    assert stats["clipped_fraction"].item() == pytest.approx(len(made[2][1]) / sum(len(i) for _, i in made))
+    assert [round(s, 2) for s, _ in made] != [round(window(s), 2) for s, _ in made], (
+        "some trace must be outside"
+    )
+    assert stats["clipped_fraction"].item() == pytest.approx(
+        len(made[2][1]) / sum(len(i) for _, i in made)
+    )
 
 
 def test_gspo_gradient_is_that_of_each_traces_ratio() -> None:
@@ -237,7 +262,9 @@ def test_gspo_gradient_is_that_of_each_traces_ratio() -> None:
         flat = (s > 1 + GSPO["clip_high"] and a > 0) or (s < 1 - GSPO["clip_low"] and a < 0)
         for i in inside:
             expected[i] = 0.0 if flat else -s * a / 7.0
-    assert gradient(gspo, t, **GSPO, denominator=7.0).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert gradient(gspo, t, **GSPO, denominator=7.0).tolist() == pytest.approx(
+        expected, rel=1e-9, abs=1e-12
+    )
     assert sum(x == 0 for x in expected) > 8
 
 
@@ -266,7 +293,9 @@ def test_gspo_token_takes_each_tokens_own_advantage() -> None:
             value -= s * float(t["advantages"][i]) / 5.0
             expected[i] = -s * float(t["advantages"][i]) / 5.0
     assert gspo(**t, **GSPO, denominator=5.0)[0].item() == pytest.approx(value, rel=1e-12)
-    assert gradient(gspo, t, **GSPO, denominator=5.0).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert gradient(gspo, t, **GSPO, denominator=5.0).tolist() == pytest.approx(
+        expected, rel=1e-9, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("cuts", [(1,), (2,), (1, 2, 3)])
@@ -289,7 +318,12 @@ def test_gspo_micro_batches_of_whole_traces_add_up_to_the_batch(cuts) -> None:
 def test_gspo_looks_at_nothing_outside_the_mask() -> None:
     t = traces_grid()
     clean, clean_gradient = gspo(**t, **GSPO)[0], gradient(gspo, t, **GSPO)
-    for key, junk in (("logp", float("-inf")), ("old_logp", float("nan")), ("advantages", 9.0), ("weights", 9.0)):
+    for key, junk in (
+        ("logp", float("-inf")),
+        ("old_logp", float("nan")),
+        ("advantages", 9.0),
+        ("weights", 9.0),
+    ):
         t[key] = torch.where(t["mask"], t[key], torch.tensor(junk, dtype=torch.float64))
     assert gspo(**t, **GSPO)[0] == clean
     torch.testing.assert_close(gradient(gspo, t, **GSPO), clean_gradient)
@@ -316,8 +350,8 @@ def test_dapo_is_eq_8_over_the_groups_that_differ() -> None:
     its tokens count. In the second the advantages are .5 and -.5.
     """
     from parl.config.objective import Credit
-    from parl.config.schema import Roles
-    from parl.credit import learnable
+    from parl.config.roles import Roles
+    from parl.reward.credit import learnable
     from tests.unit.test_credit import scored
 
     groups = [[scored("a", 0.3), scored("b", 0.3)], [scored("c", 1.0), scored("d", 0.0)]]

@@ -16,20 +16,21 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from parl import models_fetch
 from parl.config import Config, parse
 from parl.config.objective import Loss
-from parl.config.schema import EngineConfig, Optimizer, Policy, TinyModel
-from parl.errors import ConfigError
-from parl.learner.experts import router_agreement
+from parl.config.policy import EngineConfig, Optimizer, Policy
+from parl.config.tiny import TinyModel
+from parl.core.errors import ConfigError
+from parl.core.types import Sample
 from parl.learner.learner import Learner, check_engine, logprobs
-from parl.learner.models import load_folder, resolve_folder, save_memory
 from parl.learner.policies import TOLERANCE, PolicySet
 from parl.policy.base import Generation, Request, cast
-from parl.policy.families import make_renderer
-from parl.policy.tiny import build_model
-from parl.policy.torch_engine import TorchEngine
-from parl.types import Sample
+from parl.policy.engines.torch import TorchEngine
+from parl.policy.models import fetch as models_fetch
+from parl.policy.models.experts import router_agreement
+from parl.policy.models.load import load_folder, resolve_folder, save_memory
+from parl.policy.models.tiny import build_model
+from parl.policy.renderers.families import make_renderer
 from tests.helpers import WordsEnv
 
 
@@ -42,11 +43,15 @@ def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     (refs / "main").write_text("0" * 40)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert resolve_folder("main", "someone/small") == snapshot
-    with pytest.raises(ConfigError, match=r"main\.model is 'someone/other', .* could not be fetched .* hf download"):
+    with pytest.raises(
+        ConfigError, match=r"main\.model is 'someone/other', .* could not be fetched .* hf download"
+    ):
         resolve_folder("main", "someone/other")
 
 
-def test_a_folder_without_a_model_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_model_is_no_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs/mine").mkdir(parents=True)
     with pytest.raises(ConfigError, match="nor a transformers folder"):
@@ -54,12 +59,20 @@ def test_a_folder_without_a_model_is_no_hub_id(tmp_path: Path, monkeypatch: pyte
 
 
 def with_vllm(model: str) -> Config:
-    return parse({"name": "r", "env": {"id": "x"}, "policies": {"main": {"model": model, "engine": {"type": "vllm"}}}})
+    return parse(
+        {
+            "name": "r",
+            "env": {"id": "x"},
+            "policies": {"main": {"model": model, "engine": {"type": "vllm"}}},
+        }
+    )
 
 
 def test_vllm_that_is_not_installed_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"main\.engine\.type is vllm, but there is no vllm .*make vllm"):
+    with pytest.raises(
+        ConfigError, match=r"main\.engine\.type is vllm, but there is no vllm .*make vllm"
+    ):
         PolicySet(with_vllm("models/some"), WordsEnv())
 
 
@@ -83,7 +96,9 @@ def sampled(engine: TorchEngine, tokens: int = 12) -> list[Sample]:
     for k, (prompt, made) in enumerate(zip(prompts, asyncio.run(all_of_them()), strict=True)):
         ids, logps = (*prompt, *made.token_ids), ((0.0,) * len(prompt) + made.logprobs)
         mask = (0,) * len(prompt) + (1,) * len(made.token_ids)
-        samples.append(Sample("e", "0", "orchestrator", "main", ids, mask, logps, (-1.0) ** k, 1.0, (0,)))
+        samples.append(
+            Sample("e", "0", "orchestrator", "main", ids, mask, logps, (-1.0) ** k, 1.0, (0,))
+        )
     return samples
 
 
@@ -98,7 +113,11 @@ def learn(
 @pytest.mark.parametrize("kind", ["tiny", "mixture"])
 def test_gradient_checkpointing_changes_nothing_but_what_is_kept(kind: str, setting: Any) -> None:
     """Each layer runs twice, the weights come out the same; sampling is as it was."""
-    model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0) if kind == "tiny" else mixture()
+    model = (
+        build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
+        if kind == "tiny"
+        else mixture()
+    )
     other = copy.deepcopy(model)
     save_memory("main", Policy(gradient_checkpointing=setting), other)
     samples = sampled(TorchEngine(copy.deepcopy(other), [7], EngineConfig()))
@@ -130,7 +149,9 @@ def test_selective_checkpointing_runs_each_matrix_product_once() -> None:
         run[setting] = Counter()
 
         class Count(TorchDispatchMode):
-            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            def __torch_dispatch__(
+                self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
                 run[setting][func] += 1  # noqa: B023
                 return func(*args, **(kwargs or {}))
 
@@ -145,7 +166,9 @@ def test_selective_checkpointing_runs_each_matrix_product_once() -> None:
 def test_bfloat16_is_corrected_by_the_log_probs_of_sampling() -> None:
     """Sampler and learner differ, as measured before any clipping; what is off by more than the clip is not trained."""
     model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
-    samples = sampled(TorchEngine(cast(copy.deepcopy(model), torch.bfloat16), [7], EngineConfig()), tokens=40)
+    samples = sampled(
+        TorchEngine(cast(copy.deepcopy(model), torch.bfloat16), [7], EngineConfig()), tokens=40
+    )
     learner, metrics = learn(copy.deepcopy(model), samples, dtype=torch.bfloat16)
     p50, p99, most = (metrics[f"policy/main/logp_mismatch_{k}"] for k in ("p50", "p99", "max"))
     assert p50 < p99 <= most < TOLERANCE["bfloat16"]
@@ -189,8 +212,12 @@ def test_a_mixture_learns_on_what_its_engine_sampled() -> None:
     assert metrics["policy/main/logp_mismatch_max"] < 1e-5
     moved = {n for n, w in learner.weights().items() if not torch.equal(w, before[n])}
     assert {n for n in before if "mlp" in n} <= moved
-    assert check_engine(engine, learner, samples[0].token_ids, 10.0) > 1e-3  # the engine is stale ...
-    assert 0 < router_agreement(engine, learner, samples[-1].token_ids) < 1  # ... and some of its choices with it
+    assert (
+        check_engine(engine, learner, samples[0].token_ids, 10.0) > 1e-3
+    )  # the engine is stale ...
+    assert (
+        0 < router_agreement(engine, learner, samples[-1].token_ids) < 1
+    )  # ... and some of its choices with it
     engine.load_weights(learner.weights(), 1)
     assert check_engine(engine, learner, samples[0].token_ids, 1e-4) < 1e-5
     assert router_agreement(engine, learner, samples[-1].token_ids) == 1.0
@@ -206,7 +233,9 @@ def test_a_model_without_experts_has_no_agreement() -> None:
 # --- parl models fetch -----------------------------------------------------------------------------------------------
 
 
-def test_a_package_that_is_missing_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_missing_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nothing(name: str, package: str | None = None) -> ModuleType | None:
         return None
 
@@ -236,9 +265,14 @@ def test_smollm2_answers_a_question(tmp_path: Path) -> None:
     renderer = make_renderer("main", "auto", tokenizer)
     assert renderer.stop_ids == (tokenizer.eos_token_id,)
     prompt = renderer.start("You are a helpful assistant.", (), "What is the capital of France?")
-    messages = [("system", "You are a helpful assistant."), ("user", "What is the capital of France?")]
+    messages = [
+        ("system", "You are a helpful assistant."),
+        ("user", "What is the capital of France?"),
+    ]
     chat = [{"role": r, "content": c} for r, c in messages]
-    assert prompt == tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert prompt == tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_dict=False
+    )
     engine = TorchEngine(model, renderer.stop_ids, EngineConfig())
     made = asyncio.run(engine.generate(Request("a", tuple(prompt), (), 32, 0.0, 0)))
     text, calls = renderer.parse(made.token_ids)

@@ -13,15 +13,16 @@ from transformers import AutoModelForCausalLM
 
 from parl.config import Config
 from parl.config.objective import Loss
-from parl.config.schema import EngineConfig, Optimizer, TinyModel
-from parl.export import export
+from parl.config.policy import EngineConfig, Optimizer
+from parl.config.tiny import TinyModel
+from parl.deploy.model import export
 from parl.learner import checkpoint
 from parl.learner.learner import Learner
 from parl.learner.policies import TOLERANCE, PolicySet
 from parl.policy.base import cast
-from parl.policy.tiny import build_model
-from parl.policy.torch_engine import TorchEngine
-from parl.run_folder import RunFolder
+from parl.policy.engines.torch import TorchEngine
+from parl.policy.models.tiny import build_model
+from parl.runs.folder import RunFolder
 from tests.learner.test_models import sampled
 from tests.policies import PROBE, config, log_probs, samples, save, started, update
 
@@ -55,7 +56,9 @@ def test_what_learns_is_float32_and_what_computes_is_bfloat16(tmp_path: Path) ->
     assert {v.dtype for s in states for k, v in s.items() if k in STATES} == {torch.float32}
     assert {p.dtype for p in engine.model.parameters()} == {SHORT}
     assert {p.dtype for p in learner(policies).bare_model.parameters()} == {SHORT}
-    assert {b.dtype for b in engine.model.buffers() if b.is_floating_point()} == {torch.float32}  # rotary frequencies
+    assert {b.dtype for b in engine.model.buffers() if b.is_floating_point()} == {
+        torch.float32
+    }  # rotary frequencies
     stored = load_file(save(policies, tmp_path, 1) / "policies" / "main" / "model.safetensors")
     assert {v.dtype for v in stored.values()} == {torch.float32}
     assert 0 < metrics["policy/main/sync_mismatch"] < 0.1 < TOLERANCE["bfloat16"]
@@ -74,7 +77,10 @@ def test_engine_and_passes_have_the_weights_that_learned_rounded() -> None:
 
 def test_small_updates_add_up_that_bfloat16_weights_lose() -> None:
     """Thirty steps at 1e-6: of the way that float32 goes, bfloat16 weights go next to nothing."""
-    first = cast(cast(build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0), SHORT), torch.float32)
+    first = cast(
+        cast(build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0), SHORT),
+        torch.float32,
+    )
     todo = sampled(TorchEngine(copy.deepcopy(first), [7], EngineConfig()))
     begin = {k: v.clone() for k, v in first.state_dict().items() if v.dim() == 2}
     way = {}
@@ -116,7 +122,9 @@ def test_gradients_of_micro_batches_are_summed_in_float32() -> None:
     model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
     found = {}
     for budget in (20, 1000):  # each sample alone, or all of them together
-        who = Learner("main", copy.deepcopy(model), Optimizer(lr=1e-3, grad_clip=1e9), Loss(), budget, SHORT)
+        who = Learner(
+            "main", copy.deepcopy(model), Optimizer(lr=1e-3, grad_clip=1e9), Loss(), budget, SHORT
+        )
         metrics = who.update(samples(0, ["main"]), {"orchestrator": 1.0}, 30.0, 0, 1, 1)
         found[budget] = metrics["policy/main/grad_norm"]
         assert all(p.grad is None for p in who.bare_model.parameters())
@@ -134,7 +142,10 @@ def test_a_frozen_policy_needs_no_float32(tmp_path: Path) -> None:
     frozen = {"policy": "still", "trainable": False}
     main = {"tiny": {"hidden_size": 32, "ff_size": 32}}
     policies = started(
-        config(policies={"main": main, "still": {**main, "dtype": "bfloat16"}}, roles={"subagent": frozen})
+        config(
+            policies={"main": main, "still": {**main, "dtype": "bfloat16"}},
+            roles={"subagent": frozen},
+        )
     )
     assert {p.dtype for p in policies.models["still"].parameters()} == {SHORT}
     assert {p.dtype for p in policies.models["main"].parameters()} == {torch.float32}

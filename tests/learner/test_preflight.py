@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from parl.ablate import ablate
+from parl.cli.ablate import ablate
 from parl.config import load
-from parl.config.schema import TinyModel
-from parl.env import AgentEnv
-from parl.errors import CheckpointError, ConfigError, ModelUnavailable
-from parl.evaluate import Asked, plan_run
+from parl.config.tiny import TinyModel
+from parl.core import manifest
+from parl.core.errors import CheckpointError, ConfigError, ModelUnavailable
+from parl.env.base import AgentEnv
+from parl.evaluation.plan import Asked, plan_run
 from parl.learner import checkpoint
-from parl.policy.tiny import build_model, build_tokenizer
-from parl.train import train
+from parl.policy.models.tiny import build_model, build_tokenizer
+from parl.training.trainer import train
 from tests.helpers import ROOT
 
 SMOKE = ROOT / "configs" / "smoke.yaml"
@@ -38,8 +39,14 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
         ("cold_start.demos.lasy=0.1", "'lasy': 0.1} raised TypeError"),
         ("roles.orchestrator.limits.context_tokens=40", r"\(context_tokens\). Raise that limit"),
         ("reward.terms.outcome.metric=f2", "f2"),
-        ("reward.terms.calibration.weight=1", r"leaves no counts of abstentions .* env\.kwargs\.unanswerable"),
-        ("credit.type=drop_one", r"parl/WideSearch-v0 cannot tell what a subagent contributed. Implement"),
+        (
+            "reward.terms.calibration.weight=1",
+            r"leaves no counts of abstentions .* env\.kwargs\.unanswerable",
+        ),
+        (
+            "credit.type=drop_one",
+            r"parl/WideSearch-v0 cannot tell what a subagent contributed. Implement",
+        ),
         ("roles.subagent.trainable=" + GATED % "outcome/subtsk", "Did you mean 'outcome/subtask'"),
         (
             "roles.subagent.trainable=" + GATED % "eval/scor",
@@ -74,13 +81,20 @@ def test_refused_before_anything_is_written(
 
 
 def test_another_runs_cold_start_must_have_every_policy(tmp_path: Path) -> None:
-    cold = tmp_path / "other" / "checkpoints" / checkpoint.COLD_START
+    cold = tmp_path / "other" / "checkpoints" / manifest.COLD_START
     cold.parent.mkdir(parents=True)
     tokenizer = build_tokenizer(["w"], ())
     model = build_model(TinyModel(hidden_size=16, num_heads=2, ff_size=16), len(tokenizer), 0, 0)
     checkpoint.save(cold, checkpoint.State(0, {}, []), {"main": (model, tokenizer)}, {})
-    taken = [f"run_dir={tmp_path / 'run'}", f"cold_start.from_run={tmp_path / 'other'}", "policies.second={}"]
-    with pytest.raises(ConfigError, match=r"has no policy 'second'\. Start from its weights instead: cold_start=null"):
+    taken = [
+        f"run_dir={tmp_path / 'run'}",
+        f"cold_start.from_run={tmp_path / 'other'}",
+        "policies.second={}",
+    ]
+    with pytest.raises(
+        ConfigError,
+        match=r"has no policy 'second'\. Start from its weights instead: cold_start=null",
+    ):
         train(load(SMOKE, taken), None, False)
     assert not (tmp_path / "run").exists()
 
@@ -103,7 +117,10 @@ def test_a_tiny_model_is_not_trained_on_words_it_lacks(tmp_path: Path) -> None:
     evaluation = {
         "required": ["country", "capital"],
         "unique_columns": ["country"],
-        "eval_pipeline": {c: {"preprocess": ["norm_str"], "metric": ["exact_match"]} for c in ("country", "capital")},
+        "eval_pipeline": {
+            c: {"preprocess": ["norm_str"], "metric": ["exact_match"]}
+            for c in ("country", "capital")
+        },
     }
     row = {
         "instance_id": "t1",
@@ -127,16 +144,22 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_a_dry_run_writes_nothing_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_writes_nothing_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(load(SMOKE, [f"run_dir={tmp_path / 'run'}"]), None, True)
     assert capsys.readouterr().out.startswith("ok: smoke would run in ")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_cannot_be_written_is_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parl.evaluate.read_resolved", lambda run: load(SMOKE).model_dump(mode="json"))
+def test_a_run_that_cannot_be_written_is_not_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "parl.evaluation.evaluator.read_resolved", lambda run: load(SMOKE).model_dump(mode="json")
+    )
     monkeypatch.setattr("parl.learner.checkpoint.find", lambda run, which: tmp_path)
-    monkeypatch.setattr("parl.learner.checkpoint.verify", lambda folder: None)
+    monkeypatch.setattr("parl.core.manifest.verify", lambda folder: None)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(CheckpointError, match=r"cannot be written\. Copy the run"):
         plan_run(tmp_path, Asked())
@@ -155,7 +178,9 @@ def test_an_ablation_does_not_start_where_a_file_is(tmp_path: Path) -> None:
 def test_a_dry_run_without_the_model_checks_the_rest(tmp_path: Path) -> None:
     """What is wrong beside the model is said first; then, that the model alone is missing."""
     changes = [f"run_dir={tmp_path / 'r'}", "policies.main.model=nobody/nothing", "control=null"]
-    with pytest.raises(ModelUnavailable, match=r"hf download nobody/nothing .* Everything else .* fits\."):
+    with pytest.raises(
+        ModelUnavailable, match=r"hf download nobody/nothing .* Everything else .* fits\."
+    ):
         train(load(SMOKE, changes), None, dry_run=True)
     with pytest.raises(ConfigError, match="raised TypeError"):
         train(load(SMOKE, [*changes, "cold_start.demos.nonsense=1"]), None, dry_run=True)

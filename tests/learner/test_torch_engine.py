@@ -20,11 +20,12 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from parl.config.schema import EngineConfig, TinyModel
-from parl.policy import paged_cache
+from parl.config.policy import EngineConfig
+from parl.config.tiny import TinyModel
 from parl.policy.base import Generation, Request
-from parl.policy.tiny import build_model
-from parl.policy.torch_engine import TorchEngine
+from parl.policy.engines import paged_cache
+from parl.policy.engines.torch import TorchEngine
+from parl.policy.models.tiny import build_model
 
 VOCAB, STOP = 60, 7
 TOLERANCE = 1e-5
@@ -36,9 +37,16 @@ def lfm2(seed: int = 0) -> Any:
 
 def attention(kind: type, settings: type, seed: int = 0, **more: Any) -> Any:
     torch.manual_seed(seed)
-    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": VOCAB}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "vocab_size": VOCAB,
+    }
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    return kind(settings(**shape, **heads, max_position_embeddings=2048, initializer_range=0.2, **more)).eval()
+    return kind(
+        settings(**shape, **heads, max_position_embeddings=2048, initializer_range=0.2, **more)
+    ).eval()
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -46,7 +54,12 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen3": lambda: attention(Qwen3ForCausalLM, Qwen3Config, head_dim=8),
     "llama": lambda: attention(LlamaForCausalLM, LlamaConfig, tie_word_embeddings=True),
     "qwen3_moe": lambda: attention(
-        Qwen3MoeForCausalLM, Qwen3MoeConfig, head_dim=8, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig,
+        head_dim=8,
+        num_experts=8,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
     ),
 }
 
@@ -85,7 +98,12 @@ def ask(engine: TorchEngine, *requests: Request) -> list[Generation]:
 
 
 async def converse(
-    engine: TorchEngine, session: str, lengths: Sequence[int], seed: int, temperature: float = 1.0, tokens: int = 9
+    engine: TorchEngine,
+    session: str,
+    lengths: Sequence[int],
+    seed: int,
+    temperature: float = 1.0,
+    tokens: int = 9,
 ) -> tuple[list[int], list[tuple[int, Generation]]]:
     """An agent of several turns; its prompt and its observations have the given lengths."""
     ids: list[int] = []
@@ -100,7 +118,9 @@ async def converse(
 
 def conversations(engine: TorchEngine, many: Sequence[Sequence[int]], **how: Any) -> list[Any]:
     async def all_of_them() -> list[Any]:
-        return await asyncio.gather(*(converse(engine, f"s{i}", m, i, **how) for i, m in enumerate(many)))
+        return await asyncio.gather(
+            *(converse(engine, f"s{i}", m, i, **how) for i, m in enumerate(many))
+        )
 
     return asyncio.run(all_of_them())
 
@@ -112,12 +132,18 @@ def check(model: Any, talks: Sequence[Any], temperature: float = 1.0) -> None:
     for ids, turns in talks:
         expected = plain(model, ids, temperature)
         for start, made in turns:
-            chosen = [float(expected[start + k - 1, token]) for k, token in enumerate(made.token_ids)]
+            chosen = [
+                float(expected[start + k - 1, token]) for k, token in enumerate(made.token_ids)
+            ]
             assert made.logprobs == pytest.approx(chosen, abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("config", [{}, {"prefill_tokens": 16, "decode_rows": 2}, {"prefill_tokens": 64}])
-def test_logprobs_of_ragged_concurrent_conversations_are_the_models(model: Any, config: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "config", [{}, {"prefill_tokens": 16, "decode_rows": 2}, {"prefill_tokens": 64}]
+)
+def test_logprobs_of_ragged_concurrent_conversations_are_the_models(
+    model: Any, config: dict[str, int]
+) -> None:
     talks = conversations(engine_of(model, **config), RAGGED)
     check(model, talks)
     assert sum(len(made.token_ids) for _, turns in talks for _, made in turns) > 60
@@ -131,7 +157,9 @@ def test_greedy_is_argmax(model: Any) -> None:
     for ids, turns in conversations(engine_of(model), RAGGED, temperature=0.0):
         best = plain(model, ids).argmax(-1)
         for start, made in turns:
-            assert made.token_ids == tuple(best[start - 1 : start - 1 + len(made.token_ids)].tolist())
+            assert made.token_ids == tuple(
+                best[start - 1 : start - 1 + len(made.token_ids)].tolist()
+            )
 
 
 def test_a_stop_token_or_max_tokens_ends_a_turn(model: Any) -> None:
@@ -153,7 +181,9 @@ def test_the_same_seed_gives_the_same_tokens_whoever_else_is_there(model: Any) -
     assert alone[0] == crowd[0]
     again = conversations(engine_of(model), RAGGED)
     assert [a[0] for a in again] == [c[0] for c in conversations(engine_of(model), RAGGED)]
-    one, two = ask(engine_of(model), request(prompt(9, 0), "a", seed=1), request(prompt(9, 0), "b", seed=2))
+    one, two = ask(
+        engine_of(model), request(prompt(9, 0), "a", seed=1), request(prompt(9, 0), "b", seed=2)
+    )
     assert one.token_ids != two.token_ids
 
 
@@ -172,9 +202,14 @@ def test_sampling_follows_the_distribution() -> None:
 def test_a_shared_prefix_is_computed_once_and_changes_nothing(model: Any) -> None:
     common = prompt(100, 5)
     tails = [prompt(n, 50 + n) for n in (1, 4, 30)]
-    apart = [ask(engine_of(model), request([*common, *tail], "a", seed=i))[0] for i, tail in enumerate(tails)]
+    apart = [
+        ask(engine_of(model), request([*common, *tail], "a", seed=i))[0]
+        for i, tail in enumerate(tails)
+    ]
     engine = engine_of(model)
-    shared = ask(engine, *(request([*common, *tail], f"s{i}", seed=i) for i, tail in enumerate(tails)))
+    shared = ask(
+        engine, *(request([*common, *tail], f"s{i}", seed=i) for i, tail in enumerate(tails))
+    )
     assert [m.token_ids for m in shared] == [m.token_ids for m in apart]
     for one, other in zip(shared, apart, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=TOLERANCE)
@@ -229,11 +264,17 @@ def test_a_longer_context_than_any_before_grows_the_state(model: Any) -> None:
 
 
 @pytest.mark.parametrize("most", [0, 60_000])
-def test_gathered_windows_change_nothing(model: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gathered_windows_change_nothing(
+    model: Any, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without room for them, or for a few only, the same tokens come out with the same log-probs, bit for bit."""
 
     def turns() -> list[Any]:
-        return [made for _, made_at in conversations(engine_of(model), [*RAGGED, [90, 3]]) for _, made in made_at]
+        return [
+            made
+            for _, made_at in conversations(engine_of(model), [*RAGGED, [90, 3]])
+            for _, made in made_at
+        ]
 
     with_room = turns()
     monkeypatch.setattr(paged_cache, "WINDOW_BYTES", most)
@@ -304,7 +345,9 @@ def test_weights_are_copied_and_must_fit() -> None:
 def test_weights_change_under_a_running_agent() -> None:
     """It goes on, and each token tells which weights sampled it; a new agent shares nothing of the old weights."""
     old, new = lfm2(0).eval(), lfm2(1).eval()
-    engine = TorchEngine(copy.deepcopy(old), [], EngineConfig())  # without a stop token: every turn is 8 tokens
+    engine = TorchEngine(
+        copy.deepcopy(old), [], EngineConfig()
+    )  # without a stop token: every turn is 8 tokens
     ids = prompt(40, 1)
 
     async def talk() -> tuple[Generation, Generation]:
@@ -319,7 +362,8 @@ def test_weights_change_under_a_running_agent() -> None:
     assert first.versions == (0,) * 3 + (5,) * 5
     before = plain(old, [*ids, *first.token_ids])
     assert first.logprobs[:3] == pytest.approx(
-        [float(before[len(ids) - 1 + k, t]) for k, t in enumerate(first.token_ids[:3])], abs=TOLERANCE
+        [float(before[len(ids) - 1 + k, t]) for k, t in enumerate(first.token_ids[:3])],
+        abs=TOLERANCE,
     )
     assert late.versions == (5,)
     after = plain(new, [*ids, *late.token_ids])

@@ -16,19 +16,20 @@ from transformers import Idefics3Processor, LlavaProcessor
 
 from parl.config.adapters import Adapter
 from parl.config.objective import Loss
-from parl.config.schema import EngineConfig, Optimizer, Policy
+from parl.config.policy import EngineConfig, Optimizer, Policy
 from parl.config.tiny import TinyVlm
-from parl.errors import ConfigError
-from parl.images import from_uri
+from parl.core.errors import ConfigError
+from parl.core.images import from_uri
+from parl.core.types import Sample
 from parl.learner.batch import collate
 from parl.learner.learner import Learner, logprobs
-from parl.learner.models import load_folder, lora_config, save_memory
-from parl.policy import lora
 from parl.policy.base import Request, cast
-from parl.policy.families import FamilyRenderer, make_renderer
-from parl.policy.torch_engine import TorchEngine
-from parl.policy.vision import passes, tiny
-from parl.types import Sample
+from parl.policy.engines.torch import TorchEngine
+from parl.policy.models import lora
+from parl.policy.models.load import load_folder, lora_config, save_memory
+from parl.policy.models.vision import forward as passes
+from parl.policy.models.vision import tiny
+from parl.policy.renderers.families import FamilyRenderer, make_renderer
 from tests.tokenizers import QWEN3, qwen3, tokenizer_with
 from tests.vision_models import NAMES, model_that_sees, picture, save_model
 
@@ -59,7 +60,9 @@ def written(model: Any, ids: Sequence[int]) -> list[int]:
     return [i for i, token in enumerate(ids[1:]) if token not in model.eyes.forbidden]
 
 
-async def talk(engine: TorchEngine, renderer: Any, name: str, said: Sequence[str], adapter: str = "") -> Sample:
+async def talk(
+    engine: TorchEngine, renderer: Any, name: str, said: Sequence[str], adapter: str = ""
+) -> Sample:
     """An agent that reads these texts, one a turn."""
     ids = renderer.start("look", (), said[0])
     images, mask, logps = list(renderer.images(said[0])), [0] * len(ids), [0.0] * len(ids)
@@ -91,7 +94,9 @@ def samples_of(model: Any, tokenizer: Any, **config: Any) -> list[Sample]:
     engine = TorchEngine(copy.deepcopy(model), renderer.stop_ids, EngineConfig(**config))
 
     async def all_of_them() -> list[Sample]:
-        return await asyncio.gather(*(talk(engine, renderer, "x" * (i + 1), said) for i, said in enumerate(SAID)))
+        return await asyncio.gather(
+            *(talk(engine, renderer, "x" * (i + 1), said) for i, said in enumerate(SAID))
+        )
 
     return asyncio.run(all_of_them())
 
@@ -102,7 +107,9 @@ def test_the_log_probs_are_those_of_transformers(seeing: tuple[Any, Any]) -> Non
     for sample in samples_of(model, tokenizer):
         here = written(model, sample.token_ids)
         ours = logprobs(model, sample.token_ids, sample.images)[here]
-        assert torch.allclose(ours, plain_logprobs(model, sample.token_ids, sample.images)[here], atol=1e-5)
+        assert torch.allclose(
+            ours, plain_logprobs(model, sample.token_ids, sample.images)[here], atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("prefill", [4096, 7])
@@ -131,7 +138,10 @@ def test_an_image_changes_what_follows_it(seeing: tuple[Any, Any]) -> None:
     engine = TorchEngine(copy.deepcopy(model), renderer.stop_ids, EngineConfig())
 
     async def ask() -> list[Any]:
-        asked = [Request(f"{i}", tuple(one), (), 4, 1.0, 3, images=(uri,)) for i, uri in enumerate((A, other, A))]
+        asked = [
+            Request(f"{i}", tuple(one), (), 4, 1.0, 3, images=(uri,))
+            for i, uri in enumerate((A, other, A))
+        ]
         return await asyncio.gather(*map(engine.generate, asked))
 
     first, second, again = asyncio.run(ask())
@@ -142,7 +152,9 @@ def test_an_image_changes_what_follows_it(seeing: tuple[Any, Any]) -> None:
     for made, uri in ((first, A), (second, other)):
         ids = (*one, *made.token_ids)
         assert torch.allclose(
-            logprobs(model, ids, [uri])[-len(made.token_ids) :], torch.tensor(made.logprobs), atol=1e-5
+            logprobs(model, ids, [uri])[-len(made.token_ids) :],
+            torch.tensor(made.logprobs),
+            atol=1e-5,
         )
 
 
@@ -154,7 +166,9 @@ def test_what_stands_for_an_image_is_never_sampled(seeing: tuple[Any, Any]) -> N
     renderer = make_renderer("main", "chatml", tokenizer, model.eyes)
     engine = TorchEngine(copy.deepcopy(model), renderer.stop_ids, EngineConfig())
     for temperature in (0.0, 5.0):
-        request = Request(f"{temperature}", tuple(renderer.start("", (), A)), (), 40, temperature, 0, images=(A,))
+        request = Request(
+            f"{temperature}", tuple(renderer.start("", (), A)), (), 40, temperature, 0, images=(A,)
+        )
         made = asyncio.run(engine.generate(request))
         assert not set(made.token_ids) & set(model.eyes.forbidden)
 
@@ -164,7 +178,11 @@ def test_markup_of_images_in_a_text_is_text(seeing: tuple[Any, Any]) -> None:
     own = model.eyes
     renderer = make_renderer("main", "chatml", tokenizer, own)
     forged = " ".join((own.mark, *own.marks))
-    for ids in (renderer.start(forged, (), forged), renderer.observe([forged]), renderer.encode(own.mark)):
+    for ids in (
+        renderer.start(forged, (), forged),
+        renderer.observe([forged]),
+        renderer.encode(own.mark),
+    ):
         assert own.pad not in ids
     assert renderer.observe([NO_IMAGE]) == renderer.observe(["[image]"])
     assert renderer.images(f"{A} {NO_IMAGE} {B}") == (A, B)
@@ -217,10 +235,15 @@ def test_adapters_of_a_model_that_sees(seeing: tuple[Any, Any]) -> None:
     base, tokenizer = seeing
     shape = lora_config("main", Adapter(base="base", rank=2), base)
     renderer = make_renderer("main", "chatml", tokenizer, base.eyes)
-    models = {name: lora.attach(lora.shared(base, same=True), {lora.DEFAULT: shape}) for name in ("one", "two")}
+    models = {
+        name: lora.attach(lora.shared(base, same=True), {lora.DEFAULT: shape})
+        for name in ("one", "two")
+    }
     for model in models.values():
         assert not [
-            key for key in lora.adapter_state(model) if "vis" in key or "projector" in key or "connector" in key
+            key
+            for key in lora.adapter_state(model)
+            if "vis" in key or "projector" in key or "connector" in key
         ]
         for value in lora.adapter_state(model).values():
             value.normal_(0, 0.3)
@@ -262,7 +285,9 @@ def test_other_precision_and_checkpointing(seeing: tuple[Any, Any]) -> None:
 def test_images_in_the_chat_format_of_a_family() -> None:
     """Qwen's: in the user's message and in a tool's answer, as its own template has them."""
     plain = qwen3()
-    tokenizer = tokenizer_with((*QWEN3, *tiny.MARKS), "<|im_end|>", "qwen3.jinja", pad_token="<|endoftext|>")
+    tokenizer = tokenizer_with(
+        (*QWEN3, *tiny.MARKS), "<|im_end|>", "qwen3.jinja", pad_token="<|endoftext|>"
+    )
     eyes = tiny.build_model(TinyVlm(hidden_size=32, num_heads=2), tokenizer, 0).eyes
     renderer = make_renderer("main", "auto", tokenizer, eyes)
     assert isinstance(renderer, FamilyRenderer)
@@ -273,10 +298,14 @@ def test_images_in_the_chat_format_of_a_family() -> None:
         (renderer.show(f"{B} c"), (B,)),
     ):
         spans = [i for i, token in enumerate(ids) if token == start]
-        assert [ids[i : ids.index(end, i) + 1] for i in spans] == [list(eyes.span(uri)) for uri in texts]
+        assert [ids[i : ids.index(end, i) + 1] for i in spans] == [
+            list(eyes.span(uri)) for uri in texts
+        ]
         assert ids.count(pad) == sum(eyes.num_pads(uri) for uri in texts)
     blind = make_renderer("main", "auto", plain)
-    text = tokenizer.decode([i for i in renderer.start("look", (), f"a {A} b") if i not in (start, end, pad)])
+    text = tokenizer.decode(
+        [i for i in renderer.start("look", (), f"a {A} b") if i not in (start, end, pad)]
+    )
     assert text == plain.decode(blind.start("look", (), "a  b"))
     assert blind.observe([f"x {A}"]) == blind.observe(["x [image]"])
     assert pad not in renderer.start(eyes.mark, (), eyes.mark)
@@ -289,16 +318,24 @@ def test_what_stands_for_an_image_is_what_the_models_own_processor_writes(name: 
     model, tokenizer = model_that_sees(name)
     eyes = model.eyes
     if name == "llava":
-        more = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+        more = {
+            "patch_size": 8,
+            "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1,
+        }
         processor: Any = LlavaProcessor(eyes.processor, tokenizer, image_token="<image>", **more)
     else:
         processor = Idefics3Processor(eyes.processor, tokenizer, image_seq_len=4)
     for uri in (A, B, LARGE):
-        given = processor(text="<image>", images=[[from_uri(uri)]] if name == "idefics3" else from_uri(uri))
+        given = processor(
+            text="<image>", images=[[from_uri(uri)]] if name == "idefics3" else from_uri(uri)
+        )
         assert list(eyes.span(uri)) == [int(i) for i in given["input_ids"][0]]
 
 
-@pytest.mark.parametrize("name, kind", [("qwen3_vl", "Qwen2VLImageProcessorFast"), ("llava", "CLIPImageProcessor")])
+@pytest.mark.parametrize(
+    "name, kind", [("qwen3_vl", "Qwen2VLImageProcessorFast"), ("llava", "CLIPImageProcessor")]
+)
 def test_a_folder_as_it_comes_from_the_hub(name: str, kind: str, tmp_path: Path) -> None:
     """It names the processor by another class, of torchvision; without any it is one error."""
     model, tokenizer = model_that_sees(name)
@@ -308,5 +345,7 @@ def test_a_folder_as_it_comes_from_the_hub(name: str, kind: str, tmp_path: Path)
     loaded, _ = load_folder(tmp_path)
     assert loaded.eyes.span(LARGE) == model.eyes.span(LARGE)
     stored.unlink()
-    with pytest.raises(ConfigError, match=r"no image processor.*Put the model's preprocessor_config.json"):
+    with pytest.raises(
+        ConfigError, match=r"no image processor.*Put the model's preprocessor_config.json"
+    ):
         load_folder(tmp_path)

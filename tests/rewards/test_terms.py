@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from parl import scoring
-from parl.calibration import Question, tally
-from parl.errors import ConfigError
-from parl.scoring import finished
-from parl.types import Episode
+from parl.core.abstention import Question, tally
+from parl.core.errors import ConfigError
+from parl.core.types import Episode
+from parl.reward import terms
+from parl.reward.terms import finished
 from parl_rewards.calibration import calibration
 from parl_rewards.outcome import outcome
 from parl_rewards.parallelism import contradictions, critical_steps, finish, parallel, total_steps
@@ -20,7 +20,12 @@ from tests.episodes import child, episode
 
 
 def swarm(refused: int = 0, facts: Mapping[str, Any] | None = None) -> Episode:
-    kids = [child("1"), child("2", status="truncated"), child("3", result=" "), child("4", score=0.25)]
+    kids = [
+        child("1"),
+        child("2", status="truncated"),
+        child("3", result=" "),
+        child("4", score=0.25),
+    ]
     return episode(0.6, 10, kids, refused=refused, facts=facts)
 
 
@@ -57,12 +62,22 @@ def test_contradictions_cost() -> None:
     found = [contradictions(swarm(facts={"contradictions": ["a"] * n})) for n in (0, 1, 4, 9)]
     assert found == [0.0, -0.25, -1.0, -1.0]
     assert contradictions(swarm(facts={"contradictions": ["a"]}), per=2) == -0.5
-    with pytest.raises(ConfigError, match="parl/Test-v0 does not say what messages of subagents state"):
+    with pytest.raises(
+        ConfigError, match="parl/Test-v0 does not say what messages of subagents state"
+    ):
         contradictions(swarm())
 
 
-RIGHT, WRONG, OUT = Question(True, "answer", 1.0), Question(True, "answer"), Question(True, "nothing")
-HONEST, NEEDLESS, INVENTED = Question(False, "unknown"), Question(True, "unknown"), Question(False, "answer")
+RIGHT, WRONG, OUT = (
+    Question(True, "answer", 1.0),
+    Question(True, "answer"),
+    Question(True, "nothing"),
+)
+HONEST, NEEDLESS, INVENTED = (
+    Question(False, "unknown"),
+    Question(True, "unknown"),
+    Question(False, "answer"),
+)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +93,20 @@ HONEST, NEEDLESS, INVENTED = Question(False, "unknown"), Question(True, "unknown
         ([RIGHT, WRONG, HONEST, NEEDLESS, OUT], {}, (1 + 0 + 0.75 + 0.5 + 0) / 5),
         ([Question(True, "answer", 0.25), HONEST], {}, (0.25 + 0.75) / 2),
         # x = 1, -3, 1, 0 and (x + 3) / 4
-        ([RIGHT, WRONG, HONEST, NEEDLESS], {"abstention": 1.0, "wrong": 3.0}, (1 + 0 + 1 + 0.75) / 4),
+        (
+            [RIGHT, WRONG, HONEST, NEEDLESS],
+            {"abstention": 1.0, "wrong": 3.0},
+            (1 + 0 + 1 + 0.75) / 4,
+        ),
         ([], {}, 0.0),
     ],
 )
 def test_calibration_pays_for_answers_and_honest_abstentions(
     questions: list[Question], knobs: dict[str, float], value: float
 ) -> None:
-    assert calibration(episode(facts={"calibration": tally(questions)}), **knobs) == pytest.approx(value)
+    assert calibration(episode(facts={"calibration": tally(questions)}), **knobs) == pytest.approx(
+        value
+    )
 
 
 def test_the_laziest_policies_earn_less_than_an_honest_one() -> None:
@@ -100,7 +121,10 @@ def test_the_laziest_policies_earn_less_than_an_honest_one() -> None:
 
 
 def test_calibration_needs_an_environment_that_counts() -> None:
-    with pytest.raises(ConfigError, match=r"parl/Test-v0 leaves no counts of abstentions.*env\.kwargs\.unanswerable"):
+    with pytest.raises(
+        ConfigError,
+        match=r"parl/Test-v0 leaves no counts of abstentions.*env\.kwargs\.unanswerable",
+    ):
         calibration(episode())
 
 
@@ -115,7 +139,11 @@ def test_token_terms() -> None:
 
 def test_the_shipped_terms_are_registered_with_their_roles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the real registry
-    shipped = {n: t for n, t in scoring.registered().items() if t.function.__module__.startswith("parl_rewards.")}
+    shipped = {
+        n: t
+        for n, t in terms.registered().items()
+        if t.function.__module__.startswith("parl_rewards.")
+    }
     assert set(shipped) >= {
         *("outcome", "parallel", "finish", "critical_steps", "total_steps", "contradictions"),
         *("tokens", "overlong", "judge", "calibration"),

@@ -11,7 +11,9 @@ import pytest
 
 from parl_rewards.wide_search import item_f1_nonkey, parse_date, parse_table, wide_search
 
-CASES = json.loads((Path(__file__).parent / "data" / "widesearch_cases.json").read_text(encoding="utf-8"))
+CASES = json.loads(
+    (Path(__file__).parent / "data" / "widesearch_cases.json").read_text(encoding="utf-8")
+)
 GOLD = [
     {"Country": "Chad", "Capital": "N'Djamena", "Area km2": "1284000"},
     {"Country": "Peru", "Capital": "Lima", "Area km2": "1285220"},
@@ -42,7 +44,9 @@ def cell(response: str, target: str, **rule: Any) -> float:
     return item_f1_nonkey(answer, [{"key": "a", "value": target}], evaluation)
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{i}-{case['style']}" for i, case in enumerate(CASES)])
+@pytest.mark.parametrize(
+    "case", CASES, ids=[f"{i}-{case['style']}" for i, case in enumerate(CASES)]
+)
 def test_agrees_with_the_official_evaluator(case: dict[str, Any]) -> None:
     result = wide_search(case["answer"], case["gold"], case["evaluation"])
     assert result == pytest.approx(case["expected"], abs=1e-6)
@@ -63,7 +67,9 @@ def test_permuted_columns_and_rows_change_nothing() -> None:
     assert wide_search(answer, GOLD, EVALUATION) == wide_search(PERFECT, GOLD, EVALUATION)
 
 
-@pytest.mark.parametrize("answer", ["", "Nothing.", "| a |", "```markdown\n```", "```markdown\n|---|\n```"])
+@pytest.mark.parametrize(
+    "answer", ["", "Nothing.", "| a |", "```markdown\n```", "```markdown\n|---|\n```"]
+)
 def test_no_table_scores_zero(answer: str) -> None:
     assert parse_table(answer) is None
     assert set(wide_search(answer, GOLD, EVALUATION).values()) == {0.0}
@@ -71,7 +77,8 @@ def test_no_table_scores_zero(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["Country | Capital", "Country | Capital | Area km2 | Notes", "Country | Capital | Capital"]
+    "header",
+    ["Country | Capital", "Country | Capital | Area km2 | Notes", "Country | Capital | Capital"],
 )
 def test_other_columns_than_the_required_score_zero(header: str) -> None:
     width = header.count("|") + 1
@@ -100,7 +107,9 @@ def test_nonkey_item_f1_worked_by_hand() -> None:
 
 
 def test_keys_alone_earn_a_third_of_the_items_but_nothing_outside_the_key() -> None:
-    answer = "| Country | Capital | Area km2 |\n" + "".join(f"| {row['Country']} | ? | ? |\n" for row in GOLD)
+    answer = "| Country | Capital | Area km2 |\n" + "".join(
+        f"| {row['Country']} | ? | ? |\n" for row in GOLD
+    )
     assert wide_search(answer, GOLD, EVALUATION)["f1_by_item"] == pytest.approx(1 / 3)
     assert item_f1_nonkey(answer, GOLD, EVALUATION) == 0.0
 
@@ -114,7 +123,10 @@ def test_a_table_of_keys_has_no_nonkey_cells() -> None:
 def test_of_repeated_keys_the_first_row_counts() -> None:
     again = "\n| Chad | Paris | 1 |"
     assert wide_search(PERFECT + again, GOLD, EVALUATION)["score"] == 1.0
-    assert wide_search(PERFECT.replace("|---|---|---|", again.strip()), GOLD, EVALUATION)["score"] == 0.0
+    assert (
+        wide_search(PERFECT.replace("|---|---|---|", again.strip()), GOLD, EVALUATION)["score"]
+        == 0.0
+    )
     assert wide_search(PERFECT, [*GOLD, GOLD[0]], EVALUATION)["score"] == 1.0
 
 
@@ -151,7 +163,9 @@ def test_several_key_columns_join_together() -> None:
         ("unknown", "none", 1.0),  # neither is a number: both become NULL
     ],
 )
-def test_number_tolerance_is_relative_to_the_gold(response: str, target: str, expected: float) -> None:
+def test_number_tolerance_is_relative_to_the_gold(
+    response: str, target: str, expected: float
+) -> None:
     assert cell(response, target, **NUMBER) == expected
 
 
@@ -216,9 +230,17 @@ def test_urls_compare_by_the_set_of_hosts(response: str, target: str, expected: 
 
 @pytest.mark.parametrize(
     "response, target, expected",
-    [("xo", "XOF", 1.0), ("the XOF", "XOF", 0.0), ("**", "XOF", 0.0), ("", "XOF", 0.0), ("**", "*", 1.0)],
+    [
+        ("xo", "XOF", 1.0),
+        ("the XOF", "XOF", 0.0),
+        ("**", "XOF", 0.0),
+        ("", "XOF", 0.0),
+        ("**", "*", 1.0),
+    ],
 )
-def test_containment_is_of_the_answer_in_the_gold(response: str, target: str, expected: float) -> None:
+def test_containment_is_of_the_answer_in_the_gold(
+    response: str, target: str, expected: float
+) -> None:
     assert cell(response, target, preprocess=["norm_str"], metric=["in_match"]) == expected
 
 
@@ -233,7 +255,9 @@ def test_containment_is_of_the_answer_in_the_gold(response: str, target: str, ex
         ("", "7", 0.0),
     ],
 )
-def test_numeric_and_missing_cells_compare_as_in_pandas(response: str, target: str, expected: float) -> None:
+def test_numeric_and_missing_cells_compare_as_in_pandas(
+    response: str, target: str, expected: float
+) -> None:
     assert cell(response, target, **TEXT) == expected
 
 
@@ -265,8 +289,13 @@ def test_a_row_with_a_stray_pipe_makes_the_table_unreadable() -> None:
 @pytest.mark.parametrize("column", ["country", "capital"])
 @pytest.mark.parametrize("answer", [PERFECT, ""])
 def test_judge_and_unknown_metrics_are_refused(metric: str, column: str, answer: str) -> None:
-    pipeline = {**EVALUATION["eval_pipeline"], column: {"metric": [metric], "criterion": "same meaning"}}
-    with pytest.raises(ValueError, match=f"'{column}'.*'{metric}'.*judge metrics need a judge environment"):
+    pipeline = {
+        **EVALUATION["eval_pipeline"],
+        column: {"metric": [metric], "criterion": "same meaning"},
+    }
+    with pytest.raises(
+        ValueError, match=f"'{column}'.*'{metric}'.*judge metrics need a judge environment"
+    ):
         wide_search(answer, GOLD, {**EVALUATION, "eval_pipeline": pipeline})
 
 

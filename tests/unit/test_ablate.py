@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from parl import ablate
-from parl.ablate import Job, cold_start_key, command, run_all
 from parl.config import load
-from parl.errors import ConfigError
-from parl.variants import Variant, vary_configs, vary_values
+from parl.core.errors import ConfigError
+from parl.evaluation.ablation import runner as ablate
+from parl.evaluation.ablation.runner import Job, cold_start_key, command, run_all
+from parl.evaluation.ablation.variants import Variant, vary_configs, vary_values
 
 BASE = """
 name: r
@@ -34,7 +34,9 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_vary_is_a_product_whose_first_values_are_variant_0(base: Path) -> None:
-    found = vary_values(base, ["loss.tau=0,0.1", "reward.terms.outcome.weight={start: 1, to_step: 9},2"])
+    found = vary_values(
+        base, ["loss.tau=0,0.1", "reward.terms.outcome.weight={start: 1, to_step: 9},2"]
+    )
     assert [v.label for v in found] == [
         'tau=0, weight={"start": 1, "to_step": 9}',
         "tau=0, weight=2",
@@ -76,16 +78,19 @@ def test_configs_are_compared_with_the_base(base: Path) -> None:
     other = base.with_name("other.yaml")
     other.write_text("extends: base.yaml\nloss: {tau: 0.5}\n")
     found = vary_configs(base, [other])
-    assert [(v.label, v.folder, v.config.loss.tau) for v in found] == [("base", "base", 0.01), ("other", "other", 0.5)]
+    assert [(v.label, v.folder, v.config.loss.tau) for v in found] == [
+        ("base", "base", 0.01),
+        ("other", "other", 0.5),
+    ]
     with pytest.raises(ConfigError, match="Two configs are named base"):
         vary_configs(base, [base])
 
 
 def test_a_folder_of_another_config_is_refused(base: Path, tmp_path: Path) -> None:
-    ablate._write_config(tmp_path / "v", Variant("v", "v", load(base)))
-    ablate._write_config(tmp_path / "v", Variant("v", "v", load(base)))
+    ablate.write_config(tmp_path / "v", Variant("v", "v", load(base)))
+    ablate.write_config(tmp_path / "v", Variant("v", "v", load(base)))
     with pytest.raises(ConfigError, match=r"another config \(different: loss\)"):
-        ablate._write_config(tmp_path / "v", Variant("v", "v", load(base, ["loss.tau=3"])))
+        ablate.write_config(tmp_path / "v", Variant("v", "v", load(base, ["loss.tau=3"])))
 
 
 # --- runs ----------------------------------------------------------------------------------------------------
@@ -106,8 +111,13 @@ def test_a_folder_of_another_config_is_refused(base: Path, tmp_path: Path) -> No
         ("cold_start.max_attempts=1", False),
     ],
 )
-def test_cold_start_is_shared_where_it_would_come_out_the_same(base: Path, override: str, shared: bool) -> None:
-    one, other = load(base, ["policies.main.model=tiny"]), load(base, ["policies.main.model=tiny", override])
+def test_cold_start_is_shared_where_it_would_come_out_the_same(
+    base: Path, override: str, shared: bool
+) -> None:
+    one, other = (
+        load(base, ["policies.main.model=tiny"]),
+        load(base, ["policies.main.model=tiny", override]),
+    )
     assert (cold_start_key(one, 0) == cold_start_key(other, 0)) == shared
     assert cold_start_key(one, 0) != cold_start_key(one, 1)
     assert cold_start_key(load(base, ["cold_start=null"]), 0) is None
@@ -131,20 +141,29 @@ time.sleep(0.2)
 def jobs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Two seeds of three variants; a run is a script that leaves the files of a run. Of seed 1, the first run fails."""
     variants = vary_values(base, ["loss.tau=1,2,3"])
-    found = [ablate._job(tmp_path, v, seed) for seed in (0, 1) for v in variants]
+    found = [runner.make_job(tmp_path, v, seed) for seed in (0, 1) for v in variants]
     for variant in variants:
         (tmp_path / variant.folder).mkdir()
 
     def fake(job: Job, source: Job | None) -> list[str]:
         end = "fail" if job.seed == 1 and job.variant is variants[0] else "well"
-        return [sys.executable, "-c", FAKE_RUN, str(job.path), source.name if source else "own", end]
+        return [
+            sys.executable,
+            "-c",
+            FAKE_RUN,
+            str(job.path),
+            source.name if source else "own",
+            end,
+        ]
 
     monkeypatch.setattr(ablate, "command", fake)
     monkeypatch.setattr(ablate, "POLL_S", 0.02)
     return found
 
 
-def test_one_run_of_each_seed_trains_the_cold_start(jobs: list[Job], capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_run_of_each_seed_trains_the_cold_start(
+    jobs: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_all(jobs, 4) == [jobs[3]]
     taken = [(j.path / "eval" / "cold_start.json").read_text() for j in jobs if j is not jobs[3]]
     assert taken == ["own", "tau=1 seed 0", "tau=1 seed 0", "own", "tau=2 seed 1"]
@@ -152,7 +171,9 @@ def test_one_run_of_each_seed_trains_the_cold_start(jobs: list[Job], capsys: pyt
     assert f"FAILED: tau=1 seed 1, exit code 1, see {jobs[3].log}: it broke" in err
 
 
-def test_finished_runs_are_not_run_again(jobs: list[Job], capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_runs_are_not_run_again(
+    jobs: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
     done = [j for j in jobs if j is not jobs[3]]
     for job in done:
         job.path.mkdir(parents=True)
@@ -185,11 +206,17 @@ def test_a_run_that_outlived_its_ablation_is_waited_for(
 
     def fake(job: Job, source: Job | None) -> list[str]:
         started.append(job)
-        return [sys.executable, "-c", f"open({str(job.path / 'summary.json')!r}, 'w').write('{{}}')"]
+        return [
+            sys.executable,
+            "-c",
+            f"open({str(job.path / 'summary.json')!r}, 'w').write('{{}}')",
+        ]
 
     monkeypatch.setattr(ablate, "command", fake)
     arguments = [sys.executable, "-c", RUN_OF_ANOTHER, str(left.path), how]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdin is not None
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
@@ -213,7 +240,9 @@ def test_a_run_that_outlived_its_ablation_is_waited_for(
     assert started == ([] if how == "ends" else [left])
 
 
-def test_a_stopped_ablation_stops_its_runs(jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_ablation_stops_its_runs(
+    jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[subprocess.Popen[bytes]] = []
     interrupted: list[bool] = []
 
@@ -236,7 +265,7 @@ def test_a_stopped_ablation_stops_its_runs(jobs: list[Job], monkeypatch: pytest.
 
 
 def test_command_of_a_new_and_of_a_begun_run(base: Path, tmp_path: Path) -> None:
-    one, other = (ablate._job(tmp_path, v, 3) for v in vary_values(base, ["loss.tau=1,2"]))
+    one, other = (runner.make_job(tmp_path, v, 3) for v in vary_values(base, ["loss.tau=1,2"]))
     config = tmp_path / "loss.tau=2" / "config.yaml"
     assert command(other, one)[3:] == [
         "train",
@@ -247,7 +276,7 @@ def test_command_of_a_new_and_of_a_begun_run(base: Path, tmp_path: Path) -> None
         f'tracking.wandb.group="{tmp_path.name}"',
         f'cold_start.from_run="{one.path}"',
     ]
-    ablate._write_config(config.parent, other.variant)
+    ablate.write_config(config.parent, other.variant)
     loaded = load(config, command(other, one)[5:])
     assert (loaded.seed, loaded.run_dir, loaded.control) == (3, other.path, None)
     assert (loaded.name, loaded.tracking.wandb.group) == ("tau=2 seed 3", tmp_path.name)
@@ -255,4 +284,8 @@ def test_command_of_a_new_and_of_a_begun_run(base: Path, tmp_path: Path) -> None
     assert loaded.cold_start.from_run == one.path
     other.path.mkdir()
     (other.path / "config.resolved.yaml").write_text("")
-    assert command(other, None)[4:] == [str(other.path / "config.resolved.yaml"), "--resume", str(other.path)]
+    assert command(other, None)[4:] == [
+        str(other.path / "config.resolved.yaml"),
+        "--resume",
+        str(other.path),
+    ]

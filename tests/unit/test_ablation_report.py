@@ -10,14 +10,26 @@ from typing import Any
 import pytest
 from plotly.offline import get_plotlyjs
 
-from parl.report.ablation import Measured, analyse, difference, markdown, print_ablation, t95, words, write_ablation
+from parl.evaluation.ablation.analysis import (
+    Measured,
+    analyse,
+    difference,
+    markdown,
+    print_ablation,
+    t95,
+    words,
+    write_ablation,
+)
 from parl.report.ablation_page import learning_curves, write_page
 
 
 def measured(label: str, **metrics: list[float]) -> Measured:
     """A variant with a value of each metric for the seeds 0, 1, ..."""
     num = len(next(iter(metrics.values())))
-    runs = {seed: {"greedy": {name: values[seed] for name, values in metrics.items()}} for seed in range(num)}
+    runs = {
+        seed: {"greedy": {name: values[seed] for name, values in metrics.items()}}
+        for seed in range(num)
+    }
     return Measured(label, label, runs, frozenset({"tasks"}))
 
 
@@ -46,7 +58,12 @@ def test_difference_is_a_paired_t_interval() -> None:
 
 
 def test_difference_uses_only_seeds_that_both_have() -> None:
-    assert difference({0: 1.0, 1: 5.0}, {1: 7.0, 2: 9.0}) == {"num": 1, "mean": 2.0, "low": None, "high": None}
+    assert difference({0: 1.0, 1: 5.0}, {1: 7.0, 2: 9.0}) == {
+        "num": 1,
+        "mean": 2.0,
+        "low": None,
+        "high": None,
+    }
     assert difference({0: 1.0}, {1: 1.0}) is None
 
 
@@ -76,24 +93,36 @@ def test_words_claim_no_more_than_the_interval(delta: tuple[Any, ...], said: str
 
 
 def test_verdict_of_several_metrics() -> None:
-    first = measured("a", score=[0.1, 0.2, 0.3], critical_steps=[5.0, 6.0, 7.0], spawn_rate=[1.0, 1.0, 1.0])
-    other = measured("b", score=[0.5, 0.61, 0.7], critical_steps=[6.0, 5.0, 7.5], spawn_rate=[1.0, 1.0, 1.0])
+    first = measured(
+        "a", score=[0.1, 0.2, 0.3], critical_steps=[5.0, 6.0, 7.0], spawn_rate=[1.0, 1.0, 1.0]
+    )
+    other = measured(
+        "b", score=[0.5, 0.61, 0.7], critical_steps=[6.0, 5.0, 7.5], spawn_rate=[1.0, 1.0, 1.0]
+    )
     (line,) = analyse([first, other], [0, 1, 2])["verdicts"]
-    assert line.startswith("b against a (greedy, 3 paired seeds): score higher by 0.403 (0.389..0.418); ")
-    assert line.endswith("no difference shown in critical_steps; identical in every seed: spawn_rate.")
+    assert line.startswith(
+        "b against a (greedy, 3 paired seeds): score higher by 0.403 (0.389..0.418); "
+    )
+    assert line.endswith(
+        "no difference shown in critical_steps; identical in every seed: spawn_rate."
+    )
 
 
 def test_one_seed_makes_no_statement() -> None:
     result = analyse([measured("a", score=[0.1]), measured("b", score=[0.5])], [0])
     (line,) = result["verdicts"]
-    assert line == ("b against a (greedy, 1 paired seed): one seed, so no statement (score +0.400).")
+    assert line == (
+        "b against a (greedy, 1 paired seed): one seed, so no statement (score +0.400)."
+    )
     assert result["results"]["score"]["greedy"][1]["sd"] is None
 
 
 # --- tables --------------------------------------------------------------------------------------------------
 
 
-def test_page_and_json_hold_all_that_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_and_json_hold_all_that_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, other = measured("a", score=[0.1, 0.2]), measured("b|c", score=[0.4, 0.6])
     result = analyse([first, other], [0, 1]) | {
         "base": "x.yaml",
@@ -126,7 +155,10 @@ def test_notes_tell_what_is_missing_or_not_comparable() -> None:
 
 
 def test_nothing_measured_is_still_a_page() -> None:
-    result = analyse([Measured("a", "a", {}), Measured("b", "b", {})], [0]) | {"base": "x", "failed": []}
+    result = analyse([Measured("a", "a", {}), Measured("b", "b", {})], [0]) | {
+        "base": "x",
+        "failed": [],
+    }
     assert (result["results"], result["verdicts"]) == ({}, [])
     assert "no result for seed 0" in markdown(result)
 
@@ -141,7 +173,11 @@ def history(run: Path, *lines: dict[str, float]) -> Path:
 
 
 def test_learning_curves_are_means_and_extremes_over_seeds(tmp_path: Path) -> None:
-    short = history(tmp_path / "0", {"step": 0, "outcome/score": 0.1}, {"step": 1, "outcome/score": 0.3, "x": 1.0})
+    short = history(
+        tmp_path / "0",
+        {"step": 0, "outcome/score": 0.1},
+        {"step": 1, "outcome/score": 0.3, "x": 1.0},
+    )
     long = history(tmp_path / "1", *({"step": k, "outcome/score": 0.5} for k in range(3)))
     (chart,) = learning_curves({"a": [short, long], "b": [long], "none": []})
     a, b, none = chart["lines"]
@@ -154,7 +190,10 @@ def test_learning_curves_are_means_and_extremes_over_seeds(tmp_path: Path) -> No
 
 def test_the_page_is_one_file_without_network(tmp_path: Path) -> None:
     result = analyse([measured("a", score=[0.1, 0.2]), measured("<b>", score=[0.4, 0.6])], [0, 1])
-    result |= {"base": "<script>x</script>.yaml", "failed": [{"run": "b/seed_2", "log": "b/seed_2.log"}]}
+    result |= {
+        "base": "<script>x</script>.yaml",
+        "failed": [{"run": "b/seed_2", "log": "b/seed_2.log"}],
+    }
     run = history(tmp_path / "0", {"step": 0, "outcome/score": 0.1})
     write_page(result, {"a": [run], "</script><b>": [run]}, tmp_path)
     text = (tmp_path / "ablation.html").read_text()
@@ -173,7 +212,10 @@ def test_the_page_is_one_file_without_network(tmp_path: Path) -> None:
 
 
 def test_a_page_without_a_finished_run_has_no_charts(tmp_path: Path) -> None:
-    result = analyse([Measured("a", "a", {}), Measured("b", "b", {})], [0]) | {"base": "x", "failed": []}
+    result = analyse([Measured("a", "a", {}), Measured("b", "b", {})], [0]) | {
+        "base": "x",
+        "failed": [],
+    }
     write_page(result, {"a": [], "b": []}, tmp_path)
     text = (tmp_path / "ablation.html").read_text()
     assert "No run has finished." in text
@@ -181,8 +223,15 @@ def test_a_page_without_a_finished_run_has_no_charts(tmp_path: Path) -> None:
 
 
 def test_scores_by_ability_are_compared_beside_the_whole() -> None:
-    both = {"ability/a/score": [0.5, 0.6], "ability/b/score": [0.1, 0.2], "ability/a/num_tasks": [2.0, 2.0]}
-    variants = [measured("joint", score=[0.3, 0.4], critical_steps=[4.0, 5.0], **both), measured("a", score=[0.9, 0.7])]
+    both = {
+        "ability/a/score": [0.5, 0.6],
+        "ability/b/score": [0.1, 0.2],
+        "ability/a/num_tasks": [2.0, 2.0],
+    }
+    variants = [
+        measured("joint", score=[0.3, 0.4], critical_steps=[4.0, 5.0], **both),
+        measured("a", score=[0.9, 0.7]),
+    ]
     variants[1].runs[0]["greedy"]["ability/a/score"] = 0.9  # type: ignore[index]
     found = analyse(variants, (0, 1))["results"]
     assert list(found) == ["score", "ability/a/score", "ability/b/score", "critical_steps"]
@@ -193,8 +242,13 @@ def test_scores_by_ability_are_compared_beside_the_whole() -> None:
 
 def test_rates_of_abstentions_are_compared_where_they_were_measured() -> None:
     plain = [measured("a", score=[0.5, 0.6]), measured("b", score=[0.5, 0.7])]
-    rates = [measured(v.label, score=[0.5, 0.6], abstention_recall=[0.1, 0.2 + k]) for k, v in enumerate(plain)]
+    rates = [
+        measured(v.label, score=[0.5, 0.6], abstention_recall=[0.1, 0.2 + k])
+        for k, v in enumerate(plain)
+    ]
     assert set(analyse(plain, (0, 1))["results"]) == {"score"}
     found = analyse(rates, (0, 1))["results"]
     assert set(found) == {"score", "abstention_recall"}
-    assert [row["mean"] for row in found["abstention_recall"]["greedy"]] == pytest.approx([0.15, 0.65])
+    assert [row["mean"] for row in found["abstention_recall"]["greedy"]] == pytest.approx(
+        [0.15, 0.65]
+    )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from parl.config.schema import Limits
-from parl.env import ANSWER_NOW
-from parl.types import AgentTrace
+from parl.config.roles import Limits
+from parl.core.types import AgentTrace
+from parl.env.base import ANSWER_NOW
 from tests.helpers import Characters, answers, assign, call, create, roles, run, script, turns
 
 PEEK = call("peek", at="x")
@@ -20,7 +20,12 @@ def stop(limits: Limits, said: Sequence[str], max_tokens: int = 10_000) -> Agent
 
 def test_turns() -> None:
     trace = stop(Limits(turns=2, context_tokens=10_000), [PEEK] * 9)
-    assert (trace.status, trace.stop_reason, len(trace.turns), trace.result) == ("truncated", "turns", 2, "")
+    assert (trace.status, trace.stop_reason, len(trace.turns), trace.result) == (
+        "truncated",
+        "turns",
+        2,
+        "",
+    )
 
 
 def test_max_tokens_cuts_a_turn_and_its_text_is_the_answer_so_far() -> None:
@@ -34,12 +39,21 @@ def test_max_tokens_cuts_a_turn_and_its_text_is_the_answer_so_far() -> None:
 
 
 def test_a_cut_call_is_not_run() -> None:
-    trace = stop(Limits(turns=9, context_tokens=10_000), [turns(PEEK, "and more")], max_tokens=len(PEEK) + 3)
-    assert (trace.stop_reason, trace.result, answers(trace), trace.turns[0].env_calls) == ("max_tokens", "", (), 0)
+    trace = stop(
+        Limits(turns=9, context_tokens=10_000), [turns(PEEK, "and more")], max_tokens=len(PEEK) + 3
+    )
+    assert (trace.stop_reason, trace.result, answers(trace), trace.turns[0].env_calls) == (
+        "max_tokens",
+        "",
+        (),
+        0,
+    )
 
 
 def test_tokens() -> None:
-    trace = stop(Limits(turns=9, tokens=len(PEEK) + 1 + 4, context_tokens=10_000), [PEEK, "blue sky"])
+    trace = stop(
+        Limits(turns=9, tokens=len(PEEK) + 1 + 4, context_tokens=10_000), [PEEK, "blue sky"]
+    )
     assert (trace.status, trace.stop_reason, trace.result) == ("truncated", "tokens", "blue")
     exact = stop(Limits(turns=9, tokens=len(PEEK) + 1, context_tokens=10_000), [PEEK, "blue"])
     assert (exact.stop_reason, len(exact.turns)) == ("tokens", 1)
@@ -49,12 +63,18 @@ def prompt_length(said: str) -> int:
     return stop(Limits(turns=1, context_tokens=10_000), [said]).turns[0].start
 
 
-@pytest.mark.parametrize("room, num_turns", [(0, 0), (3, 1), (len(PEEK) + 1 + 3, 1), (len(PEEK) + 1 + 4, 2)])
+@pytest.mark.parametrize(
+    "room, num_turns", [(0, 0), (3, 1), (len(PEEK) + 1 + 3, 1), (len(PEEK) + 1 + 4, 2)]
+)
 def test_the_context_window(room: int, num_turns: int) -> None:
     """After the first turn (PEEK and a stop token) come the observation `[x]`, 3 tokens, and the next turn."""
     start = prompt_length(PEEK)
     trace = stop(Limits(turns=9, context_tokens=start + room), [PEEK, "blue"])
-    assert (trace.status, trace.stop_reason, len(trace.turns)) == ("truncated", "context_tokens", num_turns)
+    assert (trace.status, trace.stop_reason, len(trace.turns)) == (
+        "truncated",
+        "context_tokens",
+        num_turns,
+    )
     assert len(trace.token_ids) <= start + room
 
 
@@ -76,7 +96,10 @@ def test_on_overflow_answer_asks_once() -> None:
 
 
 def test_the_record_is_what_was_fed_and_sampled() -> None:
-    play = script([turns(create("a"), assign("a", "red"), "and"), turns(PEEK, PEEK), "blue"], red=[PEEK, "RED"])
+    play = script(
+        [turns(create("a"), assign("a", "red"), "and"), turns(PEEK, PEEK), "blue"],
+        red=[PEEK, "RED"],
+    )
     renderer = Characters()
     for trace in run(play).traces:
         ids: list[int] = list(trace.token_ids[: trace.turns[0].start])

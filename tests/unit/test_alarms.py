@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from parl.alarms import ADVICE, RULES, WINDOW, Alarm, Watch, check
 from parl.report.summary import print_summary
+from parl.runs.alarms import ADVICE, RULES, WINDOW, Alarm, Watch, check
 from tests.helpers import ROOT
 
 DATA = Path(__file__).parent / "data" / "alarms"
@@ -24,7 +24,8 @@ Rows = list[dict[str, float]]
 def load(name: str) -> Rows:
     folder = "healthy" if name in HEALTHY else "faulty"
     return [
-        json.loads(line) for line in gzip.decompress((DATA / folder / f"{name}.jsonl.gz").read_bytes()).splitlines()
+        json.loads(line)
+        for line in gzip.decompress((DATA / folder / f"{name}.jsonl.gz").read_bytes()).splitlines()
     ]
 
 
@@ -46,7 +47,16 @@ def test_a_healthy_run_is_never_disturbed(name: str) -> None:
 
 def test_there_are_all_the_recordings() -> None:
     kinds = {name.rpartition("-")[0] for name in HEALTHY}
-    assert kinds == {"quickstart", "quickstart-single", "window", "window-single", "adaptive", "grpo", "frozen", "weak"}
+    assert kinds == {
+        "quickstart",
+        "quickstart-single",
+        "window",
+        "window-single",
+        "adaptive",
+        "grpo",
+        "frozen",
+        "weak",
+    }
     assert len(HEALTHY) == 5 + 5 + 6 * 3
 
 
@@ -57,7 +67,10 @@ def test_there_are_all_the_recordings() -> None:
         ("no-shaping-1", {"serial_collapse": 17}),
         ("no-shaping-2", {"serial_collapse": 23}),
         ("high-costs", {"serial_collapse": 34, "reward_hacking": 28}),
-        ("no-finish-2", {"reward_hacking": 21}),  # rows that the task does not have are assigned, and paid for
+        (
+            "no-finish-2",
+            {"reward_hacking": 21},
+        ),  # rows that the task does not have are assigned, and paid for
         ("paid-attempts", {"spurious_parallelism": 9, "reward_hacking": 34}),
         ("huge-lr", {"entropy_collapse": 15}),
         # Delegating was lost, too; the last step with an advantage is step 21.
@@ -84,14 +97,18 @@ def test_every_rule_has_a_recording_advice_and_a_place_in_the_docs() -> None:
 # --- recordings with altered columns ---------------------------------------------------------------------------------
 
 
-def altered(name: str, change: Callable[[dict[str, float]], dict[str, Any]], start: int = 0) -> Rows:
+def altered(
+    name: str, change: Callable[[dict[str, float]], dict[str, Any]], start: int = 0
+) -> Rows:
     """A recording whose rows from `start` on have other columns."""
     return [{**row, **change(row)} if i >= start else row for i, row in enumerate(load(name))]
 
 
 @pytest.mark.parametrize("ratio, heard", [(1.4, True), (0.7, True), (1.15, False), (0.9, False)])
 def test_a_length_bias(ratio: float, heard: bool) -> None:
-    rows = altered("quickstart-0", lambda r: {"rollout/tokens_finished": r["tokens/episode"] * ratio}, start=20)
+    rows = altered(
+        "quickstart-0", lambda r: {"rollout/tokens_finished": r["tokens/episode"] * ratio}, start=20
+    )
     assert history(rows) == ({"length_bias": list(range(27, 60))} if heard else {})
 
 
@@ -100,16 +117,24 @@ def test_what_is_sampled_now_is_trained_a_step_later() -> None:
     rows = load("quickstart-0")
     for row, later in pairwise(rows):
         row["rollout/tokens_finished"] = later["tokens/episode"]
-        row |= {"rollout/staleness_mean": 1.0, "rollout/staleness_max": 1.0, "policy/main/logp_mismatch_mean": 0.03}
+        row |= {
+            "rollout/staleness_mean": 1.0,
+            "rollout/staleness_max": 1.0,
+            "policy/main/logp_mismatch_mean": 0.03,
+        }
     assert history(rows) == {}  # nor is a mismatch one when it is that of older weights
 
 
 def test_an_entropy_that_falls_at_a_poor_outcome() -> None:
-    tiny = altered("window-single-0", lambda r: {k: r[k] / 50 for k in r if k.endswith("/entropy")}, start=30)
+    tiny = altered(
+        "window-single-0", lambda r: {k: r[k] / 50 for k in r if k.endswith("/entropy")}, start=30
+    )
     held = history(tiny)
     assert set(held) == {"entropy_collapse"}
     assert held["entropy_collapse"][0] >= 33
-    good = altered("quickstart-0", lambda r: {k: r[k] / 50 for k in r if k.endswith("/entropy")}, start=30)
+    good = altered(
+        "quickstart-0", lambda r: {k: r[k] / 50 for k in r if k.endswith("/entropy")}, start=30
+    )
     assert history(good) == {}  # it has solved its tasks
 
 
@@ -120,22 +145,32 @@ def test_weights_that_stand_still() -> None:
 
 
 def test_repeated_assignments() -> None:
-    rows = altered("quickstart-0", lambda r: {"swarm/num_duplicates": 0.6 * r["swarm/num_assigned"]}, start=20)
+    rows = altered(
+        "quickstart-0", lambda r: {"swarm/num_duplicates": 0.6 * r["swarm/num_assigned"]}, start=20
+    )
     assert set(history(rows)) == {"spurious_parallelism"}
     assert history(altered("quickstart-0", lambda r: {"swarm/num_duplicates": 1.0}, start=20)) == {}
 
 
 def test_a_swarm_that_grows_for_nothing() -> None:
     def grow(row: dict[str, float]) -> dict[str, float]:
-        return {k: 2 * row[k] for k in ("swarm/num_subagents", "swarm/num_assigned", "tokens/subagent")}
+        return {
+            k: 2 * row[k] for k in ("swarm/num_subagents", "swarm/num_assigned", "tokens/subagent")
+        }
 
     rows = altered("quickstart-0", grow, start=40)
     (alarm,) = check(rows)
     assert alarm.name == "spurious_parallelism"
     assert 40 <= alarm.step < 50
     assert "critical steps" in alarm.message
-    faster = altered("quickstart-0", lambda r: {**grow(r), "swarm/critical_steps": 0.5 * r["swarm/critical_steps"]}, 40)
-    assert history(faster) == {}  # the same outcome in half the critical steps: what parallel work is for
+    faster = altered(
+        "quickstart-0",
+        lambda r: {**grow(r), "swarm/critical_steps": 0.5 * r["swarm/critical_steps"]},
+        40,
+    )
+    assert (
+        history(faster) == {}
+    )  # the same outcome in half the critical steps: what parallel work is for
 
 
 # --- when ------------------------------------------------------------------------------------------------------------
@@ -165,7 +200,9 @@ def test_a_resumed_run_says_again_what_holds() -> None:
     assert [a.name for a in Watch(rows[:40]).add(rows[40])] == ["serial_collapse", "reward_hacking"]
 
 
-@pytest.mark.parametrize("rows", [[], [{"step": 0.0}], [{"step": float(i)} for i in range(3 * WINDOW)]])
+@pytest.mark.parametrize(
+    "rows", [[], [{"step": 0.0}], [{"step": float(i)} for i in range(3 * WINDOW)]]
+)
 def test_metrics_that_are_not_there(rows: Rows) -> None:
     assert check(rows) == []
 
@@ -180,7 +217,15 @@ def test_steps_that_lost_all_their_episodes() -> None:
 
 def test_an_alarm_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     alarm = Alarm("entropy_collapse", 12, "It [is] low.", "Raise it.")
-    assert str(alarm) == "ALARM entropy_collapse, since step 12: It [is] low. Raise it. (docs/alarms.md)"
-    summary = {"seed": 0, "split": "test", "wall_s": 60.0, "heldout": {"cold_start": {}, "trained": {}}}
+    assert (
+        str(alarm)
+        == "ALARM entropy_collapse, since step 12: It [is] low. Raise it. (docs/alarms.md)"
+    )
+    summary = {
+        "seed": 0,
+        "split": "test",
+        "wall_s": 60.0,
+        "heldout": {"cold_start": {}, "trained": {}},
+    }
     print_summary(summary, tmp_path, None, [alarm])
     assert str(alarm) in capsys.readouterr().out

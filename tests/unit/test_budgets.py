@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parl.config.schema import ClockConfig, Swarm
-from parl.report.budgets import (
+from parl.config.roles import ClockConfig, Swarm
+from parl.evaluation.budgets import (
     Points,
     at_width,
     cost_to_reach,
@@ -39,7 +39,9 @@ def found(costs: list[float], quality: list[float]) -> Points:
 
 
 def test_quality_within_a_deadline_by_hand() -> None:
-    band = quality_within(found([4.0, 1.0, 2.0, 2.0], [1.0, 1.0, 0.5, 0.5]), [0.5, 1.0, 1.9, 2.0, 4.0, 9.0])
+    band = quality_within(
+        found([4.0, 1.0, 2.0, 2.0], [1.0, 1.0, 0.5, 0.5]), [0.5, 1.0, 1.9, 2.0, 4.0, 9.0]
+    )
     assert band.y == pytest.approx([0.0, 0.25, 0.25, 0.5, 0.75, 0.75])
     assert (band.low <= band.y + 1e-12).all()
     assert (band.high >= band.y - 1e-12).all()
@@ -60,16 +62,25 @@ def test_a_perfect_target_is_reached() -> None:
 
 
 def test_times_less_is_paired_and_silent_where_one_does_not_arrive() -> None:
-    own, other = found([1.0, 2.0, 3.0, 4.0], [1.0] * 4), found([3.0, 6.0, 9.0, 12.0], [1.0, 1.0, 1.0, 0.0])
+    own, other = (
+        found([1.0, 2.0, 3.0, 4.0], [1.0] * 4),
+        found([3.0, 6.0, 9.0, 12.0], [1.0, 1.0, 1.0, 0.0]),
+    )
     band = times_less(own, other, [0.25, 0.75, 0.9])
     assert band.y[:2].tolist() == [3.0, 3.0]
     assert np.isnan([band.y[2], band.low[2], band.high[2]]).all()
     same = times_less(own, found([3.0, 6.0, 9.0, 12.0], [1.0] * 4), [0.25, 0.5])
-    assert (same.low.tolist(), same.high.tolist()) == ([3.0, 3.0], [3.0, 3.0])  # the same tasks in each resample
+    assert (same.low.tolist(), same.high.tolist()) == (
+        [3.0, 3.0],
+        [3.0, 3.0],
+    )  # the same tasks in each resample
 
 
 def test_trials_share_the_weight_of_their_task() -> None:
-    twice = [*rows([1.0, 2.0, 3.0, 4.0], [1.0] * 4), {"task": "a", "status": "completed", "item_f1": 0.0, "s": 9.0}]
+    twice = [
+        *rows([1.0, 2.0, 3.0, 4.0], [1.0] * 4),
+        {"task": "a", "status": "completed", "item_f1": 0.0, "s": 9.0},
+    ]
     band = quality_within(points([twice], TASKS, "item_f1", "s"), [1.0, 4.0, 9.0])
     assert band.y == pytest.approx([0.125, 0.875, 0.875])
 
@@ -97,7 +108,9 @@ def wide_episode(limit: int | None = None) -> Any:
         "w": [call("peek", at="here"), "W"],
     }
     launch = turns(create("a"), assign("a", "x"), assign("a", "y"), assign("a", "z"))
-    return run(script([launch, assign("a", "w"), "blue"], **subagents), Swarm(max_concurrency=limit))
+    return run(
+        script([launch, assign("a", "w"), "blue"], **subagents), Swarm(max_concurrency=limit)
+    )
 
 
 def test_steps_at_width_by_hand() -> None:

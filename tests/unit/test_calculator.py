@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from parl.tools import Calculator
-from parl.tools.calculator import calculate
+from parl.env.toolsets.calculator import Calculator, calculate
 
 
 @pytest.mark.parametrize(
@@ -129,4 +128,8 @@ def test_the_tool_says_what_it_takes() -> None:
     assert (spec.name, spec.parameters["required"]) == ("calculator", ["expression"])
     assert Calculator().call("calculator", {"expression": "2 * 21"}) == "42"
     assert Calculator().call("calculator", {"expr": "2"}).startswith("error: calculator: ")
-    assert Calculator().call("calculate", {}).startswith("error: no tool 'calculate'. Did you mean 'calculator'?")
+    assert (
+        Calculator()
+        .call("calculate", {})
+        .startswith("error: no tool 'calculate'. Did you mean 'calculator'?")
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parl.calibration import Question, rates, tally
+from parl.core.abstention import Question, rates, tally
 
 RIGHT = Question(True, "answer", 1.0)
 WRONG = Question(True, "answer", 0.0)
@@ -34,7 +34,9 @@ def test_a_graded_answer_counts_as_much_as_it_is_right() -> None:
 def test_rates_are_over_the_questions_of_all_episodes() -> None:
     """Not means of the episodes' rates: 1 of 1 and 1 of 3 answers are 2 of 4."""
     got = rates([tally([RIGHT, HONEST]), tally([RIGHT, WRONG, INVENTED, NEEDLESS, LEFT_OUT])])
-    assert got == pytest.approx({"accuracy_answered": 2 / 4, "abstention_precision": 1 / 2, "abstention_recall": 1 / 3})
+    assert got == pytest.approx(
+        {"accuracy_answered": 2 / 4, "abstention_precision": 1 / 2, "abstention_recall": 1 / 3}
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,15 @@ from typing import Any
 import gymnasium
 import pytest
 
-from parl import cli, doctor, plugins
+from parl.cli import doctor
+from parl.cli import main as cli
 from parl.config import load
-from parl.env import AgentEnv, tool
-from parl.errors import CheckpointError, ConfigError
-from parl.types import Task
+from parl.core import finding
+from parl.core.errors import CheckpointError, ConfigError
+from parl.core.types import Task
+from parl.env import registry as plugins
+from parl.env.base import AgentEnv
+from parl.env.tools import tool
 from tests.helpers import ROOT
 
 Run = Callable[..., tuple[int, str, str]]
@@ -67,7 +71,9 @@ def path(tmp_path: Path) -> Iterator[Path]:
     """A valid config, and its environment."""
     gymnasium.register(id="test/Shop-v0", entry_point=ShopEnv)  # type: ignore[arg-type]
     path = tmp_path / "run.yaml"
-    path.write_text("name: r\nenv: {id: test/Shop-v0}\ntrain: {num_steps: 10, tasks_per_step: 3, group_size: 4}\n")
+    path.write_text(
+        "name: r\nenv: {id: test/Shop-v0}\ntrain: {num_steps: 10, tasks_per_step: 3, group_size: 4}\n"
+    )
     yield path
     del gymnasium.registry["test/Shop-v0"]
 
@@ -80,10 +86,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     def record(*args: Any, **kwargs: Any) -> None:
         seen.append((args, kwargs))
 
-    monkeypatch.setitem(sys.modules, "parl.train", SimpleNamespace(train=record))
-    monkeypatch.setitem(sys.modules, "parl.evaluate", SimpleNamespace(evaluate_command=record))
-    monkeypatch.setitem(sys.modules, "parl.cold_start", SimpleNamespace(sft_command=record))
-    monkeypatch.setitem(sys.modules, "parl.ablate", SimpleNamespace(ablate=record))
+    monkeypatch.setitem(sys.modules, "parl.training.trainer", SimpleNamespace(train=record))
+    monkeypatch.setitem(sys.modules, "parl.cli.eval", SimpleNamespace(evaluate_command=record))
+    monkeypatch.setitem(
+        sys.modules, "parl.training.trainer", SimpleNamespace(train=record, sft_command=record)
+    )
+    monkeypatch.setitem(sys.modules, "parl.cli.ablate", SimpleNamespace(ablate=record))
     return seen
 
 
@@ -91,7 +99,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 def test_train_hands_on_config_resume_and_dry_run(run: Run, path: Path, calls: Calls) -> None:
-    assert run("train", path, "seed=3", "loss.tau=0.5", "--resume", "runs/r", "--dry-run") == (0, "", "")
+    assert run("train", path, "seed=3", "loss.tau=0.5", "--resume", "runs/r", "--dry-run") == (
+        0,
+        "",
+        "",
+    )
     assert run("train", path)[0] == 0
     loaded = load(path, ["seed=3", "loss.tau=0.5"])
     assert calls == [((loaded, Path("runs/r"), True), {}), ((load(path), None, False), {})]
@@ -101,8 +113,22 @@ def test_eval_hands_on_its_options(run: Run, path: Path, calls: Calls) -> None:
     options = "--checkpoint best --mode single --tasks 5 --trials 4 --split test --json"
     assert run("eval", path, *options.split())[0] == 0
     assert run("eval", "runs/r", "runs/s")[0] == 0
-    given = {"checkpoint": "best", "mode": "single", "tasks": 5, "trials": 4, "split": "test", "as_json": True}
-    absent = {"checkpoint": None, "mode": None, "tasks": None, "trials": 1, "split": None, "as_json": False}
+    given = {
+        "checkpoint": "best",
+        "mode": "single",
+        "tasks": 5,
+        "trials": 4,
+        "split": "test",
+        "as_json": True,
+    }
+    absent = {
+        "checkpoint": None,
+        "mode": None,
+        "tasks": None,
+        "trials": 1,
+        "split": None,
+        "as_json": False,
+    }
     assert calls == [(([path],), given), (([Path("runs/r"), Path("runs/s")],), absent)]
 
 
@@ -116,7 +142,9 @@ def test_eval_hands_on_its_options(run: Run, path: Path, calls: Calls) -> None:
         ("--episodes preferences --merged", "--merged is about a model"),
     ],
 )
-def test_export_refuses_options_of_the_other_kind(run: Run, tmp_path: Path, options: str, why: str) -> None:
+def test_export_refuses_options_of_the_other_kind(
+    run: Run, tmp_path: Path, options: str, why: str
+) -> None:
     code, _, err = run("export", tmp_path, "-o", tmp_path / "out", *options.split())
     assert code == 2
     assert why in err
@@ -144,7 +172,9 @@ def test_ablate_takes_several_values_after_one_option(
 
 
 @pytest.mark.parametrize("args", ["", "--vary seed=1,2 --configs a.yaml"])
-def test_ablate_wants_either_values_or_configs(run: Run, path: Path, calls: Calls, args: str) -> None:
+def test_ablate_wants_either_values_or_configs(
+    run: Run, path: Path, calls: Calls, args: str
+) -> None:
     code, _, err = run("ablate", path, *args.split())
     assert (code, calls) == (2, [])
     assert "either --vary key.path=v1,v2" in err
@@ -154,7 +184,8 @@ def test_ablate_wants_either_values_or_configs(run: Run, path: Path, calls: Call
 
 
 @pytest.mark.parametrize(
-    "error, code", [(ConfigError("no such thing"), 2), (CheckpointError("damaged"), 2), (KeyboardInterrupt(), 1)]
+    "error, code",
+    [(ConfigError("no such thing"), 2), (CheckpointError("damaged"), 2), (KeyboardInterrupt(), 1)],
 )
 def test_errors_become_exit_codes_without_traceback(
     run: Run, path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
@@ -162,7 +193,7 @@ def test_errors_become_exit_codes_without_traceback(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setitem(sys.modules, "parl.train", SimpleNamespace(train=fail))
+    monkeypatch.setitem(sys.modules, "parl.training.trainer", SimpleNamespace(train=fail))
     found, out, err = run("train", path)
     assert (found, out) == (code, "")
     assert "Traceback" not in err
@@ -170,7 +201,9 @@ def test_errors_become_exit_codes_without_traceback(
 
 
 def test_a_bug_keeps_its_traceback(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "parl.train", SimpleNamespace(train=lambda *_: 1 / 0))
+    monkeypatch.setitem(
+        sys.modules, "parl.training.trainer", SimpleNamespace(train=lambda *_: 1 / 0)
+    )
     monkeypatch.setattr(sys, "argv", ["parl", "train", str(path)])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -203,7 +236,17 @@ def test_wrong_usage_is_exit_code_2(run: Run, args: list[str], message: str) -> 
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "eval", "ablate", "rescore", "sft", "config check", "envs check", "envs new", "rewards show"],
+    [
+        "train",
+        "eval",
+        "ablate",
+        "rescore",
+        "sft",
+        "config check",
+        "envs check",
+        "envs new",
+        "rewards show",
+    ],
 )
 def test_help_holds_an_example(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--help")
@@ -221,7 +264,11 @@ def test_config_explain_prints_docs_values_and_derived_numbers(run: Run, path: P
     assert code == 0
     at = lines.index("train.group_size: 4")
     assert lines[at + 1] == "    K: episodes per task."
-    assert {"reward.terms.tokens.per: 7", "swarm.max_concurrency: null", 'policies.main.dtype: "float32"'} <= set(lines)
+    assert {
+        "reward.terms.tokens.per: 7",
+        "swarm.max_concurrency: null",
+        'policies.main.dtype: "float32"',
+    } <= set(lines)
     derived = dict(re.split(r"  +", line.strip()) for line in lines[lines.index("derived") + 1 :])
     assert derived["episodes per step"] == "12"
     assert derived["episodes in all"] == "120"
@@ -249,7 +296,9 @@ def test_config_check_makes_the_environment_and_checks_the_rewards(run: Run, pat
 
 def test_envs_list_and_show(run: Run, path: Path) -> None:
     listed = run("envs", "list")[1].splitlines()
-    assert [line.split(maxsplit=1)[1] for line in listed if line.startswith("test/Shop-v0")] == ["Find a price."]
+    assert [line.split(maxsplit=1)[1] for line in listed if line.startswith("test/Shop-v0")] == [
+        "Find a price."
+    ]
     shown = run("envs", "show", "test/Shop-v0")[1]
     assert "env.kwargs: num: int = 2" in shown
     assert "tool price\n    Tell the price of an article.\n" in shown
@@ -293,7 +342,9 @@ def test_rewards_list_and_show(run: Run) -> None:
     assert listed == sorted(listed)
     assert "outcome" in listed
     shown = run("rewards", "show", "outcome")[1]
-    assert "knobs:\n    metric: str = 'score'\nroles: orchestrator, subagent\nkind: outcome" in shown
+    assert (
+        "knobs:\n    metric: str = 'score'\nroles: orchestrator, subagent\nkind: outcome" in shown
+    )
     assert 'outcome: {weight: 1.0, metric: "score"}' in shown
     shown = run("rewards", "show", "parallel")[1]
     assert "    cap: PositiveInt = 8  (above 0)\n" in shown
@@ -305,7 +356,9 @@ def test_rewards_list_and_show(run: Run) -> None:
 def test_doctor_prints_a_line_and_a_fix(
     run: Run, monkeypatch: pytest.MonkeyPatch, ok: bool | None, code: int, mark: str
 ) -> None:
-    monkeypatch.setattr(doctor, "findings", lambda: [doctor.Finding("disk", "1 GB", ok, "free some")])
+    monkeypatch.setattr(
+        doctor, "findings", lambda: [finding.Finding("disk", "1 GB", ok, "free some")]
+    )
     found, out, _ = run("doctor")
     assert found == code
     assert out.startswith(f"{mark}  disk")
@@ -321,8 +374,10 @@ def test_doctor_names_a_library_that_cannot_be_imported(monkeypatch: pytest.Monk
 
 
 def test_a_plugin_adds_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = doctor.Finding("browser", "none", None, "install one")
-    monkeypatch.setattr(plugins, "modules", lambda: [SimpleNamespace(doctor=lambda: [line]), SimpleNamespace()])
+    line = finding.Finding("browser", "none", None, "install one")
+    monkeypatch.setattr(
+        plugins, "modules", lambda: [SimpleNamespace(doctor=lambda: [line]), SimpleNamespace()]
+    )
     assert doctor.plugin_findings() == [line]
 
 
@@ -336,17 +391,21 @@ def test_doctor_looks_at_this_machine() -> None:
 # --- start-up ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [[], ["config", "show"], ["config", "check"], ["rewards", "list"]])
+@pytest.mark.parametrize(
+    "command", [[], ["config", "show"], ["config", "check"], ["rewards", "list"]]
+)
 def test_light_commands_load_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("name: r\nenv: {id: CartPole-v1}\n")
     argv = ["parl", *command, *([str(path)] if command[:1] == ["config"] else [])]
     code = (
         f"import json, sys; sys.argv = {argv!r}\n"
-        "import parl.cli\n"
-        "try:\n    parl.cli.main()\nexcept SystemExit:\n    pass\n"
+        "import parl.cli.main\n"
+        "try:\n    parl.cli.main.main()\nexcept SystemExit:\n    pass\n"
         "heavy = ('torch', 'ray', 'transformers', 'datasets')\n"
         "print(json.dumps([name for name in heavy if name in sys.modules]))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert json.loads(result.stdout.splitlines()[-1]) == []

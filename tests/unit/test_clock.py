@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from parl.config.schema import ClockConfig
+from parl.config.roles import ClockConfig
+from parl.core.types import AgentTrace, Clock, Role, ToolCall, Turn
 from parl.rollout.clock import schedule
-from parl.types import AgentTrace, Clock, Role, ToolCall, Turn
 
 SEARCH = ToolCall("search", {"query": "x"})
 ASSIGN = ToolCall("assign_task", {"agent": "a", "prompt": "p"})
@@ -86,7 +86,9 @@ def test_calls_of_one_turn_run_at_the_same_time() -> None:
 
 def test_tool_slots_make_calls_wait() -> None:
     # 3 calls on 2 slots: 1..5, 1..5, 5..9
-    clock = schedule([agent("0", [(0, 1, (SEARCH, SEARCH, SEARCH)), (0, 1, ())])], clock_config(tool_slots=2))
+    clock = schedule(
+        [agent("0", [(0, 1, (SEARCH, SEARCH, SEARCH)), (0, 1, ())])], clock_config(tool_slots=2)
+    )
     assert spans(clock) == {("0", 0): (0, 9), ("0", 1): (9, 10)}
 
 
@@ -105,7 +107,9 @@ def test_spans_follow_the_order_of_the_traces() -> None:
     ]
 
 
-@pytest.mark.parametrize("num_slots, latency", [(1, 2 + 15 + 3), (2, 2 + 10 + 3), (3, 2 + 5 + 3), (None, 10)])
+@pytest.mark.parametrize(
+    "num_slots, latency", [(1, 2 + 15 + 3), (2, 2 + 10 + 3), (3, 2 + 5 + 3), (None, 10)]
+)
 def test_more_children_than_decode_slots_queue(num_slots: int | None, latency: float) -> None:
     assert schedule(swarm(5, 5, 5), clock_config(decode_slots=num_slots)).critical_path_s == latency
 
@@ -117,7 +121,12 @@ def test_decode_slots_go_to_the_earliest_ready_then_by_agent_order() -> None:
     first = agent("1", [(0, 2, (SEARCH,)), (0, 1, ())], "0", 0)
     clock = schedule([boss, first, second, third], clock_config(decode_slots=1))
     found = spans(clock)
-    assert [found[k] for k in [("1", 0), ("2", 0), ("3", 0), ("1", 1)]] == [(2, 8), (4, 8), (8, 11), (11, 12)]
+    assert [found[k] for k in [("1", 0), ("2", 0), ("3", 0), ("1", 1)]] == [
+        (2, 8),
+        (4, 8),
+        (8, 11),
+        (11, 12),
+    ]
     assert clock.critical_path_s == 15
 
 
@@ -157,7 +166,12 @@ def test_children_of_a_later_turn_start_after_it() -> None:
     boss = agent("0", [(0, 1, (ASSIGN,)), (0, 1, (ASSIGN,)), (0, 1, ())])
     children = [agent("1", [(0, 5, ())], "0", 0), agent("2", [(0, 7, ())], "0", 1)]
     found = spans(schedule([boss, *children], clock_config()))
-    assert (found["1", 0], found["0", 1], found["2", 0], found["0", 2]) == ((1, 6), (6, 7), (7, 14), (14, 15))
+    assert (found["1", 0], found["0", 1], found["2", 0], found["0", 2]) == (
+        (1, 6),
+        (6, 7),
+        (7, 14),
+        (14, 15),
+    )
 
 
 def test_swarm_tools_and_malformed_calls_cost_nothing() -> None:
@@ -176,7 +190,9 @@ def test_only_the_calls_that_ran_take_time() -> None:
 
 
 def test_a_tool_without_a_latency_of_its_own_takes_the_default() -> None:
-    clock = schedule([agent("0", [(0, 1, (SEARCH,))])], clock_config(tool_latency_s={}, default_tool_latency_s=2))
+    clock = schedule(
+        [agent("0", [(0, 1, (SEARCH,))])], clock_config(tool_latency_s={}, default_tool_latency_s=2)
+    )
     assert clock.critical_path_s == 3
 
 

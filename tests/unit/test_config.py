@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from parl import cli
-from parl.commands import config as config_commands
-from parl.config import load, load_raw
-from parl.errors import ConfigError
+from parl.cli import config as config_commands
+from parl.cli import main as cli
+from parl.config import load, load_raw, phases
+from parl.core.errors import ConfigError
 
 BASE = "name: base\nenv: {id: parl/X-v0}\n"
 
@@ -42,7 +42,9 @@ def test_a_config_is_frozen(folder: Path) -> None:
 
 def test_extends_merges_deeply_and_the_nearest_file_wins(folder: Path) -> None:
     (folder / "sub").mkdir()
-    write(folder, "extends: base.yaml\nseed: 1\ntrain: {num_steps: 7, group_size: 2}", "middle.yaml")
+    write(
+        folder, "extends: base.yaml\nseed: 1\ntrain: {num_steps: 7, group_size: 2}", "middle.yaml"
+    )
     config = load(write(folder / "sub", "extends: ../middle.yaml\ntrain: {num_steps: 9}"))
     assert (config.name, config.seed) == ("base", 1)
     assert (config.train.num_steps, config.train.group_size) == (9, 2)
@@ -58,8 +60,12 @@ def test_a_null_term_removes_it_in_a_file_and_in_an_override(folder: Path) -> No
 
 def test_a_null_knob_of_the_demonstrations_removes_it(folder: Path) -> None:
     until = "{metric: score, value: 0.5, max_steps: 9}"
-    stage = f"{{name: demonstrations, data: {{episode: 1.0}}, tokens_per_step: 100, until: {until}}}"
-    text = f"extends: base.yaml\ncold_start: {{demos: {{lazy: 0.1, decide: 0.2}}, stages: [{stage}]}}"
+    stage = (
+        f"{{name: demonstrations, data: {{episode: 1.0}}, tokens_per_step: 100, until: {until}}}"
+    )
+    text = (
+        f"extends: base.yaml\ncold_start: {{demos: {{lazy: 0.1, decide: 0.2}}, stages: [{stage}]}}"
+    )
     write(folder, text, "knobs.yaml")
     child = write(folder, "extends: knobs.yaml\ncold_start: {demos: {lazy: null}}")
     cold_start = load(child, ["cold_start.demos.parallel=0"]).cold_start
@@ -78,8 +84,18 @@ def test_overrides_are_yaml_and_create_what_is_not_there(folder: Path) -> None:
         ],
     )
     assert config.loss.tau == 0.001
-    assert (config.reward.terms["finish"].weight, config.reward.terms["finish"].knobs) == (0.5, {"per": 3})
-    assert [config.roles.subagent.trainable_at(step) for step in (0, 19, 20, 99)] == [False, False, True, True]
+    assert (config.reward.terms["finish"].weight, config.reward.terms["finish"].knobs) == (
+        0.5,
+        {"per": 3},
+    )
+    assert [
+        phases.trainable_at(config.roles.subagent.trainable, step) for step in (0, 19, 20, 99)
+    ] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_overrides_win_over_files(folder: Path) -> None:
@@ -98,7 +114,9 @@ def test_paths_are_relative_to_the_file_that_names_them(folder: Path) -> None:
 
 
 def test_a_schedule_moves_linearly_and_stays(folder: Path) -> None:
-    path = write(folder, "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, to_step: 10}}}}")
+    path = write(
+        folder, "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, to_step: 10}}}}"
+    )
     weight = load(path, ["reward.terms.finish.weight.from_step=2"]).reward.terms["finish"].weight_at
     assert [weight(step) for step in (0, 2, 6, 10, 99)] == [1, 1, 0.5, 0, 0]
 
@@ -111,8 +129,13 @@ def test_gspo_has_clips_of_its_own(folder: Path) -> None:
     assert load(folder / "base.yaml", ["loss.type=dapo"]).loss.clip_high == 0.28
 
 
-def test_what_is_shown_loads_again_to_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write(folder, "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, to_step: 9}, per: 2}}}")
+def test_what_is_shown_loads_again_to_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(
+        folder,
+        "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, to_step: 9}, per: 2}}}",
+    )
     config_commands.config_show(path, ["seed=5"])
     again = write(folder, capsys.readouterr().out, "again.yaml")
     assert load(again) == load(path, ["seed=5"])
@@ -128,8 +151,16 @@ def test_load_raw_keeps_only_what_was_written(folder: Path) -> None:
 
 
 WRONG = {
-    "unknown key": ("extends: base.yaml\ntrain: {num_step: 3}", [], r"train\.num_step: .*Did you mean 'num_steps'"),
-    "unknown key, top": ("extends: base.yaml\nrols: {}", [], r"rols: unknown key\. Did you mean 'roles'"),
+    "unknown key": (
+        "extends: base.yaml\ntrain: {num_step: 3}",
+        [],
+        r"train\.num_step: .*Did you mean 'num_steps'",
+    ),
+    "unknown key, top": (
+        "extends: base.yaml\nrols: {}",
+        [],
+        r"rols: unknown key\. Did you mean 'roles'",
+    ),
     "unknown key, below a name": (
         "extends: base.yaml",
         ["policies.main.optimiser.lr=1"],
@@ -145,15 +176,31 @@ WRONG = {
         ["roles.subagent.trainable=[{valu: true}]"],
         r"roles\.subagent\.trainable\.0\.valu: unknown key\. Did you mean 'value'",
     ),
-    "wrong type": ("extends: base.yaml\ntrain: {num_steps: many}", [], r"train\.num_steps: .*integer.*given: 'many'"),
+    "wrong type": (
+        "extends: base.yaml\ntrain: {num_steps: many}",
+        [],
+        r"train\.num_steps: .*integer.*given: 'many'",
+    ),
     "wrong type, union": (
         "extends: base.yaml",
         ["reward.terms.finish.weight=much"],
         r"config:\n  reward\.terms\.finish\.weight: .*number.*given: 'much'\)$",
     ),
-    "out of range": ("extends: base.yaml\ntrain: {num_steps: 0}", [], r"train\.num_steps: .*greater than 0"),
-    "wrong choice": ("extends: base.yaml\nswarm: {mode: duo}", [], r"swarm\.mode: .*'swarm' or 'single'.*'duo'"),
-    "not a section": ("extends: base.yaml\nreward: 3", [], r"reward: a section with keys below it: terms, modifiers"),
+    "out of range": (
+        "extends: base.yaml\ntrain: {num_steps: 0}",
+        [],
+        r"train\.num_steps: .*greater than 0",
+    ),
+    "wrong choice": (
+        "extends: base.yaml\nswarm: {mode: duo}",
+        [],
+        r"swarm\.mode: .*'swarm' or 'single'.*'duo'",
+    ),
+    "not a section": (
+        "extends: base.yaml\nreward: 3",
+        [],
+        r"reward: a section with keys below it: terms, modifiers",
+    ),
     "schedule backwards": (
         "extends: base.yaml\nreward: {terms: {finish: {weight: {start: 1, from_step: 5, to_step: 3}}}}",
         [],
@@ -164,28 +211,52 @@ WRONG = {
         ["loss.entropy_floor=0.5"],
         r"loss: .*entropy_floor without entropy_bonus does nothing; set loss\.entropy_bonus",
     ),
-    "no such rule": ("extends: base.yaml\ncredit: {type: shapley}", [], r"credit\.type: .*'drop_one'.*'shapley'"),
-    "no such policy": ("extends: base.yaml", ["roles.subagent.policy=big"], r"has \['main'\]; add policies\.big"),
+    "no such rule": (
+        "extends: base.yaml\ncredit: {type: shapley}",
+        [],
+        r"credit\.type: .*'drop_one'.*'shapley'",
+    ),
+    "no such policy": (
+        "extends: base.yaml",
+        ["roles.subagent.policy=big"],
+        r"has \['main'\]; add policies\.big",
+    ),
     "greedy training": (
         "extends: base.yaml",
         ["roles.subagent.sampling.temperature=0"],
         r"roles\.subagent is trainable with temperature 0.*trainable: false",
     ),
     "missing": ("name: mine", [], r"env: missing\. Add it"),
-    "extends nothing": ("extends: bse.yaml", [], r"no config file .*bse\.yaml\. Did you mean 'base\.yaml'"),
+    "extends nothing": (
+        "extends: bse.yaml",
+        [],
+        r"no config file .*bse\.yaml\. Did you mean 'base\.yaml'",
+    ),
     "extends itself": ("extends: run.yaml", [], r"circle: run\.yaml -> run\.yaml"),
     "extends two": ("extends: [base.yaml, run.yaml]", [], r"`extends` names one file"),
     "not YAML": ("train: [", [], r"run\.yaml cannot be read as YAML"),
-    "a key twice": ("extends: base.yaml\nseed: 1\nseed: 2", [], r"the key 'seed' is given twice(?s:.*)line 3"),
+    "a key twice": (
+        "extends: base.yaml\nseed: 1\nseed: 2",
+        [],
+        r"the key 'seed' is given twice(?s:.*)line 3",
+    ),
     "not a mapping": ("- 1", [], r"holds list; a config is a mapping"),
     "empty": ("", [], r"holds NoneType; a config is a mapping"),
-    "override without value": ("extends: base.yaml", ["train"], r"'train' is not an override; write key\.path=value"),
+    "override without value": (
+        "extends: base.yaml",
+        ["train"],
+        r"'train' is not an override; write key\.path=value",
+    ),
     "override below a value": (
         "extends: base.yaml\nseed: 3",
         ["seed.x=3"],
         r"'seed\.x=3': seed is 3, not a mapping",
     ),
-    "override not YAML": ("extends: base.yaml", ["seed=[1"], r"The value in 'seed=\[1' is not YAML"),
+    "override not YAML": (
+        "extends: base.yaml",
+        ["seed=[1"],
+        r"The value in 'seed=\[1' is not YAML",
+    ),
 }
 
 

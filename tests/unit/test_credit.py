@@ -9,17 +9,28 @@ from dataclasses import replace
 import pytest
 
 from parl.config.objective import Credit, Loss
-from parl.config.phases import Phase
-from parl.config.schema import RoleConfig, Roles
-from parl.credit import assign, learnable, token_mass
-from parl.errors import ConfigError
-from parl.types import AgentTrace, Clock, Episode, RewardBreakdown, Sample, ScoredEpisode, Status, Task, Turn
+from parl.config.roles import Phase, RoleConfig, Roles
+from parl.core.errors import ConfigError
+from parl.core.types import (
+    AgentTrace,
+    Clock,
+    Episode,
+    RewardBreakdown,
+    Sample,
+    ScoredEpisode,
+    Status,
+    Task,
+    Turn,
+)
+from parl.reward.credit import assign, learnable, token_mass
 
 TASK = Task("t", "parl/Test-v0", "prompt", {})
 BOTH = Roles()
 
 
-def trace(agent: str, tokens: int = 2, status: Status = "completed", policy: str = "main") -> AgentTrace:
+def trace(
+    agent: str, tokens: int = 2, status: Status = "completed", policy: str = "main"
+) -> AgentTrace:
     """One turn of `tokens` generated tokens after a prompt of one."""
     child = agent != "0"
     return AgentTrace(
@@ -44,11 +55,16 @@ def scored(
     name: str, reward: float, children: Sequence[float | None] = (), status: Status = "completed"
 ) -> ScoredEpisode:
     """An episode by its rewards; a child that is None has failed."""
-    kids = [trace(str(i + 1), status="failed" if r is None else "completed") for i, r in enumerate(children)]
+    kids = [
+        trace(str(i + 1), status="failed" if r is None else "completed")
+        for i, r in enumerate(children)
+    ]
     traces = (trace("0", tokens=3, status=status), *kids)
     values = {"0": reward} | {str(i + 1): r or 0.0 for i, r in enumerate(children)}
     rewards = {k: RewardBreakdown({"outcome": v}, {"outcome": 1.0}) for k, v in values.items()}
-    episode = Episode(name, TASK, "g", 0, status, "a", {}, {}, traces, len(kids), 0, Clock(0.0, 0.0, ()), None)
+    episode = Episode(
+        name, TASK, "g", 0, status, "a", {}, {}, traces, len(kids), 0, Clock(0.0, 0.0, ()), None
+    )
     return ScoredEpisode(episode, rewards)
 
 
@@ -107,7 +123,9 @@ def test_width_adds_no_gradient_mass() -> None:
     group = [scored("wide", 1.0, [1.0] * 8), scored("narrow", 0.0, [0.0])]
     samples = assign([group], Credit(), BOTH, 0)
     mass = {
-        name: sum(s.weight * sum(s.mask) for s in samples if s.episode == name and s.role == "subagent")
+        name: sum(
+            s.weight * sum(s.mask) for s in samples if s.episode == name and s.role == "subagent"
+        )
         for name in ("wide", "narrow")
     }
     assert mass == {"wide": 2.0, "narrow": 2.0}
@@ -230,7 +248,9 @@ def test_per_turn_compares_turns_that_were_taken_in_the_same_state() -> None:
     assert c == pytest.approx((0, -0.6 - 2 * first, 0, -0.6))
     assert samples[0].advantage == pytest.approx(sum(a) / 4)
     flat = assign([group], Credit(type="per_turn", turn_weight=0.0), BOTH, 0)
-    assert [s.advantages for s in flat] == [s.advantages for s in assign([group], Credit(), BOTH, 0)]
+    assert [s.advantages for s in flat] == [
+        s.advantages for s in assign([group], Credit(), BOTH, 0)
+    ]
 
 
 def test_per_turn_compares_subagents_with_those_of_the_same_prompt() -> None:
@@ -263,7 +283,9 @@ def test_drop_one_compares_what_the_answer_would_have_lost() -> None:
 
 
 def test_drop_one_needs_the_environments_word() -> None:
-    with pytest.raises(ConfigError, match=r"episode a does not say what its subagent 1 contributed.*group_mean"):
+    with pytest.raises(
+        ConfigError, match=r"episode a does not say what its subagent 1 contributed.*group_mean"
+    ):
         assign([[scored("a", 1.0, [1.0])]], Credit(type="drop_one"), BOTH, 0)
 
 
@@ -275,7 +297,12 @@ def test_siblings_are_compared_with_each_other() -> None:
 
     a, b = scored("a", 1.0, [1.0, 0.25]), scored("b", 0.0, [0.5])
     kids = (a.episode.traces[0], replace(a.episode.traces[1], score=1.0), a.episode.traces[2])
-    a = replace(a, episode=replace(a.episode, traces=kids, siblings=(sibling("1.1", 0.0), sibling("1.2", 0.5))))
+    a = replace(
+        a,
+        episode=replace(
+            a.episode, traces=kids, siblings=(sibling("1.1", 0.0), sibling("1.2", 0.5))
+        ),
+    )
     samples = assign([[a, b]], Credit(type="siblings"), BOTH, 0)
     assert advantages(samples) == {
         ("a", "0"): 0.5,
@@ -287,13 +314,19 @@ def test_siblings_are_compared_with_each_other() -> None:
     }
     weights = {(s.episode, s.agent): s.weight for s in samples if s.role == "subagent"}
     assert weights == {("a", "1"): 1 / 6, ("a", "1.1"): 1 / 6, ("a", "2"): 1 / 2, ("b", "1"): 1.0}
-    assert token_mass([[a, b]], BOTH, 0) == [{"main": pytest.approx(3 + 3 + 2 + 2)}]  # as without siblings
+    assert token_mass([[a, b]], BOTH, 0) == [
+        {"main": pytest.approx(3 + 3 + 2 + 2)}
+    ]  # as without siblings
     # where nobody can tell, a message that is finished has succeeded
     unknown = (sibling("2.1", None), replace(sibling("2.2", None), result=" "))
     mute = replace(a, episode=replace(a.episode, siblings=unknown))
     got = advantages(assign([[mute, b]], Credit(type="siblings"), BOTH, 0))
-    assert (got["a", "2"], got["a", "2.1"], got["a", "2.2"]) == pytest.approx((1 / 3, 1 / 3, -2 / 3))
-    assert ("a", "1.1") not in advantages(assign([[a, b]], Credit(), BOTH, 0))  # no other rule knows them
+    assert (got["a", "2"], got["a", "2.1"], got["a", "2.2"]) == pytest.approx(
+        (1 / 3, 1 / 3, -2 / 3)
+    )
+    assert ("a", "1.1") not in advantages(
+        assign([[a, b]], Credit(), BOTH, 0)
+    )  # no other rule knows them
 
 
 # --- what the loss wants ---------------------------------------------------------------------------------------------
@@ -307,7 +340,9 @@ def test_dapo_leaves_out_groups_without_variance() -> None:
     assert mass == {"main": 6.0}
     assert learnable([even, odd], Credit(), Loss(type="grpo"), BOTH, 0)[1] == {"main": 16.0}
     assert learnable([even], Credit(), Loss(type="dapo"), BOTH, 0) == ([], {})
-    per_problem, _ = learnable([even, odd], Credit(), Loss(type="dapo", denominator="problem"), BOTH, 0)
+    per_problem, _ = learnable(
+        [even, odd], Credit(), Loss(type="dapo", denominator="problem"), BOTH, 0
+    )
     assert {s.weight for s in per_problem} == {1.0}  # the only problem that is left
 
 
@@ -316,12 +351,22 @@ def test_gspo_counts_traces() -> None:
     samples, mass = learnable([group], Credit(), Loss(type="gspo"), BOTH, 0)
     assert mass == {"main": 3.0}  # two orchestrators, and two subagents of one half each
     weights = {(s.episode, s.agent): s.weight * sum(s.mask) for s in samples}
-    assert weights == pytest.approx({("a", "0"): 1.0, ("a", "1"): 0.5, ("a", "2"): 0.5, ("b", "0"): 1.0})
+    assert weights == pytest.approx(
+        {("a", "0"): 1.0, ("a", "1"): 0.5, ("a", "2"): 0.5, ("b", "0"): 1.0}
+    )
 
 
 def test_each_problem_has_the_same_part_of_the_denominator() -> None:
-    small, large = [scored("a", 1.0), scored("b", 0.0)], [scored(n, float(n == "c"), [0.5]) for n in "cdef"]
+    small, large = (
+        [scored("a", 1.0), scored("b", 0.0)],
+        [scored(n, float(n == "c"), [0.5]) for n in "cdef"],
+    )
     samples, mass = learnable([small, large], Credit(), Loss(denominator="problem"), BOTH, 0)
     assert mass == {"main": 6.0 + 20.0}
-    parts = [sum(s.weight * sum(s.mask) for s in samples if s.episode in names) for names in ("ab", "cdef")]
-    assert parts == pytest.approx([13.0, 13.0 * 12 / 20])  # of the large one only the orchestrators have advantages
+    parts = [
+        sum(s.weight * sum(s.mask) for s in samples if s.episode in names)
+        for names in ("ab", "cdef")
+    ]
+    assert parts == pytest.approx(
+        [13.0, 13.0 * 12 / 20]
+    )  # of the large one only the orchestrators have advantages

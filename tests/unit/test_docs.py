@@ -10,7 +10,9 @@ import pytest
 from parl.config import load
 from tests.helpers import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/template/README.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/template/README.md")]
+)
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -34,7 +36,9 @@ RECORDED = {
     "virtual_latency_s tokens_per_episode spawn_rate num_subagents subtask_score finish_rate "
     "num_truncated num_failed num_tasks accuracy_answered abstention_precision abstention_recall contradictions",
 }
-METRICS = [f"{group}/{name}".strip("/") for group, names in RECORDED.items() for name in names.split()]
+METRICS = [
+    f"{group}/{name}".strip("/") for group, names in RECORDED.items() for name in names.split()
+]
 
 
 def name_of(path: Path) -> str:
@@ -55,7 +59,9 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
         assert target.exists(), f"{name_of(page)} links to {link}"
-        assert not anchor or anchor in anchors(target), f"{name_of(page)}: {link} has no such heading"
+        assert not anchor or anchor in anchors(target), (
+            f"{name_of(page)}: {link} has no such heading"
+        )
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -8,9 +8,9 @@ import pytest
 
 from parl.config import parse
 from parl.config.objective import EffortBudget, Modifiers, Reward, Schedule, Term, Toggle
-from parl.errors import ConfigError
-from parl.scoring import Scorer, validate
-from parl.types import AgentTrace, Clock, Episode, Status, Task, Turn
+from parl.core.errors import ConfigError
+from parl.core.types import AgentTrace, Clock, Episode, Status, Task, Turn
+from parl.reward.scorer import Scorer, validate
 from parl_rewards import outcome, parallelism  # noqa: F401  (registers the terms)
 
 TERMS = {"outcome": Term(weight=2.0), "parallel": Term(weight=0.5, cap=4)}
@@ -27,17 +27,36 @@ def trace(agent: str, tokens: int, score: float | None = None) -> AgentTrace:
     turn = Turn("", (), (), 1, 1 + tokens, (0,))
     who = ("subagent", "0", 0) if child else ("orchestrator", None, None)
     made = ((0,) * (1 + tokens), (0,) + (1,) * tokens, (0.0,) * (1 + tokens))
-    return AgentTrace(agent, *who, agent, "", "main", (turn,), "completed", "answer", "x", *made, score=score)  # type: ignore[arg-type]
+    return AgentTrace(
+        agent, *who, agent, "", "main", (turn,), "completed", "answer", "x", *made, score=score
+    )  # type: ignore[arg-type]
 
 
-def episode(tokens: int, score: float = 1.0, children: tuple[int, ...] = (), status: Status = "completed") -> Episode:
+def episode(
+    tokens: int, score: float = 1.0, children: tuple[int, ...] = (), status: Status = "completed"
+) -> Episode:
     traces = (trace("0", tokens), *(trace(str(i), n, 0.75) for i, n in enumerate(children, 1)))
     clock = Clock(0.0, 0.0, ())
     outcomes = {"score": score}
-    return Episode("e", Task("t", "E", "", {}), "g", 0, status, "", outcomes, {}, traces, len(children), 0, clock)
+    return Episode(
+        "e",
+        Task("t", "E", "", {}),
+        "g",
+        0,
+        status,
+        "",
+        outcomes,
+        {},
+        traces,
+        len(children),
+        0,
+        clock,
+    )
 
 
-def totals(scorer: Scorer, group: list[Episode], step: int, budgets: dict[str, float]) -> list[float]:
+def totals(
+    scorer: Scorer, group: list[Episode], step: int, budgets: dict[str, float]
+) -> list[float]:
     return [s.rewards["0"].total for s in scorer.score(group, step, budgets)[0]]
 
 
@@ -59,7 +78,9 @@ def test_exactly_the_budget_is_within_it() -> None:
 
 
 def test_the_whole_tree_counts_and_answers_for_it_and_shaping_stays() -> None:
-    (scored,), _ = scorer(tau=1.0).score([episode(20, children=(15, 6))], 2, {"t/effort": 40.0})  # 41 tokens
+    (scored,), _ = scorer(tau=1.0).score(
+        [episode(20, children=(15, 6))], 2, {"t/effort": 40.0}
+    )  # 41 tokens
     root = scored.rewards["0"]
     assert root.terms == {"outcome": 1.0, "parallel": 0.5, "effort_budget": -1.0}
     assert root.factors == {"outcome": 0.0}
@@ -82,7 +103,10 @@ def test_b0_is_taken_once_from_correct_responses() -> None:
 
 
 def test_a_task_without_a_budget_is_left_as_it_is() -> None:
-    assert totals(scorer(tau=1.0), [episode(9, 0.5), episode(99, 0.5)], 2, {"u/effort": 1.0}) == [1.0, 1.0]
+    assert totals(scorer(tau=1.0), [episode(9, 0.5), episode(99, 0.5)], 2, {"u/effort": 1.0}) == [
+        1.0,
+        1.0,
+    ]
 
 
 def test_beside_toggle_each_has_its_own_budget() -> None:
@@ -92,18 +116,31 @@ def test_beside_toggle_each_has_its_own_budget() -> None:
     assert budgets == {"t": 20.0, "t/effort": 20.0}
     assert [s.rewards["0"].total for s in scored] == [2.0, -1.0]
     given = {"t": 20.0, "t/effort": 99.0}
-    assert [s.rewards["0"].total for s in scorer(toggle, tau=1.2).score(group, 2, given)[0]] == [2.0, 0.0]
+    assert [s.rewards["0"].total for s in scorer(toggle, tau=1.2).score(group, 2, given)[0]] == [
+        2.0,
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize(
     "terms, effort, message",
     [
-        ({"parallel": {}}, {}, "reward.modifiers.effort_budget gates on the outcome.*Add one of: .*outcome"),
+        (
+            {"parallel": {}},
+            {},
+            "reward.modifiers.effort_budget gates on the outcome.*Add one of: .*outcome",
+        ),
         ({"outcome": {}}, {"tau": {"start": 1.0, "to_step": 9}}, "give a start and an end above 0"),
         ({"outcome": {}}, {"tau": 0}, "greater than 0"),
     ],
 )
-def test_a_wrong_config_is_refused(terms: dict[str, Any], effort: dict[str, Any], message: str) -> None:
-    raw = {"name": "r", "env": {"id": "E"}, "reward": {"terms": terms, "modifiers": {"effort_budget": effort}}}
+def test_a_wrong_config_is_refused(
+    terms: dict[str, Any], effort: dict[str, Any], message: str
+) -> None:
+    raw = {
+        "name": "r",
+        "env": {"id": "E"},
+        "reward": {"terms": terms, "modifiers": {"effort_budget": effort}},
+    }
     with pytest.raises(ConfigError, match=message):
         validate(parse(raw).reward)

@@ -18,18 +18,26 @@ from starlette.routing import Route
 
 from parl.config import parse
 from parl.config.endpoint import RemoteConfig
+from parl.config.roles import Limits, Roles
 from parl.config.rollout import Rollout
-from parl.config.schema import Limits, Roles
-from parl.credit import learnable
-from parl.env import ANSWER_NOW, Message
-from parl.errors import ConfigError, EndpointFailure
+from parl.core.errors import ConfigError, EndpointFailure
+from parl.core.messages import Message
+from parl.core.types import (
+    UNKNOWN_TOKEN,
+    AgentTrace,
+    Episode,
+    RewardBreakdown,
+    ScoredEpisode,
+    ToolCall,
+)
+from parl.env.base import ANSWER_NOW
 from parl.policy.base import PolicyHandle, Request, WindowFull
-from parl.policy.endpoint import EndpointEngine, Uncounted, chat_messages
-from parl.records import episode_of, episode_record
+from parl.policy.engines.openai import EndpointEngine, Uncounted, chat_messages
 from parl.report.episode import decoder
-from parl.rollout.pool import LocalPool
+from parl.reward.credit import learnable
+from parl.rollout.pool.local import LocalPool
 from parl.rollout.swarm import SwarmRunner
-from parl.types import UNKNOWN_TOKEN, AgentTrace, Episode, RewardBreakdown, ScoredEpisode, ToolCall
+from parl.runs.records import episode_of, episode_record
 from tests.helpers import TASK, WordsEnv, assign, create, jobs, roles, runner, script, turns
 from tests.servers import serving
 
@@ -73,7 +81,9 @@ class Fake:
         peeks = sum(m["role"] == "assistant" for m in messages)
         message: dict[str, Any] = {"role": "assistant", "content": prompt.upper()}
         if peeks < 2 and model != "stutters":
-            arguments = {"badly": "{nonsense", "listing": "[1]"}.get(model if not peeks else "", '{"at": "x"}')
+            arguments = {"badly": "{nonsense", "listing": "[1]"}.get(
+                model if not peeks else "", '{"at": "x"}'
+            )
             function = {"name": "" if model == "nameless" else "peek", "arguments": arguments}
             calls = [{"id": "a", "type": "function", "function": function}]
             message = {"role": "assistant", "content": "" if peeks else None, "tool_calls": calls}
@@ -95,7 +105,9 @@ class Fake:
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[tuple[Fake, str]]:
     fake = Fake()
-    with serving(Starlette(routes=[Route("/v1/chat/completions", fake.chat, methods=["POST"])])) as address:
+    with serving(
+        Starlette(routes=[Route("/v1/chat/completions", fake.chat, methods=["POST"])])
+    ) as address:
         yield fake, f"{address}/v1"
 
 
@@ -126,13 +138,25 @@ def test_a_subagent_behind_an_endpoint(endpoint: tuple[Fake, str]) -> None:
     fake, base = endpoint
     episode = play(config(base, "good"))
     child = the_child(episode)
-    assert (episode.status, child.status, child.result, child.score) == ("completed", "completed", "TASK 0", 1.0)
+    assert (episode.status, child.status, child.result, child.score) == (
+        "completed",
+        "completed",
+        "TASK 0",
+        1.0,
+    )
     assert [t.observations for t in child.turns] == [("x",), ("x,x",), ()]
     assert child.turns[0].tool_calls == (ToolCall("peek", {"at": "x"}),)
     assert episode.orchestrator.turns[0].observations == ("ok", "TASK 0")
     assert (episode.critical_steps, episode.total_steps) == (2 + 3, 5)
     last = fake.asked[-1]
-    assert [m["role"] for m in last["messages"]] == ["system", "user", "assistant", "tool", "assistant", "tool"]
+    assert [m["role"] for m in last["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "tool",
+    ]
     assert last["messages"][2]["tool_calls"][0]["id"] == last["messages"][3]["tool_call_id"]
     assert [t["function"]["name"] for t in last["tools"]] == ["peek"]
     assert last["temperature"] == 1.0
@@ -160,12 +184,17 @@ def test_it_takes_its_time_on_the_virtual_clock(endpoint: tuple[Fake, str]) -> N
 def test_it_is_stored_and_never_trained_on(endpoint: tuple[Fake, str]) -> None:
     episode = play(config(endpoint[1], "good"))
     group = [
-        ScoredEpisode(episode, {t.id: RewardBreakdown({"outcome": r}, {"outcome": 1.0}) for t in episode.traces})
+        ScoredEpisode(
+            episode,
+            {t.id: RewardBreakdown({"outcome": r}, {"outcome": 1.0}) for t in episode.traces},
+        )
         for r in (0.0, 1.0)
     ]
     assert episode_of(json.loads(json.dumps(episode_record(group[0], {})))) == episode
     made = parse({"name": "n", "env": {"id": "x"}})
-    samples, mass = learnable([group], made.credit, made.loss, made.roles, 0)  # even if somebody says it is trainable
+    samples, mass = learnable(
+        [group], made.credit, made.loss, made.roles, 0
+    )  # even if somebody says it is trainable
     assert ([s.role for s in samples], list(mass)) == (["orchestrator"] * 2, ["main"])
 
 
@@ -174,7 +203,9 @@ def test_a_turn_is_asked_for_again(endpoint: tuple[Fake, str], model: str) -> No
     began = time.monotonic()
     child = the_child(play(config(endpoint[1], model)))
     assert (child.status, child.result) == ("completed", "TASK 0")
-    assert time.monotonic() - began > (0.8 if model == "busy" else 0.5)  # a 429 says how long to wait
+    assert time.monotonic() - began > (
+        0.8 if model == "busy" else 0.5
+    )  # a 429 says how long to wait
 
 
 @pytest.mark.parametrize(
@@ -233,15 +264,21 @@ def test_limits_end_it_as_truncated(
     assert episode.orchestrator.turns[0].observations[-1] == f"error: stopped ({reason})"
 
 
-@pytest.mark.parametrize("model, error", [("badly", "not JSON"), ("listing", "must be a JSON object")])
-def test_arguments_that_are_none_are_the_models_own_error(endpoint: tuple[Fake, str], model: str, error: str) -> None:
+@pytest.mark.parametrize(
+    "model, error", [("badly", "not JSON"), ("listing", "must be a JSON object")]
+)
+def test_arguments_that_are_none_are_the_models_own_error(
+    endpoint: tuple[Fake, str], model: str, error: str
+) -> None:
     child = the_child(play(config(endpoint[1], model)))
     assert (child.status, child.result) == ("completed", "TASK 0")
     assert error in child.turns[0].observations[0]
     assert child.turns[0].env_calls == 0
 
 
-def test_requests_at_once_are_limited_and_the_client_does_not_outlive_its_loop(endpoint: tuple[Fake, str]) -> None:
+def test_requests_at_once_are_limited_and_the_client_does_not_outlive_its_loop(
+    endpoint: tuple[Fake, str],
+) -> None:
     fake, base = endpoint
     fake.most = 0
     made = swarm(config(base, "good", max_concurrent=3), num=8)
@@ -260,7 +297,9 @@ def test_a_deadline_of_the_episode_ends_the_request(endpoint: tuple[Fake, str]) 
     assert made.policies["subagent"].engine._users == 0  # type: ignore[attr-defined]
 
 
-def test_the_key_comes_from_the_environment(endpoint: tuple[Fake, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_environment(
+    endpoint: tuple[Fake, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake, base = endpoint
     far = config(base, "good", api_key_env="FAR_KEY")
     monkeypatch.delenv("FAR_KEY", raising=False)
@@ -294,7 +333,10 @@ def test_one_answer_for_several_calls() -> None:
         {"role": "tool", "content": ANSWER_NOW, "tool_calls": []},
     ]
     answers = chat_messages(messages)[2:]
-    assert [(m["tool_call_id"], m["content"]) for m in answers] == [("call_1_0", ANSWER_NOW), ("call_1_1", ANSWER_NOW)]
+    assert [(m["tool_call_id"], m["content"]) for m in answers] == [
+        ("call_1_0", ANSWER_NOW),
+        ("call_1_1", ANSWER_NOW),
+    ]
 
 
 FAR = {"engine": {"type": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m"}}
@@ -306,25 +348,57 @@ FROZEN = {"subagent": {"policy": "far", "trainable": False}}
     [
         ({"roles": {"subagent": {"policy": "far"}}}, "set roles.subagent.trainable: false"),
         (
-            {"roles": {"subagent": {"policy": "far", "trainable": [{"until": 3, "value": False}, {"value": True}]}}},
+            {
+                "roles": {
+                    "subagent": {
+                        "policy": "far",
+                        "trainable": [{"until": 3, "value": False}, {"value": True}],
+                    }
+                }
+            },
             "false",
         ),
-        ({"policies": {"main": {}, "far": {**FAR, "dtype": "bfloat16"}}}, "remove policies.far.dtype"),
+        (
+            {"policies": {"main": {}, "far": {**FAR, "dtype": "bfloat16"}}},
+            "remove policies.far.dtype",
+        ),
         ({"policies": {"main": {}, "far": {"engine": {"type": "openai"}}}}, "base_url: missing"),
-        ({"policies": {"main": {}, "far": {"engine": {"type": "open"}}}}, "'torch', 'vllm', 'openai'"),
-        ({"policies": {"main": {}, "far": {"engine": {**FAR["engine"], "decode_rows": 1}}}}, "Allowed: api_key_env"),
-        ({"policies": {"main": {}, "far": FAR, "a": {"adapter": {"base": "far"}}}}, "policies.a.adapter.base"),
+        (
+            {"policies": {"main": {}, "far": {"engine": {"type": "open"}}}},
+            "'torch', 'vllm', 'openai'",
+        ),
+        (
+            {"policies": {"main": {}, "far": {"engine": {**FAR["engine"], "decode_rows": 1}}}},
+            "Allowed: api_key_env",
+        ),
+        (
+            {"policies": {"main": {}, "far": FAR, "a": {"adapter": {"base": "far"}}}},
+            "policies.a.adapter.base",
+        ),
         ({"rollout": {"backend": "ray", "inference": {"far": {}}}}, "rollout.inference.far"),
-        ({"roles": {"subagent": {**FROZEN["subagent"], "harness": "a:b"}}}, "remove roles.subagent.harness"),
+        (
+            {"roles": {"subagent": {**FROZEN["subagent"], "harness": "a:b"}}},
+            "remove roles.subagent.harness",
+        ),
     ],
 )
 def test_configs_that_do_not_fit(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse({"name": "n", "env": {"id": "x"}, "policies": {"main": {}, "far": FAR}, "roles": FROZEN, **change})
+        parse(
+            {
+                "name": "n",
+                "env": {"id": "x"},
+                "policies": {"main": {}, "far": FAR},
+                "roles": FROZEN,
+                **change,
+            }
+        )
 
 
 def test_a_config_that_fits() -> None:
-    made = parse({"name": "n", "env": {"id": "x"}, "policies": {"main": {}, "far": FAR}, "roles": FROZEN})
+    made = parse(
+        {"name": "n", "env": {"id": "x"}, "policies": {"main": {}, "far": FAR}, "roles": FROZEN}
+    )
     remote = made.policies["far"].remote
     assert remote is not None
     assert (remote.model, made.policies["main"].remote) == ("m", None)

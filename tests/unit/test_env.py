@@ -9,16 +9,23 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from pydantic import Field
 
-from parl.env import AgentEnv, MessageSpace, assistant, seed_for, tool
-from parl.errors import ConfigError
-from parl.types import Task, ToolCall
+from parl.core.errors import ConfigError
+from parl.core.messages import assistant
+from parl.core.seeds import seed_for
+from parl.core.types import Task, ToolCall
+from parl.env.base import AgentEnv
+from parl.env.spaces import MessageSpace
+from parl.env.tools import tool
 
 
 class TinyEnv(AgentEnv):
     """Say the word that `peek` shows."""
 
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
-        return [Task(f"{split}-{seed}-{i}", "tiny", f"{split} {seed} {i}", {"word": f"w{i}"}) for i in range(num)]
+        return [
+            Task(f"{split}-{seed}-{i}", "tiny", f"{split} {seed} {i}", {"word": f"w{i}"})
+            for i in range(num)
+        ]
 
     def score(self, answer: str) -> Mapping[str, float]:
         return {"score": float(answer == self.task.data["word"])}
@@ -93,14 +100,20 @@ def test_an_argument_without_type_hint_is_refused_when_the_class_is_made() -> No
         ("peek", {}, "error: peek: times: Field required"),
         ("peek", {"times": "x"}, "error: peek: times: Input should be a valid integer"),
         ("peek", {"times": 0}, "error: peek: times: Input should be greater than or equal to 1"),
-        ("peek", {"times": 1, "style": "odd"}, "error: peek: style: Input should be 'plain' or 'loud'"),
+        (
+            "peek",
+            {"times": 1, "style": "odd"},
+            "error: peek: style: Input should be 'plain' or 'loud'",
+        ),
         ("peek", {"times": 1, "tmes": 2}, "error: peek: tmes: Extra inputs are not permitted"),
         ("peek", ["times"], "error: peek: Input should be a valid dictionary"),
         ("peak", {}, "error: no tool 'peak'. Did you mean 'peek'? Allowed: peek, roll."),
         ("helper", {}, "error: no tool 'helper'. Allowed: peek, roll."),
     ],
 )
-def test_a_call_is_validated_and_errors_are_answered_as_text(name: str, arguments: Any, text: str) -> None:
+def test_a_call_is_validated_and_errors_are_answered_as_text(
+    name: str, arguments: Any, text: str
+) -> None:
     answer = started().call(name, arguments)
     assert answer.startswith(text)
     assert answer == text or text.startswith("error")
@@ -109,7 +122,11 @@ def test_a_call_is_validated_and_errors_are_answered_as_text(name: str, argument
 def test_step_answers_every_call_in_order() -> None:
     calls = [ToolCall("peek", {"times": 1}), ToolCall("nope", {}), ToolCall("peek", {"times": 2})]
     messages, reward, terminated, truncated, info = started().step(assistant("look", calls))
-    assert [m["content"].split(".")[0] for m in messages] == ["w0", "error: no tool 'nope'", "w0 w0"]
+    assert [m["content"].split(".")[0] for m in messages] == [
+        "w0",
+        "error: no tool 'nope'",
+        "w0 w0",
+    ]
     assert {m["role"] for m in messages} == {"tool"}
     assert (reward, terminated, truncated, info) == (0.0, False, False, {})
 
@@ -149,14 +166,21 @@ def test_a_fork_has_the_task_and_a_random_stream_of_its_own() -> None:
     assert child is not env
     assert child.call("peek", {"times": 1}) == "w0"
     rolls = [child.call("roll", {}) for _ in range(3)]
-    assert env.call("roll", {}) == control.call("roll", {}), "the child's draws moved the parent's stream"
-    assert [started().fork("part one").call("roll", {}), started().fork("part two").call("roll", {})] != rolls[:1] * 2
+    assert env.call("roll", {}) == control.call("roll", {}), (
+        "the child's draws moved the parent's stream"
+    )
+    assert [
+        started().fork("part one").call("roll", {}),
+        started().fork("part two").call("roll", {}),
+    ] != rolls[:1] * 2
     assert started().fork("part one").call("roll", {}) == rolls[0]
 
 
 def test_load_task_reads_a_row_and_names_what_is_missing() -> None:
     env = TinyEnv()
-    assert env.load_task({"id": 7, "prompt": "p", "data": '{"word": "x"}'}) == Task("7", "", "p", {"word": "x"})
+    assert env.load_task({"id": 7, "prompt": "p", "data": '{"word": "x"}'}) == Task(
+        "7", "", "p", {"word": "x"}
+    )
     with pytest.raises(ConfigError, match="missing: prompt"):
         env.load_task({"id": 7, "question": "p"})
 

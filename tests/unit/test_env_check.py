@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from parl.checks import promises
-from parl.checks.calls import transcript
-from parl.checks.runner import Finding, check
-from parl.config.schema import EnvConfig
-from parl.env import Message
-from parl.errors import ConfigError
-from parl.plugins import make_env
+from parl.config.env import EnvConfig
+from parl.core.errors import ConfigError
+from parl.core.messages import Message
+from parl.env.registry import make_env
+from parl.testing import contract as promises
+from parl.testing.calls import transcript
+from parl.testing.check_env import Finding, check
 
 RUNS = "an episode starts and ends"
 ANSWERS = "calls are answered with text"
@@ -34,7 +34,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Short measurements, and the fresh process is this one. Returns the way to a real one."""
     real = promises.in_fresh_process
     monkeypatch.setattr(promises, "TIMED_S", 0.02)
-    monkeypatch.setattr(promises, "in_fresh_process", lambda config, timeout_s: transcript(make_env(config)))
+    monkeypatch.setattr(
+        promises, "in_fresh_process", lambda config, timeout_s: transcript(make_env(config))
+    )
     return real
 
 
@@ -67,7 +69,11 @@ def test_a_good_environment_passes() -> None:
         ("ToolRaises", ANSWERS, "KeyError: 'page'\nraised in find ("),
         ("ToolRaises", ANSWERS, "answer what an agent did wrong with a text"),
         ("CallIsNotValidated", ANSWERS, "no_such_tool"),
-        ("NoDescription", TOOLS, "find: the model sees no description; give the method a docstring"),
+        (
+            "NoDescription",
+            TOOLS,
+            "find: the model sees no description; give the method a docstring",
+        ),
         ("ArgumentWithoutDescription", TOOLS, "find(text): has no description; annotate it"),
         ("ArgumentWithoutType", TOOLS, "find(text): has no type"),
         ("NoSchema", TOOLS, "note: its parameters are no JSON schema: 'txt'"),
@@ -80,7 +86,11 @@ def test_a_good_environment_passes() -> None:
         ("ScoreKeysVary", SCORE, "give always the same keys"),
         ("ForkIsItself", FORKS, "fork() gave the parent itself"),
         ("ForkIsShallow", FORKS, "what a subagent did changed what its parent reads: note(text='"),
-        ("ForkIsMerged", FORKS, "what a subagent did changed what its parent reads: collect() gave"),
+        (
+            "ForkIsMerged",
+            FORKS,
+            "what a subagent did changed what its parent reads: collect() gave",
+        ),
         ("ForkSharesRandomness", FORKS, "what a subagent did changed what its parent reads"),
         ("SiblingsShare", FORKS, "what a subagent did changed what its sibling reads"),
         ("ChildReadsItsParent", FORKS, "what the parent did changed what its subagent reads"),
@@ -109,7 +119,9 @@ def test_another_process_is_another_process(quick: Any, monkeypatch: pytest.Monk
     assert bad(checked("Good")) == []
 
 
-@pytest.mark.parametrize("name, what, where", [("ScoreHangs", RUNS, "score ("), ("ToolHangs", ANSWERS, "wait (")])
+@pytest.mark.parametrize(
+    "name, what, where", [("ScoreHangs", RUNS, "score ("), ("ToolHangs", ANSWERS, "wait (")]
+)
 def test_a_call_that_hangs_ends_the_check_and_says_where(name: str, what: str, where: str) -> None:
     found = checked(name, deadline_s=1.0)
     assert bad(found) == [what]

@@ -9,10 +9,11 @@ import pytest
 
 from parl.config import load
 from parl.config.tools import McpConfig
-from parl.env import Toolset, assistant, tool
-from parl.errors import ConfigError
-from parl.plugins import make_env
-from parl.types import ToolCall
+from parl.core.errors import ConfigError
+from parl.core.messages import assistant
+from parl.core.types import ToolCall
+from parl.env.registry import make_env
+from parl.env.tools import Toolset, tool
 from tests.helpers import ROOT, TASK, WordsEnv
 
 
@@ -39,15 +40,22 @@ def test_a_config_adds_tools_to_an_environment(tmp_path: Path) -> None:
     connection.executescript("CREATE TABLE t(x); INSERT INTO t VALUES (7);")
     connection.close()
     tools = "{calculator: true, sql: {database: facts.db}}"
-    (tmp_path / "c.yaml").write_text(f"extends: {ROOT}/configs/smoke.yaml\nenv: {{tools: {tools}}}\n")
+    (tmp_path / "c.yaml").write_text(
+        f"extends: {ROOT}/configs/smoke.yaml\nenv: {{tools: {tools}}}\n"
+    )
     env = make_env(load(tmp_path / "c.yaml").env)
     assert [s.name for s in env.tool_specs()] == ["open", "search", "calculator", "sql"]
     assert env.action_space.tools == ("open", "search", "calculator", "sql")  # type: ignore[attr-defined]
     env.reset(seed=0)
-    calls = [ToolCall("calculator", {"expression": "6 * 7"}), ToolCall("sql", {"query": "SELECT x FROM t"})]
+    calls = [
+        ToolCall("calculator", {"expression": "6 * 7"}),
+        ToolCall("sql", {"query": "SELECT x FROM t"}),
+    ]
     heard = [m["content"] for m in env.step(assistant(calls=[*calls, ToolCall("seach", {})]))[0]]
     assert heard[:2] == ["42", "x\n7"]
-    assert heard[2].startswith("error: no tool 'seach'. Did you mean 'search'? Allowed: calculator, open, search, sql")
+    assert heard[2].startswith(
+        "error: no tool 'seach'. Did you mean 'search'? Allowed: calculator, open, search, sql"
+    )
     assert env.fork("part").call("calculator", {"expression": "1 + 1"}) == "2"
     assert not env.blocking
     assert [s.name for s in type(env).own_tool_specs()] == ["open", "search"]
@@ -60,7 +68,10 @@ def test_a_toolset_forgets_an_episode() -> None:
     assert [s.name for s in other.tool_specs()] == ["peek"]
     for _ in range(2):
         env.reset(options={"task": TASK})
-        assert [env.call("note", {"line": "a"}), env.fork("p").call("note", {"line": "b"})] == ["1", "2"]
+        assert [env.call("note", {"line": "a"}), env.fork("p").call("note", {"line": "b"})] == [
+            "1",
+            "2",
+        ]
     env.step(assistant("blue"))
     assert env.call("note", {"line": "a"}) == "1"
     with pytest.raises(ConfigError, match="WordsEnv has a tool 'note' already"):

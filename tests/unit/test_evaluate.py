@@ -9,23 +9,13 @@ from typing import Any
 
 import pytest
 
-from parl import evaluate as module
+from parl.cli.eval import evaluate_command
 from parl.config import load
-from parl.errors import CheckpointError, ConfigError
-from parl.evaluate import (
-    Asked,
-    Evaluated,
-    Mode,
-    Plan,
-    against,
-    check_seeds,
-    evaluate_command,
-    heldout_rows,
-    plan_controls,
-    pooled,
-)
+from parl.core.errors import CheckpointError, ConfigError
+from parl.core.types import Mode, Task
+from parl.evaluation.metrics import heldout_rows
+from parl.evaluation.plan import Asked, Evaluated, Plan, against, check_seeds, plan_controls, pooled
 from parl.report.evaluation import interval, print_evaluation
-from parl.types import Task
 from tests.helpers import ROOT, WordsEnv, assign, call, create, run, script, turns
 
 CONFIG = load(ROOT / "configs" / "smoke.yaml")
@@ -34,16 +24,30 @@ CONFIG = load(ROOT / "configs" / "smoke.yaml")
 def plan(path: Path, mode: Mode = "swarm", num: int = 2) -> Plan:
     tasks = [Task(f"t{k}", "e", "p", {}) for k in range(num)]
     config = CONFIG.model_copy(update={"swarm": CONFIG.swarm.model_copy(update={"mode": mode})})
-    return Plan(config, WordsEnv(), tasks, "test", mode, 1, path, path / "checkpoints" / "step_000003")
+    return Plan(
+        config, WordsEnv(), tasks, "test", mode, 1, path, path / "checkpoints" / "step_000003"
+    )
 
 
 def evaluated(name: str, *scores: float, steps: float = 5.0) -> Evaluated:
     rows = [
-        {"task": f"t{k}", "trial": 0, "status": "completed", "score": score, "critical_steps": steps + k}
+        {
+            "task": f"t{k}",
+            "trial": 0,
+            "status": "completed",
+            "score": score,
+            "critical_steps": steps + k,
+        }
         for k, score in enumerate(scores)
     ]
     metrics = {"score": sum(scores) / len(scores), "num_tasks": float(len(scores))}
-    result = {"run": name, "checkpoint": "step_000003", "split": "test", "mode": "swarm", "trials": 1}
+    result = {
+        "run": name,
+        "checkpoint": "step_000003",
+        "split": "test",
+        "mode": "swarm",
+        "trials": 1,
+    }
     return Evaluated({**result, "greedy": metrics, "statistics": {"greedy": {}}}, {"greedy": rows})
 
 
@@ -78,8 +82,12 @@ def test_several_runs_must_be_seeds_of_one_experiment(tmp_path: Path) -> None:
         check_seeds([first, plan(tmp_path / "a")])
     with pytest.raises(ConfigError, match="swarms and single agents"):
         check_seeds([first, plan(tmp_path / "b", "single")])
-    sampled = first.config.model_copy(update={"eval": first.config.eval.model_copy(update={"decoding": ("sampled",)})})
-    greedy = first.config.model_copy(update={"eval": first.config.eval.model_copy(update={"decoding": ("greedy",)})})
+    sampled = first.config.model_copy(
+        update={"eval": first.config.eval.model_copy(update={"decoding": ("sampled",)})}
+    )
+    greedy = first.config.model_copy(
+        update={"eval": first.config.eval.model_copy(update={"decoding": ("greedy",)})}
+    )
     with pytest.raises(ConfigError, match="no decoding in common"):
         check_seeds([replace(first, config=sampled), replace(plan(tmp_path / "b"), config=greedy)])
 
@@ -90,7 +98,10 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "a-single"
     folder.mkdir()
     (folder / "summary.json").write_text("{}")
-    monkeypatch.setattr(module, "plan_run", lambda path, asked: replace(plan(path, "single"), trials=asked.trials))
+    monkeypatch.setattr(
+        "parl.evaluation.plan.plan_run",
+        lambda path, asked: replace(plan(path, "single"), trials=asked.trials),
+    )
     return folder
 
 
@@ -100,26 +111,33 @@ def test_a_swarm_is_compared_with_its_control(tmp_path: Path, control: Path) -> 
 
 
 def test_only_a_swarm_has_a_control(tmp_path: Path, control: Path) -> None:
-    swarm_alone = replace(plan(tmp_path / "a"), mode="single")  # --mode single: the swarm without its tools
+    swarm_alone = replace(
+        plan(tmp_path / "a"), mode="single"
+    )  # --mode single: the swarm without its tools
     assert plan_controls([swarm_alone], Asked()) == []
     assert plan_controls([plan(tmp_path / "no-control")], Asked()) == []
 
 
 def test_why_there_is_no_comparison_is_said(
-    tmp_path: Path, control: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    control: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def said() -> str:
         assert plan_controls([plan(tmp_path / "a")], Asked()) == []
         return capsys.readouterr().err
 
-    monkeypatch.setattr(module, "plan_run", lambda path, asked: plan(path, "single", num=3))
+    monkeypatch.setattr(
+        "parl.evaluation.plan.plan_run", lambda path, asked: plan(path, "single", num=3)
+    )
     assert "Not compared with a single agent: " in (text := said())
     assert "different tasks" in text
 
     def missing(path: Path, asked: Asked) -> Plan:
         raise CheckpointError("no checkpoint '7'")
 
-    monkeypatch.setattr(module, "plan_run", missing)
+    monkeypatch.setattr("parl.evaluation.plan.plan_run", missing)
     assert "no checkpoint '7'" in said()
     (control / "summary.json").unlink()
     assert "a-single has not finished" in said()
@@ -145,10 +163,17 @@ def test_several_runs_are_pooled_by_seed_and_task() -> None:
 
 def test_a_comparison_is_paired_by_seed_and_task() -> None:
     runs = [evaluated("a", 0.5, 1.0), evaluated("b", 0.7, 1.0)]
-    controls = [evaluated("a-single", 0.4, 0.9, steps=20), evaluated("b-single", 0.6, 0.9, steps=20)]
+    controls = [
+        evaluated("a-single", 0.4, 0.9, steps=20),
+        evaluated("b-single", 0.6, 0.9, steps=20),
+    ]
     found = against(runs, controls)
     assert found["runs"] == ["a-single", "b-single"]
-    assert found["greedy"]["score"]["difference"] == {"mean": pytest.approx(0.1), "low": None, "high": None}
+    assert found["greedy"]["score"]["difference"] == {
+        "mean": pytest.approx(0.1),
+        "low": None,
+        "high": None,
+    }
     assert found["greedy"]["critical_steps"]["ratio"]["mean"] == pytest.approx(20.5 / 5.5)
 
 
@@ -170,7 +195,10 @@ def test_interval_in_words(found: dict[str, float | None] | None, text: str) -> 
 
 def test_all_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     runs = [evaluated("a", 0.5, 1.0), evaluated("b", 0.7, 1.0)]
-    controls = [evaluated("a-single", 0.4, 0.8, steps=20), evaluated("b-single", 0.6, 0.9, steps=20)]
+    controls = [
+        evaluated("a-single", 0.4, 0.8, steps=20),
+        evaluated("b-single", 0.6, 0.9, steps=20),
+    ]
     print_evaluation(pooled(runs) | {"against": against(runs, controls)})
     out = capsys.readouterr().out
     assert "2 runs, mean" in out
@@ -179,9 +207,19 @@ def test_all_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Intervals are over 2 seeds and the tasks. 2 seeds are few" in out
 
 
-def test_a_command_of_a_config_has_no_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    options: dict[str, Any] = {"checkpoint": None, "mode": None, "tasks": 1, "trials": 1, "split": None}
-    monkeypatch.setattr(module, "evaluate", lambda plan: evaluated(plan.config.name, 0.5, 1.0))
+def test_a_command_of_a_config_has_no_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {
+        "checkpoint": None,
+        "mode": None,
+        "tasks": 1,
+        "trials": 1,
+        "split": None,
+    }
+    monkeypatch.setattr(
+        "parl.cli.eval.evaluate", lambda plan: evaluated(plan.config.name, 0.5, 1.0)
+    )
     evaluate_command([ROOT / "configs" / "smoke.yaml"], **options, as_json=True)
     assert json.loads(capsys.readouterr().out)["config"].endswith("smoke.yaml")
     with pytest.raises(CheckpointError, match="is no run folder"):

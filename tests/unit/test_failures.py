@@ -10,12 +10,25 @@ from typing import Any
 import pytest
 
 from parl.config.rollout import Rollout
-from parl.env import AgentEnv
+from parl.core.types import Episode, Task
+from parl.env.base import AgentEnv
 from parl.policy.base import Generation, Request
-from parl.policy.scripted import ScriptedEngine
-from parl.rollout.pool import Job, LocalPool
-from parl.types import Episode, Task
-from tests.helpers import TASK, Characters, WordsEnv, answers, assign, call, create, jobs, run, runner, script, turns
+from parl.policy.engines.scripted import ScriptedEngine
+from parl.rollout.pool.local import Job, LocalPool
+from tests.helpers import (
+    TASK,
+    Characters,
+    WordsEnv,
+    answers,
+    assign,
+    call,
+    create,
+    jobs,
+    run,
+    runner,
+    script,
+    turns,
+)
 
 PEEK = call("peek", at="x")
 
@@ -64,10 +77,14 @@ def broken(where: str, times: int = 10**9) -> type[Broken]:
     return type("BrokenEnv", (Broken,), {"where": where, "left": times})
 
 
-DELEGATING = script([turns(create("a"), assign("a", "red"), assign("a", "green")), "blue"], other=[PEEK, "x"])
+DELEGATING = script(
+    [turns(create("a"), assign("a", "red"), assign("a", "green")), "blue"], other=[PEEK, "x"]
+)
 
 
-@pytest.mark.parametrize("where", ["start", "fork", "call", "score", "check_result", "subtask_score", "num_parts"])
+@pytest.mark.parametrize(
+    "where", ["start", "fork", "call", "score", "check_result", "subtask_score", "num_parts"]
+)
 def test_whatever_the_environment_raises_is_a_failed_episode(where: str) -> None:
     episode = run(DELEGATING, env=broken(where)())
     assert (episode.status, episode.failure, episode.outcome) == ("failed", "environment", {})
@@ -110,7 +127,9 @@ class Garbage(WordsEnv):
         ({"page": "x" * 2_000_001}, "2000001"),
     ],
 )
-def test_garbage_from_the_environment_is_a_failed_episode(given: dict[str, Any], message: str) -> None:
+def test_garbage_from_the_environment_is_a_failed_episode(
+    given: dict[str, Any], message: str
+) -> None:
     """One NaN among the outcomes would end in the weights."""
     episode = run(DELEGATING, env=type("GarbageEnv", (Garbage,), given)())
     assert (episode.status, episode.failure) == ("failed", "environment")
@@ -118,7 +137,9 @@ def test_garbage_from_the_environment_is_a_failed_episode(given: dict[str, Any],
 
 
 def test_half_a_surrogate_pair_is_replaced() -> None:
-    episode = run(script([PEEK, "blue"]), env=type("GarbageEnv", (Garbage,), {"page": "a\ud800b"})())
+    episode = run(
+        script([PEEK, "blue"]), env=type("GarbageEnv", (Garbage,), {"page": "a\ud800b"})()
+    )
     assert answers(episode.orchestrator) == ("a?b",)
 
 

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from parl.core.types import Episode, Task
 from parl.policy.base import PolicyHandle
-from parl.rollout.feed import AsyncFeed, Problems
-from parl.rollout.pool import Job, Sink, StreamPool
-from parl.rollout.swarm import EpisodeFailure, failed_episode
-from parl.types import Episode, Task
+from parl.rollout.env_calls import EpisodeFailure
+from parl.rollout.pool.local import Job, Sink, StreamPool
+from parl.rollout.swarm import failed_episode
+from parl.training.rollout_source import AsyncFeed, Problems
 
-PROBLEMS = Problems([Task(f"t{i}", "x", "p", {}) for i in range(5)], seed=3, tasks_per_step=3, group_size=2)
+PROBLEMS = Problems(
+    [Task(f"t{i}", "x", "p", {}) for i in range(5)], seed=3, tasks_per_step=3, group_size=2
+)
 RUNNER: Any = None
 
 
@@ -34,7 +37,12 @@ class Pool:
 
     def poll(self) -> None:
         for _, job, sink in [r for r in self.running if r[0] == 0]:
-            sink(job, failed_episode(job.episode_id, job.task, job.group, job.step, EpisodeFailure("x", "x")))
+            sink(
+                job,
+                failed_episode(
+                    job.episode_id, job.task, job.group, job.step, EpisodeFailure("x", "x")
+                ),
+            )
         self.running = [(n - 1, job, sink) for n, job, sink in self.running if n > 0]
 
     def push(self, policies: Mapping[str, PolicyHandle]) -> None: ...
@@ -101,5 +109,7 @@ def test_a_resumed_run_loses_no_problem_and_trains_none_twice(seed: int) -> None
 
 def test_epochs_deal_every_task_once() -> None:
     for epoch in range(3):
-        assert sorted(PROBLEMS.task(5 * epoch + i).id for i in range(5)) == [f"t{i}" for i in range(5)]
+        assert sorted(PROBLEMS.task(5 * epoch + i).id for i in range(5)) == [
+            f"t{i}" for i in range(5)
+        ]
     assert [j.seed for j in PROBLEMS.jobs(4)] == ["3/1-1-0", "3/1-1-1"]

@@ -19,10 +19,18 @@ def test_the_recipe_is_the_published_one_in_our_terms() -> None:
     assert config.roles.orchestrator.ever_trainable
     assert config.roles.subagent.ever_trainable
     assert (policy.model, policy.dtype, policy.optimizer.lr) == ("Qwen/Qwen3-4B", "bfloat16", 1e-6)
-    assert (config.credit.type, config.credit.normalize_std, config.loss.type) == ("trajectory", True, "grpo")
+    assert (config.credit.type, config.credit.normalize_std, config.loss.type) == (
+        "trajectory",
+        True,
+        "grpo",
+    )
     assert (config.loss.clip_low, config.loss.clip_high) == (0.2, 0.28)
     assert config.env.tasks.train.num is not None
-    assert 0 <= config.env.tasks.train.num - train.num_steps * train.tasks_per_step < train.tasks_per_step  # one epoch
+    assert (
+        0
+        <= config.env.tasks.train.num - train.num_steps * train.tasks_per_step
+        < train.tasks_per_step
+    )  # one epoch
     assert "NOT RUN HERE" in RECIPE.read_text().splitlines()[0]
 
 

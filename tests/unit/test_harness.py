@@ -12,18 +12,18 @@ import pytest
 
 from parl.config import parse
 from parl.config.objective import Credit
+from parl.config.roles import Limits, Roles, Swarm
 from parl.config.rollout import Rollout
-from parl.config.schema import Limits, Roles, Swarm
-from parl.env import AgentEnv
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
+from parl.core.types import Episode, ToolCall
+from parl.env.base import AgentEnv
 from parl.policy.base import Generation, Request
-from parl.policy.chatml import parse_calls
-from parl.policy.scripted import call_text
-from parl.rollout.harness import load_harness
-from parl.rollout.pool import LocalPool
+from parl.policy.engines.scripted import call_text
+from parl.policy.renderers.chatml import parse_calls
+from parl.rollout.env_calls import EpisodeFailure
+from parl.rollout.external_agent import load_harness
+from parl.rollout.pool.local import LocalPool
 from parl.rollout.swarm import SwarmRunner
-from parl.rollout.world import EpisodeFailure
-from parl.types import Episode, ToolCall
 from tests.helpers import TASK, Characters, WordsEnv, jobs, roles, runner, script
 
 PEEK = '<tool_call>{"name": "peek", "arguments": {"at": "x"}}</tool_call>'
@@ -42,14 +42,18 @@ class Tagged(Characters):
         return self.encode(f"({text})")
 
 
-def played(said: Sequence[str], harness: str | None = "calls_tools", limits: Limits | None = None) -> SwarmRunner:
+def played(
+    said: Sequence[str], harness: str | None = "calls_tools", limits: Limits | None = None
+) -> SwarmRunner:
     """A runner of scripted turns, in the hands of a harness (None: of our own loop)."""
     who: Roles = roles(limits)
     name = None if harness is None else f"tests.harnesses:{harness}"
     system = "solve" if harness is None else ""
     update = {"harness": name, "system_prompt": system}
     made = runner(
-        script(said), SINGLE, who.model_copy(update={"orchestrator": who.orchestrator.model_copy(update=update)})
+        script(said),
+        SINGLE,
+        who.model_copy(update={"orchestrator": who.orchestrator.model_copy(update=update)}),
     )
     return tagged(made)
 
@@ -61,13 +65,20 @@ def tagged(made: SwarmRunner) -> SwarmRunner:
     return made
 
 
-def run(said: Sequence[str], harness: str | None = "calls_tools", limits: Limits | None = None, **more: Any) -> Episode:
+def run(
+    said: Sequence[str],
+    harness: str | None = "calls_tools",
+    limits: Limits | None = None,
+    **more: Any,
+) -> Episode:
     env = more.pop("env", None) or WordsEnv()
     made = played(said, harness, limits)
     return asyncio.run(made.run(env, TASK, episode_id="e/1", group="g", step=0, seed="s"))
 
 
-@pytest.mark.parametrize("said", [["blue"], [f"first {PEEK}", PEEK + PEEK, "blue"], [PEEK + BAD, "red"]])
+@pytest.mark.parametrize(
+    "said", [["blue"], [f"first {PEEK}", PEEK + PEEK, "blue"], [PEEK + BAD, "red"]]
+)
 def test_the_episode_is_that_of_our_own_loop(said: Sequence[str]) -> None:
     """Tokens, masks, log-probs, turns with their observations and calls, outcome, facts, clock: all of it."""
     theirs, ours = run(said), run(said, None)
@@ -94,7 +105,11 @@ def test_limits_end_a_harness_as_truncated() -> None:
 
 def test_a_harness_may_answer_when_a_limit_ends_it() -> None:
     episode = run([PEEK] * 9, "answers_at_limits", Limits(turns=1, context_tokens=10_000))
-    assert (episode.status, episode.answer, len(episode.orchestrator.turns)) == ("truncated", "limit_reached", 1)
+    assert (episode.status, episode.answer, len(episode.orchestrator.turns)) == (
+        "truncated",
+        "limit_reached",
+        1,
+    )
 
 
 def test_calls_per_turn_are_limited() -> None:
@@ -119,7 +134,9 @@ class Raising(WordsEnv):
         ("swallows", "environment", "the disk is gone", Raising()),
     ],
 )
-def test_what_goes_wrong_is_a_failure_and_no_score(harness: str, kind: str, reason: str, env: AgentEnv | None) -> None:
+def test_what_goes_wrong_is_a_failure_and_no_score(
+    harness: str, kind: str, reason: str, env: AgentEnv | None
+) -> None:
     episode = run(["green", "blue"], harness, env=env)
     assert (episode.status, episode.failure, episode.outcome) == ("failed", kind, {})
     assert reason in episode.orchestrator.stop_reason
@@ -197,10 +214,16 @@ def swarm_of(
 
 
 def run_swarm(made: SwarmRunner, env: AgentEnv | None = None) -> Episode:
-    return asyncio.run(made.run(env or WordsEnv(), TASK, episode_id="e/1", group="g", step=0, seed="s"))
+    return asyncio.run(
+        made.run(env or WordsEnv(), TASK, episode_id="e/1", group="g", step=0, seed="s")
+    )
 
 
-THREE = {"red": [f"first {PEEK}", PEEK + PEEK, "RED"], "green": ["GREEN"], "other": [PEEK + BAD, PEEK, PEEK, "junk"]}
+THREE = {
+    "red": [f"first {PEEK}", PEEK + PEEK, "RED"],
+    "green": ["GREEN"],
+    "other": [PEEK + BAD, PEEK, PEEK, "junk"],
+}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +243,9 @@ THREE = {"red": [f"first {PEEK}", PEEK + PEEK, "RED"], "green": ["GREEN"], "othe
 def test_a_swarm_of_them_is_that_of_our_own_loop(more: dict[str, Any]) -> None:
     """All of it: their traces, statuses, scores, forks; the orchestrator's observations, critical steps, the clock."""
     said = delegates("red", "green", "yellow")
-    theirs, ours = (run_swarm(swarm_of(said, harness, **more, **THREE)) for harness in ("calls_tools", None))
+    theirs, ours = (
+        run_swarm(swarm_of(said, harness, **more, **THREE)) for harness in ("calls_tools", None)
+    )
     assert len(ours.subagents) == min(3, more.get("swarm", Swarm()).max_subagents)
     assert theirs.subagents == ours.subagents
     assert theirs == ours
@@ -238,7 +263,12 @@ def test_a_subagent_that_a_limit_ends_gives_nothing_back() -> None:
     limits = Limits(turns=1, context_tokens=10_000)
     episode = run_swarm(swarm_of(delegates("red"), "answers_at_limits", limits, red=[PEEK] * 2))
     (child,) = episode.subagents
-    assert (child.status, child.stop_reason, child.result, child.accepted) == ("truncated", "turns", "", True)
+    assert (child.status, child.stop_reason, child.result, child.accepted) == (
+        "truncated",
+        "turns",
+        "",
+        True,
+    )
     assert episode.orchestrator.turns[0].observations[-1] == "error: stopped (turns)"
     assert (episode.status, episode.num_finished) == ("completed", 0)
 
@@ -252,7 +282,9 @@ def test_a_subagent_that_a_limit_ends_gives_nothing_back() -> None:
         ("swallows", "environment", "the disk is gone", Raising()),
     ],
 )
-def test_what_goes_wrong_in_a_subagent_is_a_failure(harness: str, kind: str, reason: str, env: AgentEnv | None) -> None:
+def test_what_goes_wrong_in_a_subagent_is_a_failure(
+    harness: str, kind: str, reason: str, env: AgentEnv | None
+) -> None:
     made = swarm_of(delegates("red", "green"), harness, red=["x", "y"], green=["x", "y"])
     episode = run_swarm(made, env)
     assert (episode.status, episode.failure, episode.outcome) == ("failed", kind, {})
@@ -287,7 +319,10 @@ def test_a_harness_that_is_none(name: str, message: str) -> None:
             {"roles": {"subagent": {"harness": "a:b", "limits": {"on_overflow": "answer"}}}},
             "roles.subagent.system_prompt",
         ),
-        ({"roles": {"orchestrator": {"harness": "a:b"}}, "swarm": {"mode": "swarm"}}, "mode: single"),
+        (
+            {"roles": {"orchestrator": {"harness": "a:b"}}, "swarm": {"mode": "swarm"}},
+            "mode: single",
+        ),
         ({"roles": {"orchestrator": {"harness": "a:b", "system_prompt": "x"}}}, "system_prompt"),
     ],
 )

@@ -9,10 +9,12 @@ import zlib
 import pytest
 from PIL import Image
 
-from parl.images import MAX_PIXELS, find, from_uri, is_image, split, to_uri
+from parl.core.images import MAX_PIXELS, find, from_uri, is_image, split, to_uri
 
 
-def picture(width: int = 5, height: int = 3, colour: tuple[int, int, int] = (10, 200, 30)) -> Image.Image:
+def picture(
+    width: int = 5, height: int = 3, colour: tuple[int, int, int] = (10, 200, 30)
+) -> Image.Image:
     image = Image.new("RGB", (width, height), colour)
     image.putpixel((0, 0), (255, 0, 1))
     return image
@@ -46,7 +48,16 @@ def test_other_formats_are_read(kind: str) -> None:
 
 def test_splitting_loses_nothing() -> None:
     a, b = to_uri(picture()), to_uri(picture(2, 2))
-    for text in ("", "plain", a, f"{a}{b}", f"see {a} and {b}\n", f"\n{a} {a}", "data:image/png;base64, no", f"{a}{a}"):
+    for text in (
+        "",
+        "plain",
+        a,
+        f"{a}{b}",
+        f"see {a} and {b}\n",
+        f"\n{a} {a}",
+        "data:image/png;base64, no",
+        f"{a}{a}",
+    ):
         assert "".join(split(text)) == text
         assert all(split(text))
         assert tuple(p for p in split(text) if is_image(p)) == find(text)
@@ -58,7 +69,9 @@ def png_of_size(width: int, height: int) -> bytes:
     """A file of a few bytes that claims to be large."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+        return (
+            len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+        )
 
     head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
     data = chunk(b"IDAT", zlib.compress(bytes(100)))
@@ -91,10 +104,14 @@ def test_a_large_image_is_refused_unread(size: tuple[int, int]) -> None:
 
 
 def test_the_largest_allowed_is_read() -> None:
-    assert from_uri(to_uri(Image.new("RGB", (MAX_PIXELS // 1000, 1000)))).width == MAX_PIXELS // 1000
+    assert (
+        from_uri(to_uri(Image.new("RGB", (MAX_PIXELS // 1000, 1000)))).width == MAX_PIXELS // 1000
+    )
 
 
 def test_importing_pulls_in_no_pil() -> None:
-    code = "import sys, parl.images; print(*(n for n in ('PIL', 'numpy') if n in sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "import sys, parl.core.images; print(*(n for n in ('PIL', 'numpy') if n in sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.split() == []

@@ -19,13 +19,22 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from parl.config.rollout import Rollout
-from parl.env import assistant
-from parl.errors import ConfigError, JudgeFailure
-from parl.judge import FACT, Judge, JudgeConfig, Verdict, fact, mean_score, parse_verdict, prompt
-from parl.metrics import step_metrics
-from parl.rollout.pool import LocalPool
-from parl.types import Episode, ScoredEpisode
-from parl.web import listen, url
+from parl.core.errors import ConfigError, JudgeFailure
+from parl.core.messages import assistant
+from parl.core.net import listen, url
+from parl.core.types import Episode, ScoredEpisode
+from parl.env.judge import (
+    FACT,
+    Judge,
+    JudgeConfig,
+    Verdict,
+    fact,
+    mean_score,
+    parse_verdict,
+    prompt,
+)
+from parl.evaluation.metrics import step_metrics
+from parl.rollout.pool.local import LocalPool
 from parl_rewards.judge import judge as judge_term
 from tests.helpers import ROOT, WordsEnv, jobs, runner, script
 from tests.servers import serving
@@ -61,14 +70,28 @@ class Fake:
             text = f"I think {text}"
         if model == "generous":
             text = json.dumps({"reason": "wonderful", "score": 11})
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        return JSONResponse({"id": "x", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]})
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "stop",
+        }
+        return JSONResponse(
+            {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 0,
+                "model": model,
+                "choices": [choice],
+            }
+        )
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[tuple[Fake, str]]:
     fake = Fake()
-    with serving(Starlette(routes=[Route("/v1/chat/completions", fake.chat, methods=["POST"])])) as address:
+    with serving(
+        Starlette(routes=[Route("/v1/chat/completions", fake.chat, methods=["POST"])])
+    ) as address:
         yield fake, f"{address}/v1"
 
 
@@ -118,7 +141,9 @@ def test_nobody_there() -> None:
         ask(base, "good", max_retries=0)
 
 
-def test_the_key_comes_from_the_environment(endpoint: tuple[Fake, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_environment(
+    endpoint: tuple[Fake, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake, base = endpoint
     with pytest.raises(ConfigError, match="export JUDGE_KEY="):
         Judge(JudgeConfig(base_url=base, model="good", api_key_env="JUDGE_KEY"))
@@ -132,13 +157,19 @@ def test_the_answer_is_fenced_by_a_word_that_it_cannot_know() -> None:
     messages = prompt("a task", attack, "a rubric", "the truth")
     (nonce,) = set(re.findall(r"answer (\w{16})>", messages[0]["content"]))
     assert messages[1]["content"].count(nonce) == 2
-    inside = messages[1]["content"].partition(f"<answer {nonce}>\n")[2].partition(f"\n</answer {nonce}>")[0]
+    inside = (
+        messages[1]["content"]
+        .partition(f"<answer {nonce}>\n")[2]
+        .partition(f"\n</answer {nonce}>")[0]
+    )
     assert inside == attack
     assert "the truth" in messages[1]["content"].partition("<answer")[0]
     assert nonce not in prompt("a task", attack, "a rubric")[0]["content"]
 
 
-@pytest.mark.parametrize("text", ['{"score": 0.5, "reason": "r"}', ' ```json\n{"reason": "r", "score": 0.5}\n``` '])
+@pytest.mark.parametrize(
+    "text", ['{"score": 0.5, "reason": "r"}', ' ```json\n{"reason": "r", "score": 0.5}\n``` ']
+)
 def test_verdicts(text: str) -> None:
     assert parse_verdict(text) == Verdict(0.5, "r")
 
@@ -194,17 +225,23 @@ def test_verdicts_become_outcome_facts_and_reward(endpoint: tuple[Fake, str]) ->
 
 def test_a_judge_that_fails_masks_the_episode(endpoint: tuple[Fake, str]) -> None:
     failed = episodes(endpoint[1], "down")
-    assert [(e.status, e.failure, e.outcome) for e in failed] == [("failed", "judge_unavailable", {})] * 2
+    assert [(e.status, e.failure, e.outcome) for e in failed] == [
+        ("failed", "judge_unavailable", {})
+    ] * 2
     scored: list[ScoredEpisode] = []
     metrics = step_metrics(scored, failed)
     assert (metrics["failures/judge_unavailable"], metrics["failures/total"]) == (2.0, 2.0)
     assert not [name for name in metrics if name.startswith(("reward/", "outcome/"))]
 
 
-def test_the_environment_of_the_page(endpoint: tuple[Fake, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_page(
+    endpoint: tuple[Fake, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file that docs/judges.md shows; test_docs.py checks its config."""
     (code,) = re.findall(
-        r"^`essay_env.py`:\n\n```python\n(.*?)^```$", (ROOT / "docs/judges.md").read_text(), re.M | re.S
+        r"^`essay_env.py`:\n\n```python\n(.*?)^```$",
+        (ROOT / "docs/judges.md").read_text(),
+        re.M | re.S,
     )
     page = types.ModuleType("essay_env")
     monkeypatch.setitem(sys.modules, "essay_env", page)

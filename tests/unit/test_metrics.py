@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from parl.calibration import Question, tally
-from parl.config.schema import Swarm
-from parl.evaluate import heldout_metrics
-from parl.metrics import outcome_metrics, swarm_metrics
+from parl.config.roles import Swarm
+from parl.core.abstention import Question, tally
+from parl.evaluation.metrics import heldout_metrics, outcome_metrics, swarm_metrics
 from tests.helpers import assign, create, run, script, turns
 
 
@@ -23,7 +22,9 @@ def test_repeated_prompts(refuse: bool, refused: int, duplicates: int) -> None:
 
 def test_siblings_cost_tokens_and_no_steps() -> None:
     one = run(script([turns(create("a"), assign("a", "red")), "blue"], red=["RED"]))
-    more = replace(one, siblings=(replace(one.subagents[0], id="1.1"), replace(one.subagents[0], id="1.2")))
+    more = replace(
+        one, siblings=(replace(one.subagents[0], id="1.1"), replace(one.subagents[0], id="1.2"))
+    )
     before, after = swarm_metrics([one, one]), swarm_metrics([more, one])
     written = len("RED") + 1
     assert after.pop("tokens/siblings") == written  # two in one of two episodes
@@ -40,7 +41,11 @@ def test_rates_of_abstentions_are_pooled_over_the_episodes_that_count() -> None:
     expected = {"accuracy_answered": 1.0, "abstention_precision": 2 / 3, "abstention_recall": 1.0}
     assert {k: step[f"outcome/{k}"] for k in expected} == pytest.approx(expected)
     assert {k: held_out[k] for k in expected} == pytest.approx(expected)
-    assert not {k for k in {*outcome_metrics([one]), *heldout_metrics([one])} if "abst" in k or "answered" in k}
+    assert not {
+        k
+        for k in {*outcome_metrics([one]), *heldout_metrics([one])}
+        if "abst" in k or "answered" in k
+    }
 
 
 def test_contradictions_are_a_mean_over_the_episodes_that_tell() -> None:

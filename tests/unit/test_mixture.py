@@ -12,25 +12,27 @@ import numpy as np
 import pytest
 import yaml
 
-from parl.ablate import cold_start_key
 from parl.config import Config, load
 from parl.config.env import EnvConfig, MixConfig
 from parl.config.explain import derived
 from parl.config.loader import parse
-from parl.env import Demonstration, Message, Said, assistant
-from parl.errors import ConfigError
-from parl.evaluate import heldout_metrics, load_tasks
-from parl.metrics import step_metrics
-from parl.mixture import Mixture, by_turns, env_of
-from parl.plugins import make_env
+from parl.core.errors import ConfigError
+from parl.core.messages import Message, assistant
+from parl.core.types import Episode, Task
+from parl.env.base import Demonstration
+from parl.env.demonstrations import Said
+from parl.env.mixture import Mixture, by_turns, env_of
+from parl.env.registry import make_env
+from parl.env.tasks import load_tasks
+from parl.evaluation.ablation.runner import cold_start_key
+from parl.evaluation.metrics import heldout_metrics, step_metrics
 from parl.policy.base import PolicyHandle
-from parl.policy.scripted import ScriptedEngine
-from parl.records import episode_of, episode_record, task_of
+from parl.policy.engines.scripted import ScriptedEngine
 from parl.report.summary import summary_table
-from parl.rollout.feed import Problems, Shares
+from parl.reward.scorer import Scorer
 from parl.rollout.swarm import SwarmRunner
-from parl.scoring import Scorer
-from parl.types import Episode, Task
+from parl.runs.records import episode_of, episode_record, task_of
+from parl.training.rollout_source import Problems, Shares
 from tests.helpers import END, ROOT, Characters
 
 TASKS = {"train": {"num": 6}, "validation": {"num": 3}, "test": {"num": 3}}
@@ -39,9 +41,18 @@ TASKS = {"train": {"num": 6}, "validation": {"num": 3}, "test": {"num": 3}}
 def raw(**more: Any) -> dict[str, Any]:
     search = {"id": "parl/WideSearch-v0", "kwargs": {"n": [2, 2], "two_hop": 0}, "tasks": TASKS}
     visual = {"id": "parl/VisualTools-v0", "kwargs": {"questions": ["read"]}, "tasks": TASKS}
-    mix = [{**search, "ability": "search", "weight": 3}, {**visual, "ability": "visual", "weight": 1}]
+    mix = [
+        {**search, "ability": "search", "weight": 3},
+        {**visual, "ability": "visual", "weight": 1},
+    ]
     terms = {"terms": {"outcome": {"weight": 1.0}}}
-    return {"name": "mix", "env": {"mix": mix}, "reward": terms, "swarm": {"mode": "single"}, **more}
+    return {
+        "name": "mix",
+        "env": {"mix": mix},
+        "reward": terms,
+        "swarm": {"mode": "single"},
+        **more,
+    }
 
 
 def config(**more: Any) -> Config:
@@ -57,8 +68,12 @@ def mixture(made: Config) -> Mixture:
 # --- whose turn it is ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weights", [[1, 1], [9, 1], [0.8, 0.2], [1, 2, 3], [0.1, 0.3, 0.35, 0.25], [5, 1, 1, 1, 1]])
-def test_each_has_its_share_of_any_number_of_problems_less_than_one_off(weights: list[float]) -> None:
+@pytest.mark.parametrize(
+    "weights", [[1, 1], [9, 1], [0.8, 0.2], [1, 2, 3], [0.1, 0.3, 0.35, 0.25], [5, 1, 1, 1, 1]]
+)
+def test_each_has_its_share_of_any_number_of_problems_less_than_one_off(
+    weights: list[float],
+) -> None:
     shares = Shares({str(i): w for i, w in enumerate(weights)})
     had: Counter[str] = Counter()
     for number in range(400):
@@ -88,7 +103,9 @@ def test_each_ability_deals_its_tasks_once_before_any_comes_again() -> None:
             assert len(set(own[5 * epoch : 5 * epoch + 5])) == 5
     again = Problems(tasks, 0, 4, 2, {"search": 3, "visual": 1})
     assert again.task(33).id == order[33]  # of a run that is resumed: by its number alone
-    assert [Problems(tasks, 1, 4, 2, {"search": 3, "visual": 1}).task(n).id for n in range(40)] != order
+    assert [
+        Problems(tasks, 1, 4, 2, {"search": 3, "visual": 1}).task(n).id for n in range(40)
+    ] != order
 
 
 # --- config ----------------------------------------------------------------------------------------------------------
@@ -108,15 +125,35 @@ def wrong(change: Any) -> str:
         (lambda mix, given: mix[1].pop("ability"), "env.mix.1.ability: missing"),
         (lambda mix, given: mix[1].update(ability="a/b"), "env.mix.1.ability"),
         (lambda mix, given: mix[1].update(ability="search"), "two parts have the ability 'search'"),
-        (lambda mix, given: mix[1].update(weight=0), "env.mix.1.weight: Input should be greater than 0"),
-        (lambda mix, given: mix[1].update(wieght=1), "env.mix.1.wieght: unknown key. Did you mean 'weight'"),
-        (lambda mix, given: mix.clear(), "env.mix: Tuple should have at least 1 item"),
-        (lambda mix, given: given["env"].update(tools={"calculator": True}), "`tools` belongs to one environment"),
-        (lambda mix, given: mix[1].update(id="parl/VisualTool-v0"), "env.mix, visual: No environment"),
-        (lambda mix, given: mix[1]["kwargs"].update(sise=1), "env.mix, visual: env.kwargs: parl/VisualTools-v0 has no"),
-        (lambda mix, given: given.update(eval={"num_tasks": 1}), "give each of ['search', 'visual'] a task"),
         (
-            lambda mix, given: given.update(roles={"orchestrator": {"system_prompt": {"search": "s"}}}),
+            lambda mix, given: mix[1].update(weight=0),
+            "env.mix.1.weight: Input should be greater than 0",
+        ),
+        (
+            lambda mix, given: mix[1].update(wieght=1),
+            "env.mix.1.wieght: unknown key. Did you mean 'weight'",
+        ),
+        (lambda mix, given: mix.clear(), "env.mix: Tuple should have at least 1 item"),
+        (
+            lambda mix, given: given["env"].update(tools={"calculator": True}),
+            "`tools` belongs to one environment",
+        ),
+        (
+            lambda mix, given: mix[1].update(id="parl/VisualTool-v0"),
+            "env.mix, visual: No environment",
+        ),
+        (
+            lambda mix, given: mix[1]["kwargs"].update(sise=1),
+            "env.mix, visual: env.kwargs: parl/VisualTools-v0 has no",
+        ),
+        (
+            lambda mix, given: given.update(eval={"num_tasks": 1}),
+            "give each of ['search', 'visual'] a task",
+        ),
+        (
+            lambda mix, given: given.update(
+                roles={"orchestrator": {"system_prompt": {"search": "s"}}}
+            ),
             "one for each ability (['search', 'visual'])",
         ),
     ],
@@ -126,7 +163,9 @@ def test_what_is_wrong_in_a_mix_is_said(change: Any, message: str) -> None:
 
 
 def test_one_environment_takes_no_prompts_by_ability() -> None:
-    given = raw(env={"id": "parl/WideSearch-v0"}, roles={"orchestrator": {"system_prompt": {"search": "s"}}})
+    given = raw(
+        env={"id": "parl/WideSearch-v0"}, roles={"orchestrator": {"system_prompt": {"search": "s"}}}
+    )
     with pytest.raises(ConfigError, match="give one text"):
         parse(given)
 
@@ -147,11 +186,15 @@ def test_a_specialist_is_its_part_of_the_mix_and_nothing_else(ability: str) -> N
     alone = load(ROOT / "configs" / "ablations" / "joint" / f"{ability}.yaml")
     assert isinstance(joint.env, MixConfig)
     assert isinstance(alone.env, MixConfig)
-    own = [part.model_copy(update={"weight": 1.0}) for part in joint.env.mix if part.ability == ability]
+    own = [
+        part.model_copy(update={"weight": 1.0}) for part in joint.env.mix if part.ability == ability
+    ]
     assert list(alone.env.mix) == own
     assert alone.cold_start is not None
     assert joint.cold_start is not None
-    assert {kind.split("/")[0] for stage in alone.cold_start.stages for kind in stage.data} == {ability}
+    assert {kind.split("/")[0] for stage in alone.cold_start.stages for kind in stage.data} == {
+        ability
+    }
     assert alone.cold_start.demos == {ability: joint.cold_start.demos[ability]}
     kept = ("policies", "roles", "swarm", "reward", "loss", "credit", "eval", "train")
     assert all(getattr(alone, key) == getattr(joint, key) for key in kept)
@@ -197,7 +240,10 @@ def test_a_split_takes_turns_and_each_task_knows_its_environment() -> None:
     tasks = load_tasks(made, env, "test")
     assert [task.ability for task in tasks] == ["search", "visual"] * 3
     assert all(task.id.startswith(f"{task.ability}/") for task in tasks)
-    assert {(t.ability, t.env) for t in tasks} == {("search", "parl/WideSearch-v0"), ("visual", "parl/VisualTools-v0")}
+    assert {(t.ability, t.env) for t in tasks} == {
+        ("search", "parl/WideSearch-v0"),
+        ("visual", "parl/VisualTools-v0"),
+    }
     for task in tasks:
         assert env_of(env, task) is env.parts[task.ability]
     alone = make_env(EnvConfig(id="parl/WideSearch-v0"))
@@ -212,7 +258,9 @@ def test_it_is_an_environment_like_any() -> None:
         env.reset(seed=0, options={"task": task})
         name = {"search": "search", "visual": "zoom"}[task.ability]
         other = {"search": "zoom", "visual": "search"}[task.ability]
-        arguments = {"search": {"query": "Kenya"}, "visual": {"bbox": "0 0 50 50", "image": "p1"}}[task.ability]
+        arguments = {"search": {"query": "Kenya"}, "visual": {"bbox": "0 0 50 50", "image": "p1"}}[
+            task.ability
+        ]
         calls = [{"name": name, "arguments": arguments}, {"name": other, "arguments": {}}]
         action: Message = {"role": "assistant", "content": "", "tool_calls": calls}
         messages, *_ = env.step(action)
@@ -236,7 +284,8 @@ def test_demonstrations_go_by_ability_and_so_do_their_knobs() -> None:
     assert demo.env is env.parts["visual"]
     assert demo.task.ability == "visual"
     with pytest.raises(
-        ConfigError, match=r"'episode' names no ability of env.mix. Write ABILITY/KIND: search/episode or visual/"
+        ConfigError,
+        match=r"'episode' names no ability of env.mix. Write ABILITY/KIND: search/episode or visual/",
     ):
         env.demonstrate("episode", rng)
     with pytest.raises(ConfigError, match="knobs go by ability"):
@@ -254,11 +303,14 @@ def episodes(made: Config) -> tuple[list[Episode], list[Sequence[Message]]]:
         return [Said("a" + END)]
 
     handle = PolicyHandle("main", Characters(), ScriptedEngine(script, Characters()), False)
-    runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, made.roles, made.swarm, made.clock)
+    runner = SwarmRunner(
+        {"orchestrator": handle, "subagent": handle}, made.roles, made.swarm, made.clock
+    )
     env = mixture(made)
     tasks = load_tasks(made, env, "test")
     return [
-        asyncio.run(runner.run(env, task, episode_id=task.id, group=task.id, step=0, seed="0")) for task in tasks
+        asyncio.run(runner.run(env, task, episode_id=task.id, group=task.id, step=0, seed="0"))
+        for task in tasks
     ], seen
 
 

@@ -13,25 +13,39 @@ import pytest
 from starlette.testclient import TestClient
 
 from parl.config import parse
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
+from parl.core.net import own_names
+from parl.core.types import RewardBreakdown, ScoredEpisode
 from parl.report.curves import curves
 from parl.report.episode import decoder, observation
 from parl.report.overview import evaluations, roles, terms
 from parl.report.pages import choose, evenly, report_html, write_report
 from parl.report.server import PAGE, listing, make_app, serve
 from parl.report.text import visible
-from parl.run_folder import RunFolder
-from parl.run_reader import RunReader
-from parl.types import RewardBreakdown, ScoredEpisode
-from parl.web import own_names
+from parl.runs.folder import RunFolder
+from parl.runs.reader import RunReader
 from tests.helpers import call, run, script
 
 HOSTILE = "<script>alert(1)</script>\u202e\x1b[31m\x00\u2028<img src=http://x/ onerror=alert(1)>"
 
 
 def row(step: int, number: int = 0, **more: Any) -> dict[str, Any]:
-    base = {"id": f"{step}-{number}", "step": step, "status": "completed", "reward": 0.5, "width": 0, "failure": None}
-    other = {"score": 0.5, "num_subagents": 0, "critical_steps": 3, "latency_s": 1.0, "tokens": 9, "task": "t"}
+    base = {
+        "id": f"{step}-{number}",
+        "step": step,
+        "status": "completed",
+        "reward": 0.5,
+        "width": 0,
+        "failure": None,
+    }
+    other = {
+        "score": 0.5,
+        "num_subagents": 0,
+        "critical_steps": 3,
+        "latency_s": 1.0,
+        "tokens": 9,
+        "task": "t",
+    }
     return {**base, **other, **more}
 
 
@@ -43,7 +57,14 @@ def path(tmp_path: Path) -> Path:
     episode = run(script([call("peek", at=HOSTILE), HOSTILE]))
     rewards = {"0": RewardBreakdown({"outcome": 0.0}, {"outcome": 1.0})}
     folder.write_episodes(0, [ScoredEpisode(episode, rewards)], [])
-    folder.log({"step": 0, "reward/total": 0.0, "reward/</script><b>x</b>": 1.0, "policy/main/entropy": 0.5})
+    folder.log(
+        {
+            "step": 0,
+            "reward/total": 0.0,
+            "reward/</script><b>x</b>": 1.0,
+            "policy/main/entropy": 0.5,
+        }
+    )
     folder.close()
     return folder.path
 
@@ -91,7 +112,9 @@ def test_only_failed_episodes_can_be_chosen_from() -> None:
 def test_the_list_is_filtered_sorted_and_paged() -> None:
     rows = [row(step, width=step % 7, reward=step / 100) for step in range(300)]
     rows[5] |= {"status": "failed", "reward": None}
-    found = listing(rows, {"step_min": "10", "step_max": "290", "width_min": "3", "width_max": "4", "page": "1"})
+    found = listing(
+        rows, {"step_min": "10", "step_max": "290", "width_min": "3", "width_max": "4", "page": "1"}
+    )
     wanted = [r for r in rows if 10 <= r["step"] <= 290 and r["width"] in (3, 4)]
     assert (found["found"], found["total"]) == (len(wanted), 300)
     assert found["rows"] == wanted[::-1][:PAGE]
@@ -99,7 +122,9 @@ def test_the_list_is_filtered_sorted_and_paged() -> None:
     assert rows[5] not in listing(rows, {"reward_min": "-1"})["rows"]  # it has no reward
     ascending = listing(rows, {"sort": "reward", "order": "asc"})
     assert [r["step"] for r in ascending["rows"][:3]] == [0, 1, 2]
-    assert listing(rows, {"sort": "reward", "page": "99"})["rows"][-1] is rows[5]  # no value: last, whatever the order
+    assert (
+        listing(rows, {"sort": "reward", "page": "99"})["rows"][-1] is rows[5]
+    )  # no value: last, whatever the order
     assert len(listing(rows, {"page": "3"})["rows"]) == 100
     assert listing(rows, {"page": "-1", "sort": "__class__"})["page"] == 1
     with pytest.raises(ValueError, match="step_min must be a number"):
@@ -112,7 +137,10 @@ def test_the_list_is_filtered_sorted_and_paged() -> None:
 def test_hidden_characters_become_visible() -> None:
     assert visible("a\tb\nc") == "a\tb\nc"
     assert visible("\x00\x1b[31m\r\x7f\x85") == "␀␛[31m␍␡\\x85"
-    assert visible("\u202eabc\u2066\u200f\ufeff\u2028\ud800") == "\\u202eabc\\u2066\\u200f\\ufeff\\u2028\\ud800"
+    assert (
+        visible("\u202eabc\u2066\u200f\ufeff\u2028\ud800")
+        == "\\u202eabc\\u2066\\u200f\\ufeff\\u2028\\ud800"
+    )
     assert visible("\U000e0041") == "\\U000e0041"
     assert visible("مرحبا 你好 ünï 👩\u200d🚀") == "مرحبا 你好 ünï 👩\u200d🚀"
 
@@ -145,7 +173,11 @@ def test_the_file_loads_nothing_and_runs_its_own_scripts_only(path: Path) -> Non
 def test_images_in_an_observation_are_data_only() -> None:
     png = "data:image/png;base64,iVBORw0KGgo="
     assert observation(f"see {png} here") == {"text": "see [image] here", "images": [png]}
-    for other in ("data:image/svg+xml;base64,PHN2Zz4=", "data:text/html;base64,PGI+", "https://x/y.png"):
+    for other in (
+        "data:image/svg+xml;base64,PHN2Zz4=",
+        "data:text/html;base64,PGI+",
+        "https://x/y.png",
+    ):
         assert observation(other)["images"] == []
 
 
@@ -160,12 +192,23 @@ def test_tokens_are_decoded_with_the_policy_s_own(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
 
     Tokenizer(models.WordLevel({"blue": 0, "?": 1}, "?")).save(str(tmp_path / "tokenizer.json"))
-    assert decoder(lambda policy: tmp_path / "tokenizer.json")("main", [0, 1, 99]) == ["blue", "?", "99"]
+    assert decoder(lambda policy: tmp_path / "tokenizer.json")("main", [0, 1, 99]) == [
+        "blue",
+        "?",
+        "99",
+    ]
 
 
 def test_curves_are_grouped_and_empty_ones_left_out() -> None:
     rows = [
-        {"step": s, "reward/total": 1.0, "reward/parallel": 0.5, "policy/a/lr": 1.0, "policy/b/lr": 2.0} for s in (0, 1)
+        {
+            "step": s,
+            "reward/total": 1.0,
+            "reward/parallel": 0.5,
+            "policy/a/lr": 1.0,
+            "policy/b/lr": 2.0,
+        }
+        for s in (0, 1)
     ]
     control = [{"step": 0, "outcome/score": 0.25}]
     charts = {c["title"]: c for g in curves(rows, control) for c in g["charts"]}
@@ -178,10 +221,16 @@ def test_curves_are_grouped_and_empty_ones_left_out() -> None:
 
 
 def test_evaluations_of_any_nesting_are_one_table() -> None:
-    flat, deep = {"score": 0.5, "num_tasks": 2.0}, {"swarm": {"greedy": {"score": 0.75, "num_tasks": 4.0}}}
+    flat, deep = (
+        {"score": 0.5, "num_tasks": 2.0},
+        {"swarm": {"greedy": {"score": 0.75, "num_tasks": 4.0}}},
+    )
     table = evaluations({"step_000002": flat, "cold_start": deep, "note": {"text": "x"}})
     assert table["titles"] == ["score", "tasks"]
-    assert table["rows"] == [["step_000002", "0.500", "2"], ["cold_start, swarm, greedy", "0.750", "4"]]
+    assert table["rows"] == [
+        ["step_000002", "0.500", "2"],
+        ["cold_start, swarm, greedy", "0.750", "4"],
+    ]
 
 
 def test_adapters_skills_and_turns_in_words() -> None:
@@ -196,7 +245,10 @@ def test_adapters_skills_and_turns_in_words() -> None:
             "subagent": {"adapter": {"base": "main"}},
         },
         "roles": {
-            "orchestrator": {"policy": "orchestrator", "trainable": [{"until": gate, "value": False}, turns]},
+            "orchestrator": {
+                "policy": "orchestrator",
+                "trainable": [{"until": gate, "value": False}, turns],
+            },
             "subagent": {
                 "policy": "subagent",
                 "trainable": [{"until": 4, "value": True}, {"until": gate, "value": False}, turns],
@@ -218,10 +270,18 @@ def test_roles_and_weights_in_words() -> None:
         "name": "r",
         "env": {"id": "parl/WideSearch-v0"},
         "roles": {"subagent": {"trainable": schedule}},
-        "reward": {"terms": {"outcome": {}, "parallel": {"weight": {"start": 0.3, "end": 0, "to_step": 9}, "cap": 4}}},
+        "reward": {
+            "terms": {
+                "outcome": {},
+                "parallel": {"weight": {"start": 0.3, "end": 0, "to_step": 9}, "cap": 4},
+            }
+        },
     }
     config = parse(raw).model_dump(mode="json")
-    assert [r["trainable"] for r in roles(config)] == ["learns", "frozen steps 0 to 19, learns from step 20"]
+    assert [r["trainable"] for r in roles(config)] == [
+        "learns",
+        "frozen steps 0 to 19, learns from step 20",
+    ]
     assert [(t["name"], t["weight"], t["knobs"]) for t in terms(config)] == [
         ("outcome", "1", ""),
         ("parallel", "0.3 → 0 over steps 0 to 9", "(cap: 4)"),
@@ -235,9 +295,13 @@ def test_the_report_goes_where_it_is_told(path: Path, tmp_path: Path) -> None:
         write_report(path, tmp_path / "no" / "x.html")
 
 
-@pytest.mark.parametrize("recorded, shown", [("faulty/no-shaping-0", True), ("healthy/weak-0", False)])
+@pytest.mark.parametrize(
+    "recorded, shown", [("faulty/no-shaping-0", True), ("healthy/weak-0", False)]
+)
 def test_alarms_are_on_the_overview(path: Path, recorded: str, shown: bool) -> None:
-    rows = gzip.decompress((Path(__file__).parent / "data" / "alarms" / f"{recorded}.jsonl.gz").read_bytes())
+    rows = gzip.decompress(
+        (Path(__file__).parent / "data" / "alarms" / f"{recorded}.jsonl.gz").read_bytes()
+    )
     (path / "metrics.jsonl").write_bytes(rows)
     page = report_html(RunReader(path), 0)
     assert ("serial_collapse" in page) == shown

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from parl.config import Config, parse, phases
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
 
-GATED = [{"until": {"metric": "outcome/subtask", "value": 0.8, "max_steps": 5}, "value": False}, {"value": True}]
+GATED = [
+    {"until": {"metric": "outcome/subtask", "value": 0.8, "max_steps": 5}, "value": False},
+    {"value": True},
+]
 
 
 def config(orchestrator: Any = True, subagent: Any = True) -> Config:
@@ -32,9 +35,14 @@ def play(settings: Config, metrics: Sequence[Mapping[str, float]]) -> list[tuple
     places: dict[str, tuple[int, int]] = {}
     out = []
     for step, measured in enumerate(metrics):
-        now = phases.now(settings.roles, places, step)
+        now = phases.roles_at(settings.roles, places, step)
         assert isinstance(now.orchestrator.trainable, bool)
-        out.append((now.orchestrator.trainable_at(step), now.subagent.trainable_at(step)))
+        out.append(
+            (
+                phases.trainable_at(now.orchestrator.trainable, step),
+                phases.trainable_at(now.subagent.trainable, step),
+            )
+        )
         places = phases.after_step(settings.roles, places, step, measured)
     return out
 
@@ -49,8 +57,12 @@ def test_a_gate_opens_at_the_skill_and_holds() -> None:
 
 
 def test_a_gate_opens_after_max_steps_without_the_skill() -> None:
-    assert [s for _, s in play(config(subagent=GATED), subtask(*[0.1] * 7))] == [False] * 5 + [True] * 2
-    assert [s for _, s in play(config(subagent=GATED), subtask(*[None] * 7))] == [False] * 5 + [True] * 2
+    assert [s for _, s in play(config(subagent=GATED), subtask(*[0.1] * 7))] == [False] * 5 + [
+        True
+    ] * 2
+    assert [s for _, s in play(config(subagent=GATED), subtask(*[None] * 7))] == [False] * 5 + [
+        True
+    ] * 2
 
 
 def test_each_gate_is_measured_in_a_step_of_its_own() -> None:
@@ -62,7 +74,10 @@ def test_each_gate_is_measured_in_a_step_of_its_own() -> None:
 
 def test_turns_of_two_roles_are_complementary() -> None:
     one, other = ([{"value": {"steps": 2, "first": first}}] for first in (True, False))
-    assert play(config(one, other), [{}] * 6) == [(True, False)] * 2 + [(False, True)] * 2 + [(True, False)] * 2
+    assert (
+        play(config(one, other), [{}] * 6)
+        == [(True, False)] * 2 + [(False, True)] * 2 + [(True, False)] * 2
+    )
 
 
 def test_turns_are_counted_from_where_their_phase_begins() -> None:
@@ -84,27 +99,39 @@ def test_steps_and_skills_in_one_schedule() -> None:
         False,
         [{"until": 3, "value": False}, {"value": True}],
         [{"until": 3, "value": False}, {"until": 5, "value": True}],
-        [{"until": 5, "value": True}, {"until": 3, "value": False}, {"value": {"steps": 2, "first": False}}],
+        [
+            {"until": 5, "value": True},
+            {"until": 3, "value": False},
+            {"value": {"steps": 2, "first": False}},
+        ],
     ],
 )
 def test_where_steps_alone_decide_the_place_needs_no_memory(schedule: Any) -> None:
     settings = config(subagent=schedule)
     remembered = [s for _, s in play(settings, [{}] * 12)]
-    assert remembered == [settings.roles.subagent.trainable_at(step) for step in range(12)]
-    assert remembered == [phases.now(settings.roles, {}, step).subagent.trainable for step in range(12)]
+    assert remembered == [
+        phases.trainable_at(settings.roles.subagent.trainable, step) for step in range(12)
+    ]
+    assert remembered == [
+        phases.roles_at(settings.roles, {}, step).subagent.trainable for step in range(12)
+    ]
 
 
 def test_a_gate_cannot_be_known_without_the_run() -> None:
     role = config(subagent=GATED).roles.subagent
-    assert role.trainable_at(0) is False
-    with pytest.raises(ConfigError, match=r"depends on outcome/subtask.*roles\.ROLE\.trainable=true"):
-        role.trainable_at(3)
+    assert phases.trainable_at(role.trainable, 0) is False
+    with pytest.raises(
+        ConfigError, match=r"depends on outcome/subtask.*roles\.ROLE\.trainable=true"
+    ):
+        phases.trainable_at(role.trainable, 3)
 
 
 def test_ever_trainable() -> None:
     assert config(subagent=GATED).roles.subagent.ever_trainable
     assert config(subagent=[{"value": {"steps": 1, "first": False}}]).roles.subagent.ever_trainable
-    assert not config(subagent=[{"until": 3, "value": False}, {"value": False}]).roles.subagent.ever_trainable
+    assert not config(
+        subagent=[{"until": 3, "value": False}, {"value": False}]
+    ).roles.subagent.ever_trainable
 
 
 def test_a_phase_without_an_end_may_only_be_the_last() -> None:
@@ -114,7 +141,9 @@ def test_a_phase_without_an_end_may_only_be_the_last() -> None:
 
 def test_roles_by_turns_need_weights_of_their_own() -> None:
     turns = [{"value": {"steps": 2, "first": True}}]
-    with pytest.raises(ConfigError, match=r"both roles have the policy 'main'.*a policy or an adapter of its own"):
+    with pytest.raises(
+        ConfigError, match=r"both roles have the policy 'main'.*a policy or an adapter of its own"
+    ):
         parse({"name": "r", "env": {"id": "x"}, "roles": {"orchestrator": {"trainable": turns}}})
 
 
@@ -137,7 +166,11 @@ def test_roles_by_turns_need_weights_of_their_own() -> None:
             {},
             r"policies\.a\.dtype: an adapter takes it from its base; set policies\.main\.dtype",
         ),
-        ({"main": {}, "a": {"adapter": {"base": "main", "rank": 0}}}, {}, r"policies\.a\.adapter\.rank"),
+        (
+            {"main": {}, "a": {"adapter": {"base": "main", "rank": 0}}},
+            {},
+            r"policies\.a\.adapter\.rank",
+        ),
         (
             {"main": {}, "a": {"adapter": {"base": "main", "target_modules": "all"}}},
             {},
@@ -167,5 +200,15 @@ def test_inference_actors_are_of_bases() -> None:
     policies = {"main": {}, "a": {"adapter": {"base": "main"}}}
     rollout = {"backend": "ray", "inference": {"a": {}}}
     roles = {"orchestrator": {"policy": "a"}, "subagent": {"trainable": False}}
-    with pytest.raises(ConfigError, match=r"rollout\.inference\.a: it is served with its base; say main"):
-        parse({"name": "r", "env": {"id": "x"}, "policies": policies, "roles": roles, "rollout": rollout})
+    with pytest.raises(
+        ConfigError, match=r"rollout\.inference\.a: it is served with its base; say main"
+    ):
+        parse(
+            {
+                "name": "r",
+                "env": {"id": "x"},
+                "policies": policies,
+                "roles": roles,
+                "rollout": rollout,
+            }
+        )

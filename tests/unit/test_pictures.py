@@ -6,17 +6,18 @@ import asyncio
 import json
 from typing import Any
 
-from parl.config.schema import ClockConfig, Limits, Swarm
-from parl.env import Message, Said
+from parl.config.roles import ClockConfig, Limits, Swarm
+from parl.core.messages import Message
+from parl.core.types import Episode, ScoredEpisode, Task
+from parl.env.demonstrations import Said
 from parl.gateway.chat import ChatRequest
 from parl.gateway.conversation import Conversation
 from parl.policy.base import Generation, PolicyHandle, Request
-from parl.policy.endpoint import chat_messages
-from parl.policy.pictures import Pictures, without_images
-from parl.policy.scripted import ScriptedEngine
-from parl.records import episode_of, episode_record
+from parl.policy.engines.openai import chat_messages
+from parl.policy.engines.scripted import ScriptedEngine
+from parl.policy.renderers.images import Pictures, without_images
 from parl.rollout.swarm import SwarmRunner
-from parl.types import Episode, ScoredEpisode, Task
+from parl.runs.records import episode_of, episode_record
 from tests.helpers import Characters, WordsEnv, call, roles, run, script
 
 RED, BLUE, BAD = (f"data:image/png;base64,{word}" for word in ("UkVE", "QkxV", "QkFE"))
@@ -49,7 +50,9 @@ class Seeing(Characters):
 
     def show(self, text: str) -> list[int]:
         pieces = self.pictures.pieces(text)
-        return [i for piece in pieces for i in (map(ord, piece) if isinstance(piece, str) else piece)]
+        return [
+            i for piece in pieces for i in (map(ord, piece) if isinstance(piece, str) else piece)
+        ]
 
     def images(self, text: str) -> tuple[str, ...]:
         return self.pictures.shown(text)
@@ -90,7 +93,9 @@ def play(said: list[str], limits: Limits | None = None) -> tuple[Episode, list[R
     engine = Engine(said)
     handle = PolicyHandle("main", engine.renderer, engine)
     task = Task("t", "test/Words-v0", f"see {RED} and {BAD}", {"word": "blue"})
-    runner = SwarmRunner({"orchestrator": handle, "subagent": handle}, roles(limits), Swarm(), ClockConfig())
+    runner = SwarmRunner(
+        {"orchestrator": handle, "subagent": handle}, roles(limits), Swarm(), ClockConfig()
+    )
     episode = asyncio.run(runner.run(WordsEnv(), task, episode_id="e", group="g", step=0, seed="s"))
     return episode, engine.asked
 

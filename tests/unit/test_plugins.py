@@ -10,11 +10,13 @@ from types import ModuleType
 import gymnasium
 import pytest
 
-from parl import plugins, scoring
-from parl.config.schema import EnvConfig
-from parl.env import AgentEnv, tool
-from parl.errors import ConfigError
-from parl.types import Task
+from parl.config.env import EnvConfig
+from parl.core.errors import ConfigError
+from parl.core.types import Task
+from parl.env import registry as plugins
+from parl.env.base import AgentEnv
+from parl.env.tools import tool
+from parl.reward import terms
 
 
 class EchoEnv(AgentEnv):
@@ -30,7 +32,9 @@ class EchoEnv(AgentEnv):
         self.notes: list[str] = []
 
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
-        return [Task(f"{split}-{i}", "test/Echo-v0", f"Say {split} {seed} {i}", {}) for i in range(num)]
+        return [
+            Task(f"{split}-{i}", "test/Echo-v0", f"Say {split} {seed} {i}", {}) for i in range(num)
+        ]
 
     def start(self, task: Task) -> None:
         self.notes = []
@@ -76,7 +80,9 @@ def test_load_imports_a_plugin_once(site: Path, monkeypatch: pytest.MonkeyPatch)
     counter = ModuleType("plugin_counter")
     counter.num = 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "plugin_counter", counter)
-    install(site, "counted_plugin", "import plugin_counter\nplugin_counter.num += 1\n", "parl.rewards")
+    install(
+        site, "counted_plugin", "import plugin_counter\nplugin_counter.num += 1\n", "parl.rewards"
+    )
     plugins.load()
     del sys.modules["counted_plugin"]
     plugins.load()
@@ -85,8 +91,14 @@ def test_load_imports_a_plugin_once(site: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_plugin_that_is_installed_later_is_found_by_the_next_load(site: Path) -> None:
     plugins.load()
-    code = "import gymnasium\ngymnasium.register(id='test/Late-v0', entry_point='late_plugin:Late')\n"
-    install(site, "late_plugin", f"{code}from parl.env import AgentEnv\nclass Late(AgentEnv):\n    'Late.'\n")
+    code = (
+        "import gymnasium\ngymnasium.register(id='test/Late-v0', entry_point='late_plugin:Late')\n"
+    )
+    install(
+        site,
+        "late_plugin",
+        f"{code}from parl.env.base import AgentEnv\nclass Late(AgentEnv):\n    'Late.'\n",
+    )
     assert "test/Late-v0" in plugins.env_ids()
     del gymnasium.registry["test/Late-v0"], sys.modules["late_plugin"]
 
@@ -99,7 +111,9 @@ def test_a_plugin_that_is_installed_later_is_found_by_the_next_load(site: Path) 
         ("def", "SyntaxError"),
     ],
 )
-def test_a_plugin_that_fails_to_import_is_named_with_the_fix(site: Path, code: str, reason: str) -> None:
+def test_a_plugin_that_fails_to_import_is_named_with_the_fix(
+    site: Path, code: str, reason: str
+) -> None:
     install(site, "broken_plugin", code)
     with pytest.raises(ConfigError) as error:
         plugins.load()
@@ -110,18 +124,24 @@ def test_a_plugin_that_fails_to_import_is_named_with_the_fix(site: Path, code: s
 
 
 def test_a_name_given_twice_is_not_blamed_on_the_plugin_that_came_second(site: Path) -> None:
-    code = "from parl.scoring import reward\n@reward\ndef twice_named(episode):\n    return 0.0\n"
+    code = (
+        "from parl.reward.terms import reward\n@reward\ndef twice_named(episode):\n    return 0.0\n"
+    )
     install(site, "one_plugin", code, "parl.rewards")
     install(site, "two_plugin", code, "parl.rewards")
-    with pytest.raises(ConfigError, match=r"^Two reward terms are named 'twice_named': .*_plugin.* and .*_plugin"):
+    with pytest.raises(
+        ConfigError, match=r"^Two reward terms are named 'twice_named': .*_plugin.* and .*_plugin"
+    ):
         plugins.load()
-    del scoring._REGISTRY["twice_named"]
+    del terms._REGISTRY["twice_named"]
 
 
 def test_a_registration_that_points_nowhere_is_named(site: Path) -> None:
     code = "import gymnasium\ngymnasium.register(id='test/Lost-v0', entry_point='lost_plugin:Nothing')\n"
     install(site, "lost_plugin", code)
-    with pytest.raises(ConfigError, match=r"test/Lost-v0 .*'lost_plugin:Nothing', which cannot be imported"):
+    with pytest.raises(
+        ConfigError, match=r"test/Lost-v0 .*'lost_plugin:Nothing', which cannot be imported"
+    ):
         plugins.make_env(EnvConfig(id="test/Lost-v0"))
     del gymnasium.registry["test/Lost-v0"], sys.modules["lost_plugin"]
 
@@ -155,19 +175,37 @@ def test_make_env_does_not_change_the_registration() -> None:
 @pytest.mark.parametrize(
     "env_id, kwargs, message",
     [
-        ("test/Eco-v0", {}, r"No environment 'test/Eco-v0' .*Did you mean 'test/Echo-v0'.*gymnasium\.register"),
+        (
+            "test/Eco-v0",
+            {},
+            r"No environment 'test/Eco-v0' .*Did you mean 'test/Echo-v0'.*gymnasium\.register",
+        ),
         ("test/Echo-v1", {}, r"No environment 'test/Echo-v1' .*Did you mean 'test/Echo-v0'"),
         ("test/Echo", {}, r"No environment 'test/Echo' .*Did you mean 'test/Echo-v0'"),
         ("not an id", {}, r"No environment 'not an id'"),
         ("no_such_module:test/Echo-v0", {}, r"imports no_such_module first, which failed"),
         ("CartPole-v1", {}, r"CartPole-v1 is a CartPoleEnv, not an AgentEnv.*test/Echo-v0"),
-        ("test/Echo-v0", {"tims": 2}, r"no argument 'tims'\. Did you mean 'times'\? Allowed: path, times"),
-        ("test/Echo-v0", {"times": "two"}, r"env\.kwargs\.times: .* takes times: int = 1 \(given: 'two'\)"),
+        (
+            "test/Echo-v0",
+            {"tims": 2},
+            r"no argument 'tims'\. Did you mean 'times'\? Allowed: path, times",
+        ),
+        (
+            "test/Echo-v0",
+            {"times": "two"},
+            r"env\.kwargs\.times: .* takes times: int = 1 \(given: 'two'\)",
+        ),
         ("test/Echo-v0", {"max_episode_steps": 2}, r"no argument 'max_episode_steps'"),
-        ("test/Echo-v0", {"times": 0}, r"times is 0\nIts arguments: times: int = 1, path: str \| None = None"),
+        (
+            "test/Echo-v0",
+            {"times": 0},
+            r"times is 0\nIts arguments: times: int = 1, path: str \| None = None",
+        ),
         ("test/Echo-v0", {"path": "/no/such/file"}, r"No such file"),
     ],
 )
-def test_a_wrong_environment_is_a_clear_error(env_id: str, kwargs: dict[str, object], message: str) -> None:
+def test_a_wrong_environment_is_a_clear_error(
+    env_id: str, kwargs: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         plugins.make_env(EnvConfig(id=env_id, kwargs=kwargs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parl.progress import Progress
+from parl.core.progress import Progress
 
 
 def test_a_line_of_its_own_between_the_counts(capsys: pytest.CaptureFixture[str]) -> None:

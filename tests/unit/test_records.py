@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from parl.records import advantages_of, episode_of, episode_record, rewards_of
-from parl.rollout.swarm import EpisodeFailure, failed_episode
-from parl.types import RewardBreakdown, ScoredEpisode
+from parl.core.types import RewardBreakdown, ScoredEpisode
+from parl.rollout.env_calls import EpisodeFailure
+from parl.rollout.swarm import failed_episode
+from parl.runs.records import advantages_of, episode_of, episode_record, rewards_of
 from tests.helpers import TASK, assign, call, create, run, script, turns
 
 REWARDS = {
-    "0": RewardBreakdown({"outcome": 0.1, "parallel": 1 / 3}, {"outcome": 0.7, "parallel": 0.2}, {"outcome": 0.0}),
+    "0": RewardBreakdown(
+        {"outcome": 0.1, "parallel": 1 / 3}, {"outcome": 0.7, "parallel": 0.2}, {"outcome": 0.0}
+    ),
     "1": RewardBreakdown({"outcome": 0.3}, {"outcome": 0.7}),
     "2": RewardBreakdown({"outcome": 0.0}, {"outcome": 0.7}),
 }
@@ -28,7 +31,11 @@ def stored(scored: ScoredEpisode) -> dict[str, object]:
 
 def test_an_episode_comes_back_as_it_was() -> None:
     play = script(
-        [turns(create("a"), assign("a", "red"), assign("a", "green"), "@oops"), call("peek", at="ü"), "blue"],
+        [
+            turns(create("a"), assign("a", "red"), assign("a", "green"), "@oops"),
+            call("peek", at="ü"),
+            "blue",
+        ],
         red=[call("peek", at="x"), "RED"],
         green=["junk"],
     )
@@ -44,7 +51,9 @@ def test_an_episode_comes_back_as_it_was() -> None:
 def test_siblings_and_contributions_come_back_and_older_records_have_none() -> None:
     played = run(script([turns(create("a"), assign("a", "red")), "blue"], red=["RED"]))
     child = replace(played.subagents[0], contribution=0.25)
-    episode = replace(played, traces=(played.orchestrator, child), siblings=(replace(child, id="1.1"),))
+    episode = replace(
+        played, traces=(played.orchestrator, child), siblings=(replace(child, id="1.1"),)
+    )
     record = stored(ScoredEpisode(episode, {}))
     assert episode_of(record) == episode
     assert advantages_of(record) == {"0": -0.1, "1": 1 / 3, "1.1": 0.0}
@@ -58,7 +67,9 @@ def test_siblings_and_contributions_come_back_and_older_records_have_none() -> N
 def test_and_its_record_too() -> None:
     record = stored(ScoredEpisode(run(script(["blue"])), {"0": REWARDS["0"]}))
     again = ScoredEpisode(episode_of(record), rewards_of(record))
-    back = episode_record(again, {(again.episode.id, t["id"]): t["advantages"] for t in record["traces"]})  # type: ignore[attr-defined]
+    back = episode_record(
+        again, {(again.episode.id, t["id"]): t["advantages"] for t in record["traces"]}
+    )  # type: ignore[attr-defined]
     assert json.dumps(back) == json.dumps(record)
 
 

@@ -12,14 +12,17 @@ import pytest
 import zstandard
 
 import parl_rewards  # noqa: F401  (registers the terms)
-from parl import credit, scoring
 from parl.config import Config, parse
-from parl.errors import CheckpointError, ConfigError
-from parl.rescore import Change, rescore_run
-from parl.rollout.swarm import EpisodeFailure, failed_episode
-from parl.run_folder import RunFolder
-from parl.scoring import Scorer, reward
-from parl.types import AgentTrace, Episode, Task
+from parl.core.errors import CheckpointError, ConfigError
+from parl.core.types import AgentTrace, Episode, Task
+from parl.evaluation.rescore import Change, rescore_run
+from parl.reward import credit, terms
+from parl.reward import scorer as scoring
+from parl.reward.scorer import Scorer
+from parl.reward.terms import reward
+from parl.rollout.env_calls import EpisodeFailure
+from parl.rollout.swarm import failed_episode
+from parl.runs.folder import RunFolder
 from tests.helpers import TASK, assign, create, run, script, turns
 
 TERMS = {
@@ -33,7 +36,12 @@ NUM_STEPS = 4
 
 
 def config(path: Path, terms: dict[str, Any] | None = None, **more: Any) -> Config:
-    raw = {"name": "r", "env": {"id": "parl/Gone-v0"}, "run_dir": str(path), "reward": {"terms": terms or TERMS}}
+    raw = {
+        "name": "r",
+        "env": {"id": "parl/Gone-v0"},
+        "run_dir": str(path),
+        "reward": {"terms": terms or TERMS},
+    }
     return parse({**raw, **more})
 
 
@@ -52,12 +60,22 @@ def episodes(step: int, task: str) -> list[Episode]:
         run(script([swarm + " " * step, "no"], red=["RED"], green=["GREEN"])),
     ]
     group = f"{step}-{task}"
-    played = [replace(e, traces=(e.traces[0], *_with_worth(e)), siblings=_siblings(e)) for e in played]
+    played = [
+        replace(e, traces=(e.traces[0], *_with_worth(e)), siblings=_siblings(e)) for e in played
+    ]
     named = [
-        replace(e, id=f"{group}-{k}", group=group, step=step, task=Task(task, e.task.env, e.task.prompt, e.task.data))
+        replace(
+            e,
+            id=f"{group}-{k}",
+            group=group,
+            step=step,
+            task=Task(task, e.task.env, e.task.prompt, e.task.data),
+        )
         for k, e in enumerate(played)
     ]
-    lost = failed_episode(f"{group}-9", replace(TASK, id=task), group, step, EpisodeFailure("timeout", "late"))
+    lost = failed_episode(
+        f"{group}-9", replace(TASK, id=task), group, step, EpisodeFailure("timeout", "late")
+    )
     return [*named, lost]
 
 
@@ -71,7 +89,7 @@ def _siblings(episode: Episode) -> tuple[AgentTrace, ...]:
 
 
 def train(config: Config, every: int = 1, failed: bool = True) -> Path:
-    """What a run leaves of its steps, as `parl.train` makes it; the episodes that failed with or without a line."""
+    """What a run leaves of its steps, as `parl.training.trainer` makes it; the episodes that failed with or without a line."""
     folder = RunFolder.create(config.run_path, config)
     scorer = Scorer(config.reward)
     budgets: dict[str, float] = {}
@@ -81,7 +99,10 @@ def train(config: Config, every: int = 1, failed: bool = True) -> Path:
             group = episodes(step, task)
             done, budgets = scorer.score(group, step, budgets)
             samples += credit.assign([done], config.credit, config.roles, step)
-            scored += [*done, *(scoring.ScoredEpisode(e, {}) for e in group if failed and e.status == "failed")]
+            scored += [
+                *done,
+                *(scoring.ScoredEpisode(e, {}) for e in group if failed and e.status == "failed"),
+            ]
         if step % every == 0:
             folder.write_episodes(step, scored, samples)
     folder.close()
@@ -89,7 +110,11 @@ def train(config: Config, every: int = 1, failed: bool = True) -> Path:
 
 
 def contents(path: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(path.rglob("*")) if p.is_file()}
+    return {
+        str(p): (p.stat().st_mtime_ns, p.read_bytes())
+        for p in sorted(path.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.mark.parametrize("failed", [True, False])
@@ -115,14 +140,20 @@ def contents(path: Path) -> dict[str, tuple[int, bytes]]:
         *("trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one", "siblings"),
     ],
 )
-def test_under_its_own_config_a_run_is_as_it_was(tmp_path: Path, more: dict[str, Any], failed: bool) -> None:
+def test_under_its_own_config_a_run_is_as_it_was(
+    tmp_path: Path, more: dict[str, Any], failed: bool
+) -> None:
     own = config(tmp_path / "run", **more)
     path = train(own, failed=failed)
     before = contents(path)
     result = rescore_run(path, own, "own")
     assert result.exact
     assert result.notes == ()
-    assert (result.total.order_changed, result.total.best_changed, result.total.ranks_changed) == (0, 0, 0)
+    assert (result.total.order_changed, result.total.best_changed, result.total.ranks_changed) == (
+        0,
+        0,
+        0,
+    )
     assert result.total.reward_old == result.total.reward_new
     assert result.total.num_failed == (8 if failed else 0)
     assert not result.most_changed
@@ -134,7 +165,9 @@ def test_toggle_binds_in_these_runs(tmp_path: Path) -> None:
     own = config(tmp_path / "run", reward=with_toggle())
     path = train(own)
     assert not rescore_run(path, config(tmp_path / "run"), "without").exact
-    assert not rescore_run(path, config(tmp_path / "run", reward=with_toggle(percentile=0.0)), "tighter").exact
+    assert not rescore_run(
+        path, config(tmp_path / "run", reward=with_toggle(percentile=0.0)), "tighter"
+    ).exact
 
 
 def test_the_effort_budget_binds_in_these_runs(tmp_path: Path) -> None:
@@ -158,11 +191,16 @@ def test_episodes_that_do_not_say_what_subagents_contributed(tmp_path: Path) -> 
     own = config(tmp_path / "run")
     path = train(own)
     file = path / "episodes" / "step_000000.jsonl.zst"
-    text = zstandard.decompress(file.read_bytes()).decode().replace('"contribution": 0.5', '"contribution": null')
+    text = (
+        zstandard.decompress(file.read_bytes())
+        .decode()
+        .replace('"contribution": 0.5', '"contribution": null')
+    )
     file.write_bytes(zstandard.compress(text.encode()))
     assert rescore_run(path, own, "own").exact  # no other rule needs it
     with pytest.raises(
-        ConfigError, match=r"does not say what its subagent 1 contributed. That is asked only while a run trains"
+        ConfigError,
+        match=r"does not say what its subagent 1 contributed. That is asked only while a run trains",
     ):
         rescore_run(path, config(path, credit={"type": "drop_one"}), "other")
 
@@ -181,7 +219,9 @@ def test_what_another_reward_changes(tmp_path: Path) -> None:
     result = rescore_run(path, config(path, {"outcome": {"weight": 1.0}}), "other")
     assert not result.exact
     first = {c.id: c for c in result.episodes if c.group == "0-x"}
-    assert first["0-x-0"] == Change("0-x-0", "0-x", 0, 1.0, 1.0, 2, 1, pytest.approx(0.4), pytest.approx(0.5))
+    assert first["0-x-0"] == Change(
+        "0-x-0", "0-x", 0, 1.0, 1.0, 2, 1, pytest.approx(0.4), pytest.approx(0.5)
+    )
     assert (first["0-x-3"].rank_old, first["0-x-3"].rank_new) == (3, 3)
     assert (first["0-x-1"].rank_old, first["0-x-1"].rank_new) == (4, 3)
     step = result.steps[0]
@@ -191,7 +231,9 @@ def test_what_another_reward_changes(tmp_path: Path) -> None:
     assert step.best_changed == 0  # the best swarm still is among the best
     assert step.ranks_changed == 4  # of both groups
     assert step.advantage_correlation == pytest.approx(5 / 26**0.5)
-    assert {round(abs(c.advantage_new - c.advantage_old), 9) for c in result.most_changed[:8]} == {0.1}
+    assert {round(abs(c.advantage_new - c.advantage_old), 9) for c in result.most_changed[:8]} == {
+        0.1
+    }
 
 
 def test_an_order_that_is_turned_round(tmp_path: Path) -> None:
@@ -223,13 +265,16 @@ def reads_a_fact() -> Iterator[None]:
         return float(episode.facts["depth"])
 
     yield
-    del scoring._REGISTRY["depth"]
+    del terms._REGISTRY["depth"]
 
 
 @pytest.mark.usefixtures("reads_a_fact")
 def test_a_fact_that_the_episodes_lack(tmp_path: Path) -> None:
     path = train(config(tmp_path / "run"))
-    with pytest.raises(ConfigError, match=r"KeyError: 'depth' \(in reward term 'depth', episode 0-x-0\).*may lack a"):
+    with pytest.raises(
+        ConfigError,
+        match=r"KeyError: 'depth' \(in reward term 'depth', episode 0-x-0\).*may lack a",
+    ):
         rescore_run(path, config(path, {"depth": {}}), "other")
 
 
@@ -256,7 +301,9 @@ def test_no_run_and_no_episodes(tmp_path: Path) -> None:
         rescore_run(own.run_path, own, "own")
 
 
-@pytest.mark.parametrize("content", [b"no zstd", zstandard.compress(b"{"), zstandard.compress(b'{"id": "e"}')])
+@pytest.mark.parametrize(
+    "content", [b"no zstd", zstandard.compress(b"{"), zstandard.compress(b'{"id": "e"}')]
+)
 def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     own = config(tmp_path / "run")
     file = train(own) / "episodes" / "step_000001.jsonl.zst"

@@ -10,10 +10,17 @@ import pytest
 import yaml
 
 from parl.config import Config, parse
-from parl.errors import CheckpointError
-from parl.records import episode_record
-from parl.run_folder import SCHEMA_VERSION, RunFolder, read_episodes, read_metrics, read_resolved, write_atomic
-from parl.types import RewardBreakdown, Sample, ScoredEpisode
+from parl.core.errors import CheckpointError
+from parl.core.types import RewardBreakdown, Sample, ScoredEpisode
+from parl.runs.folder import (
+    SCHEMA_VERSION,
+    RunFolder,
+    read_episodes,
+    read_metrics,
+    read_resolved,
+    write_atomic,
+)
+from parl.runs.records import episode_record
 from tests.helpers import assign, call, create, run, script
 
 
@@ -39,7 +46,9 @@ def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
 def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
     path = close(RunFolder.create(tmp_path / "r", config(seed=1)))
     before = (path / "config.resolved.yaml").read_bytes()
-    with pytest.raises(CheckpointError, match=r"already holds a run.*--resume.*run_dir=.*delete it"):
+    with pytest.raises(
+        CheckpointError, match=r"already holds a run.*--resume.*run_dir=.*delete it"
+    ):
         RunFolder.create(path, config(seed=2))
     assert (path / "config.resolved.yaml").read_bytes() == before
 
@@ -58,11 +67,15 @@ def test_no_run_is_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, SCHEMA_VERSION - 1, None])
-def test_another_schema_version_is_refused_with_the_way_out(tmp_path: Path, version: int | None) -> None:
+def test_another_schema_version_is_refused_with_the_way_out(
+    tmp_path: Path, version: int | None
+) -> None:
     path = close(RunFolder.create(tmp_path / "r", config()))
     raw = yaml.safe_load((path / "config.resolved.yaml").read_text())
     (path / "config.resolved.yaml").write_text(yaml.safe_dump({**raw, "schema_version": version}))
-    with pytest.raises(CheckpointError, match=f"schema version {version}, this program reads {SCHEMA_VERSION}.*Use"):
+    with pytest.raises(
+        CheckpointError, match=f"schema version {version}, this program reads {SCHEMA_VERSION}.*Use"
+    ):
         RunFolder.resume(path)
 
 
@@ -97,16 +110,26 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def scored() -> ScoredEpisode:
     two = "\n".join([create("a"), assign("a", "red"), assign("a", "green")])
-    episode = run(script([two, call("peek", at="ü"), "blue"], red=["RED"], green=[call("peek", at="x"), "GREEN"]))
-    rewards = {"0": RewardBreakdown({"outcome": 1.0, "parallel": 0.5}, {"outcome": 1.0, "parallel": 0.2})}
-    return ScoredEpisode(episode, {**rewards, "1": RewardBreakdown({"subtask": 0.5}, {"subtask": 1.0})})
+    episode = run(
+        script(
+            [two, call("peek", at="ü"), "blue"], red=["RED"], green=[call("peek", at="x"), "GREEN"]
+        )
+    )
+    rewards = {
+        "0": RewardBreakdown({"outcome": 1.0, "parallel": 0.5}, {"outcome": 1.0, "parallel": 0.2})
+    }
+    return ScoredEpisode(
+        episode, {**rewards, "1": RewardBreakdown({"subtask": 0.5}, {"subtask": 1.0})}
+    )
 
 
 def test_an_episode_on_disk_can_be_recomputed_from_its_traces(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "r", config())
     episode = scored().episode
     samples = [
-        Sample(episode.id, t.id, t.role, "main", t.token_ids, t.mask, t.logprobs, 0.5 - k, 1.0, (0,))
+        Sample(
+            episode.id, t.id, t.role, "main", t.token_ids, t.mask, t.logprobs, 0.5 - k, 1.0, (0,)
+        )
         for k, t in enumerate(episode.traces)
     ]
     folder.write_episodes(12, [scored(), scored()], samples)
@@ -119,21 +142,52 @@ def test_an_episode_on_disk_can_be_recomputed_from_its_traces(tmp_path: Path) ->
     assert first["critical_steps"] == len(traces[0]["turns"]) + sum(launched.values()) == 5
     assert first["total_steps"] == sum(len(t["turns"]) for t in traces) == 6
     assert first["rewards"]["0"]["total"] == pytest.approx(1.1)
-    assert (first["status"], first["answer"], first["outcome"]) == ("completed", "blue", {"score": 1.0})
-    assert traces[0]["turns"][1]["tool_calls"] == [{"name": "peek", "arguments": {"at": "ü"}, "error": None}]
+    assert (first["status"], first["answer"], first["outcome"]) == (
+        "completed",
+        "blue",
+        {"score": 1.0},
+    )
+    assert traces[0]["turns"][1]["tool_calls"] == [
+        {"name": "peek", "arguments": {"at": "ü"}, "error": None}
+    ]
     assert traces[0]["turns"][1]["observations"] == ["ü"]
     for k, t in enumerate(traces):
         assert len(t["token_ids"]) == len(t["mask"]) == len(t["logprobs"]) == len(t["advantages"])
         assert t["advantages"] == [(0.5 - k) * m for m in t["mask"]]
-        assert all(a["t_end"] <= b["t_start"] for a, b in zip(t["turns"], t["turns"][1:], strict=False))
-    assert first["clock"]["critical_path_s"] == max(turn["t_end"] for t in traces for turn in t["turns"])
+        assert all(
+            a["t_end"] <= b["t_start"] for a, b in zip(t["turns"], t["turns"][1:], strict=False)
+        )
+    assert first["clock"]["critical_path_s"] == max(
+        turn["t_end"] for t in traces for turn in t["turns"]
+    )
 
 
 def test_the_record_has_the_public_keys() -> None:
     record = episode_record(scored(), {})
-    top = {"task", "group", "step", "status", "answer", "outcome", "critical_steps", "total_steps", "clock"}
+    top = {
+        "task",
+        "group",
+        "step",
+        "status",
+        "answer",
+        "outcome",
+        "critical_steps",
+        "total_steps",
+        "clock",
+    }
     assert top | {"rewards", "traces"} <= set(record)
-    trace = {"id", "role", "parent", "spawned_at", "name", "prompt", "status", "policy", "result", "turns"}
+    trace = {
+        "id",
+        "role",
+        "parent",
+        "spawned_at",
+        "name",
+        "prompt",
+        "status",
+        "policy",
+        "result",
+        "turns",
+    }
     assert trace | {"token_ids", "mask", "logprobs", "advantages"} <= set(record["traces"][0])
     turn = {"text", "tool_calls", "observations", "policy_versions", "t_start", "t_end"}
     assert turn <= set(record["traces"][0]["turns"][0])

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from parl.config import parse
-from parl.errors import CheckpointError
-from parl.run_folder import RunFolder, index_path, read_episode, read_episodes
-from parl.run_reader import RunReader
-from parl.types import Episode, RewardBreakdown, ScoredEpisode
+from parl.core.errors import CheckpointError
+from parl.core.types import Episode, RewardBreakdown, ScoredEpisode
+from parl.runs.folder import RunFolder, index_path, read_episode, read_episodes
+from parl.runs.reader import RunReader
 from tests.helpers import TASK, assign, create, run, script, turns
 
 
@@ -23,7 +23,8 @@ def scored(reward: float = 1.0) -> ScoredEpisode:
 
 
 def failed() -> ScoredEpisode:
-    from parl.rollout.swarm import EpisodeFailure, failed_episode
+    from parl.rollout.env_calls import EpisodeFailure
+    from parl.rollout.swarm import failed_episode
 
     episode: Episode = failed_episode("f", TASK, "g", 3, EpisodeFailure("timeout", "no result"))
     return ScoredEpisode(episode, {})
@@ -31,18 +32,33 @@ def failed() -> ScoredEpisode:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "r", parse({"name": "r", "env": {"id": "parl/WideSearch-v0"}}))
+    return RunFolder.create(
+        tmp_path / "r", parse({"name": "r", "env": {"id": "parl/WideSearch-v0"}})
+    )
 
 
 def test_a_row_says_what_a_list_shows(folder: RunFolder) -> None:
     folder.write_episodes(3, [scored(0.5), failed()], [])
     one, two = RunReader(folder.path).rows()
-    wanted = {"id": "e", "task": "t", "group": "g", "status": "completed", "failure": None, "reward": 0.5, "score": 1.0}
+    wanted = {
+        "id": "e",
+        "task": "t",
+        "group": "g",
+        "status": "completed",
+        "failure": None,
+        "reward": 0.5,
+        "score": 1.0,
+    }
     assert {k: one[k] for k in wanted} == wanted
     assert (one["width"], one["num_subagents"], one["critical_steps"]) == (2, 2, 3)
     generated = sum(t.num_generated for t in scored().episode.traces)
     assert (one["tokens"], one["latency_s"]) == (generated, scored().episode.clock.critical_path_s)
-    assert (two["status"], two["failure"], two["reward"], two["score"]) == ("failed", "timeout", None, None)
+    assert (two["status"], two["failure"], two["reward"], two["score"]) == (
+        "failed",
+        "timeout",
+        None,
+        None,
+    )
     assert read_episodes(folder.path / "episodes" / "step_000003.jsonl.zst")[1]["rewards"] == {}
 
 
@@ -127,7 +143,13 @@ def test_reading_writes_nothing(folder: RunFolder) -> None:
     os.chmod(folder.path, 0o555)
     try:
         reader = RunReader(folder.path)
-        reader.rows(), reader.metrics(), reader.state(), reader.evaluations(), reader.control_metrics()
+        (
+            reader.rows(),
+            reader.metrics(),
+            reader.state(),
+            reader.evaluations(),
+            reader.control_metrics(),
+        )
     finally:
         os.chmod(folder.path, mode)
     assert {p: p.stat().st_mtime_ns for p in folder.path.rglob("*")} == before

@@ -9,19 +9,23 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from parl import scaffold
-from parl.errors import ConfigError
+from parl.cli import scaffold
+from parl.core.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(gymnasium.registry, "calc/Calc-v0", raising=False)  # another test may have used the template
+    monkeypatch.delitem(
+        gymnasium.registry, "calc/Calc-v0", raising=False
+    )  # another test may have used the template
     return tmp_path
 
 
 def written(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 @pytest.mark.parametrize(
@@ -34,7 +38,9 @@ def written(folder: Path) -> dict[str, str]:
         ("calc", "calc", "calc", "calc/Calc-v0", "CalcEnv"),
     ],
 )
-def test_an_environment_has_the_name_everywhere(name: str, package: str, module: str, env_id: str, cls: str) -> None:
+def test_an_environment_has_the_name_everywhere(
+    name: str, package: str, module: str, env_id: str, cls: str
+) -> None:
     made = scaffold.new("envs", name)
     assert (made.folder, made.plugin) == (Path(package), env_id)
     files = written(made.folder)
@@ -54,8 +60,16 @@ def test_an_environment_has_the_name_everywhere(name: str, package: str, module:
     assert f"name: {package}-smoke\n" in files["smoke.yaml"]
     assert f'id="{env_id}", entry_point="{module}.env:{cls}"' in files[f"{module}/__init__.py"]
     assert f"class {cls}(AgentEnv)" in files[f"{module}/env.py"]
-    commands = [line.split("#")[0].strip() for line in files["README.md"].splitlines() if line.startswith("    p")]
-    assert commands[:3] == ["pip install -e .", f"parl envs check {env_id}", "parl train smoke.yaml"]
+    commands = [
+        line.split("#")[0].strip()
+        for line in files["README.md"].splitlines()
+        if line.startswith("    p")
+    ]
+    assert commands[:3] == [
+        "pip install -e .",
+        f"parl envs check {env_id}",
+        "parl train smoke.yaml",
+    ]
     for path in (p for p in files if p.endswith(".py")):
         ast.parse(files[path])
     if name != "calc":
@@ -66,7 +80,12 @@ def test_a_reward_has_the_name_everywhere(empty: Path) -> None:
     made = scaffold.new("rewards", "short-answers", empty / "a" / "b")
     assert (made.folder, made.plugin) == (empty / "a" / "b", "short_answers")
     files = written(made.folder)
-    assert set(files) == {"README.md", "pyproject.toml", "short_answers/__init__.py", "tests/test_reward.py"}
+    assert set(files) == {
+        "README.md",
+        "pyproject.toml",
+        "short_answers/__init__.py",
+        "tests/test_reward.py",
+    }
     assert "def short_answers(episode" in files["short_answers/__init__.py"]
     assert "brevity" not in "".join(files.values()).lower()
 
@@ -94,7 +113,9 @@ def test_a_bad_name_is_refused_and_nothing_is_written(empty: Path, name: str, me
 
 
 def test_a_reward_that_is_registered_is_taken(empty: Path) -> None:
-    with pytest.raises(ConfigError, match="'outcome' is registered already: `parl rewards show outcome`"):
+    with pytest.raises(
+        ConfigError, match="'outcome' is registered already: `parl rewards show outcome`"
+    ):
         scaffold.new("rewards", "outcome")
     assert list(empty.iterdir()) == []
 
@@ -104,7 +125,9 @@ def test_a_folder_that_is_not_empty_is_left_alone(empty: Path) -> None:
     (empty / "dice" / "mine.txt").write_text("mine")
     (empty / "file").write_text("mine")
     for folder in (None, empty / "file"):
-        with pytest.raises(ConfigError, match=r"exists and is not an empty folder. Give another name, or --dir"):
+        with pytest.raises(
+            ConfigError, match=r"exists and is not an empty folder. Give another name, or --dir"
+        ):
             scaffold.new("envs", "dice", folder)
     assert written(empty) == {"dice/mine.txt": "mine", "file": "mine"}
     with pytest.raises(ConfigError, match="cannot be written"):

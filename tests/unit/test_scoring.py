@@ -7,20 +7,21 @@ from typing import Any, Literal
 
 import pytest
 
-from parl import scoring
 from parl.config import parse
 from parl.config.base import PositiveInt
 from parl.config.objective import Modifiers, Reward, Schedule, Term, Toggle
-from parl.errors import ConfigError
-from parl.scoring import Scorer, reward, validate
-from parl.types import Episode
+from parl.core.errors import ConfigError
+from parl.core.types import Episode
+from parl.reward import terms
+from parl.reward.scorer import Scorer, validate
+from parl.reward.terms import reward
 from tests.episodes import child, episode
 
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry with two terms, `solved` (an outcome of both roles) and `width` (the orchestrator's)."""
-    monkeypatch.setattr(scoring, "_REGISTRY", {})
+    monkeypatch.setattr(terms, "_REGISTRY", {})
 
     @reward(roles=("orchestrator", "subagent"), outcome=True)
     def solved(episode: Episode) -> dict[str, float]:
@@ -32,8 +33,10 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
         return episode.num_assigned / cap
 
 
-def terms(**by_name: Any) -> Reward:
-    return Reward(terms={k: v if isinstance(v, Term) else Term(weight=v) for k, v in by_name.items()})
+def make_reward(**by_name: Any) -> Reward:
+    return Reward(
+        terms={k: v if isinstance(v, Term) else Term(weight=v) for k, v in by_name.items()}
+    )
 
 
 # --- registry --------------------------------------------------------------------------------------------------------
@@ -43,15 +46,24 @@ def terms(**by_name: Any) -> Reward:
     "config,message",
     [
         (
-            terms(sloved=1.0),
+            make_reward(sloved=1.0),
             r"reward\.terms\.sloved: no such reward term\. Did you mean 'solved'\? Allowed: solved, width",
         ),
-        (terms(width=Term(weight=1.0, cpa=3)), r"width\.cpa: unknown knob\. Did you mean 'cap'\?"),
-        (terms(width=Term(weight=1.0, cap="eight")), r"width\.cap: .*integer.*given: 'eight'"),
-        (terms(width=Term(weight=1.0, cap=0)), r"width\.cap: .*greater than 0"),
-        (terms(width=Term(weight=1.0, form="c")), r"width\.form: .*'a' or 'b'"),
-        (terms(), "reward.terms is empty"),
-        (Reward(terms={"width": Term()}, modifiers=Modifiers(toggle=Toggle())), "Add one of: solved"),
+        (
+            make_reward(width=Term(weight=1.0, cpa=3)),
+            r"width\.cpa: unknown knob\. Did you mean 'cap'\?",
+        ),
+        (
+            make_reward(width=Term(weight=1.0, cap="eight")),
+            r"width\.cap: .*integer.*given: 'eight'",
+        ),
+        (make_reward(width=Term(weight=1.0, cap=0)), r"width\.cap: .*greater than 0"),
+        (make_reward(width=Term(weight=1.0, form="c")), r"width\.form: .*'a' or 'b'"),
+        (make_reward(), "reward.terms is empty"),
+        (
+            Reward(terms={"width": Term()}, modifiers=Modifiers(toggle=Toggle())),
+            "Add one of: solved",
+        ),
     ],
 )
 def test_a_wrong_config_is_refused_with_the_way_out(config: Reward, message: str) -> None:
@@ -67,13 +79,15 @@ def test_a_knob_without_default_must_be_given() -> None:
         return float(over)
 
     with pytest.raises(ConfigError, match=r"ramp: missing over\. Add reward\.terms\.ramp\.over"):
-        validate(terms(ramp=1.0))
-    validate(terms(ramp=Term(weight=1.0, over=3)))
+        validate(make_reward(ramp=1.0))
+    validate(make_reward(ramp=Term(weight=1.0, over=3)))
 
 
 def test_knobs_reach_the_term_with_the_type_of_its_hint() -> None:
-    validate(terms(width=Term(weight=1.0, cap="4")))
-    (scored,), _ = Scorer(terms(width=Term(weight=1.0, cap="4"))).score([episode(children=[child("1")])], 0, {})
+    validate(make_reward(width=Term(weight=1.0, cap="4")))
+    (scored,), _ = Scorer(make_reward(width=Term(weight=1.0, cap="4"))).score(
+        [episode(children=[child("1")])], 0, {}
+    )
     assert scored.rewards["0"].total == 0.25
 
 
@@ -86,7 +100,7 @@ def test_two_terms_of_one_name_are_refused_but_a_reload_is_not() -> None:
 
     with pytest.raises(ConfigError, match="Two reward terms are named 'width'"):
         reward(make())
-    reward(scoring.get("width").function)
+    reward(terms.get("width").function)
 
 
 def test_signatures_that_cannot_be_checked_are_refused() -> None:
@@ -115,16 +129,19 @@ def test_the_episodes_hint_need_not_exist_at_run_time() -> None:
     def lazy(episode: ImportedForTypeCheckingOnly, *, per: int = 2) -> float:  # type: ignore[name-defined]  # noqa: F821
         return 1 / per
 
-    assert scoring.get("lazy").defaults == {"per": 2}
+    assert terms.get("lazy").defaults == {"per": 2}
 
 
 # --- scoring ---------------------------------------------------------------------------------------------------------
 
 
 def test_weights_follow_their_schedule_and_are_not_renormalised() -> None:
-    config = terms(solved=1.0, width=Schedule(start=0.8, end=0.0, from_step=10, to_step=20))
+    config = make_reward(solved=1.0, width=Schedule(start=0.8, end=0.0, from_step=10, to_step=20))
     group = [episode(0.5, children=[child(str(i)) for i in range(1, 5)])]
-    totals = [Scorer(config).score(group, step, {})[0][0].rewards["0"].total for step in (0, 10, 15, 20, 99)]
+    totals = [
+        Scorer(config).score(group, step, {})[0][0].rewards["0"].total
+        for step in (0, 10, 15, 20, 99)
+    ]
     assert totals == pytest.approx([0.5 + 0.4, 0.5 + 0.4, 0.5 + 0.2, 0.5, 0.5])
 
 
@@ -135,22 +152,31 @@ def test_a_schedule_that_ends_before_it_starts_is_refused() -> None:
 
 
 def test_a_float_is_the_orchestrators_alone() -> None:
-    (scored,), _ = Scorer(terms(solved=1.0, width=1.0)).score([episode(children=[child("1", score=0.3)])], 0, {})
+    (scored,), _ = Scorer(make_reward(solved=1.0, width=1.0)).score(
+        [episode(children=[child("1", score=0.3)])], 0, {}
+    )
     assert set(scored.rewards["0"].terms) == {"solved", "width"}
     assert scored.rewards["1"].terms == {"solved": 0.3}
     assert scored.rewards["1"].total == 0.3
 
 
 def test_failed_episodes_are_left_out_never_scored_zero() -> None:
-    group = [episode(name="a"), episode(name="b", status="failed"), episode(name="c", status="truncated")]
-    scored, _ = Scorer(terms(solved=1.0)).score(group, 0, {})
+    group = [
+        episode(name="a"),
+        episode(name="b", status="failed"),
+        episode(name="c", status="truncated"),
+    ]
+    scored, _ = Scorer(make_reward(solved=1.0)).score(group, 0, {})
     assert [s.episode.id for s in scored] == ["a", "c"]
 
 
 @pytest.mark.parametrize(
     "value,message",
     [
-        ({"1": 1.0}, r"agent '1', whose role is subagent.*@reward\(roles=\('orchestrator', 'subagent'\)\)"),
+        (
+            {"1": 1.0},
+            r"agent '1', whose role is subagent.*@reward\(roles=\('orchestrator', 'subagent'\)\)",
+        ),
         ({"7": 1.0}, "names agent '7'"),
         (float("nan"), "is nan for agent '0'"),
     ],
@@ -161,7 +187,7 @@ def test_a_term_that_breaks_its_contract_is_named(value: Any, message: str) -> N
         return value
 
     with pytest.raises(ConfigError, match=message):
-        Scorer(terms(broken=1.0)).score([episode(children=[child("1")])], 0, {})
+        Scorer(make_reward(broken=1.0)).score([episode(children=[child("1")])], 0, {})
 
 
 def test_an_error_inside_a_term_names_term_and_episode() -> None:
@@ -170,7 +196,7 @@ def test_an_error_inside_a_term_names_term_and_episode() -> None:
         return 1 / 0
 
     with pytest.raises(ZeroDivisionError) as info:
-        Scorer(terms(crash=1.0)).score([episode(name="e7")], 0, {})
+        Scorer(make_reward(crash=1.0)).score([episode(name="e7")], 0, {})
     assert info.value.__notes__ == ["in reward term 'crash', episode e7"]
 
 
@@ -179,10 +205,14 @@ def test_an_error_inside_a_term_names_term_and_episode() -> None:
 
 def toggled(**knobs: Any) -> Scorer:
     toggle = Toggle(**{"period": 4, "accuracy_threshold": 0.5, "start_step": 4, **knobs})
-    return Scorer(Reward(terms={"solved": Term(), "width": Term()}, modifiers=Modifiers(toggle=toggle)))
+    return Scorer(
+        Reward(terms={"solved": Term(), "width": Term()}, modifiers=Modifiers(toggle=toggle))
+    )
 
 
-def factors(scorer: Scorer, group: Sequence[Episode], step: int, budgets: Mapping[str, float]) -> list[float]:
+def factors(
+    scorer: Scorer, group: Sequence[Episode], step: int, budgets: Mapping[str, float]
+) -> list[float]:
     """What the orchestrators' outcome was multiplied by."""
     scored, _ = scorer.score(group, step, budgets)
     return [s.rewards["0"].factors.get("solved", 1.0) for s in scored]
@@ -218,7 +248,9 @@ def test_a_group_below_the_threshold_is_not_gated() -> None:
 
 
 def test_the_gate_reads_the_outcome_before_shaping() -> None:
-    wide = [episode(0.2, 30, [child(str(i)) for i in range(1, 9)]) for _ in range(2)]  # width adds 1.0
+    wide = [
+        episode(0.2, 30, [child(str(i)) for i in range(1, 9)]) for _ in range(2)
+    ]  # width adds 1.0
     assert factors(toggled(), wide, 4, {"t": 20.0}) == [1.0, 1.0]
 
 
@@ -237,7 +269,9 @@ def test_a_budget_is_taken_once_from_correct_responses_after_the_start() -> None
     assert budgets == {"t": 20.0}
     assert factors(scorer, group, 4, {}) == [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
     assert scorer.score([episode(tokens=3), episode(tokens=4)], 5, budgets)[1] == budgets
-    assert scorer.score([episode(tokens=3, task="u"), episode(tokens=5, task="u")], 5, budgets)[1] == {
+    assert scorer.score([episode(tokens=3, task="u"), episode(tokens=5, task="u")], 5, budgets)[
+        1
+    ] == {
         "t": 20.0,
         "u": 3.5,
     }
@@ -257,10 +291,18 @@ def test_without_enough_correct_responses_there_is_no_budget_yet() -> None:
 
 
 def test_subagents_have_a_budget_of_their_own() -> None:
-    kids = [child("1", 4, score=1.0), child("2", 8), child("3", 2, score=0.5), child("4", 2, result=" ")]
+    kids = [
+        child("1", 4, score=1.0),
+        child("2", 8),
+        child("3", 2, score=0.5),
+        child("4", 2, result=" "),
+    ]
     group = [episode(tokens=10, children=kids), episode(tokens=10)]
     scored, budgets = toggled().score(group, 4, {})
-    assert budgets == {"t": 10.0, "t/subagent": 6.0}  # correct: 1 by its score, 2 because it finished
+    assert budgets == {
+        "t": 10.0,
+        "t/subagent": 6.0,
+    }  # correct: 1 by its score, 2 because it finished
     assert {k: b.factors.get("solved", 1.0) for k, b in scored[0].rewards.items()} == {
         "0": 1.0,
         "1": 1.0,
@@ -274,5 +316,7 @@ def test_the_whole_tree_can_be_the_response() -> None:
     wide = episode(tokens=10, children=[child("1", 30, score=1.0), child("2", 40, score=1.0)])
     scored, budgets = toggled(scope="tree").score([wide, episode(tokens=20)], 4, {})
     assert budgets == {"t": 50.0}  # the median of 80 and 20
-    assert {k: b.factors for k, b in scored[0].rewards.items()} == {a: {"solved": 0.0} for a in "012"}
+    assert {k: b.factors for k, b in scored[0].rewards.items()} == {
+        a: {"solved": 0.0} for a in "012"
+    }
     assert scored[1].rewards["0"].factors == {}

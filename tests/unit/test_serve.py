@@ -10,18 +10,24 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from parl import images
-from parl import serve as module
-from parl.env import Message, Said
+from parl.core import images
+from parl.core.messages import Message
+from parl.core.net import own_names
+from parl.deploy import serve as module
+from parl.deploy.serve import Served, Service
+from parl.env.demonstrations import Said
 from parl.gateway.app import Limits, make_app
 from parl.policy.base import Generation, PolicyHandle, Request
-from parl.policy.scripted import ScriptedEngine
-from parl.serve import Served, Service
-from parl.web import own_names
+from parl.policy.engines.scripted import ScriptedEngine
 from tests.unit.test_harness import BAD, PEEK, Tagged
 
 USER = {"role": "user", "content": "hi"}
-TOOLS = [{"type": "function", "function": {"name": "peek", "description": "look", "parameters": {"type": "object"}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "peek", "description": "look", "parameters": {"type": "object"}},
+    }
+]
 
 
 class Engine(ScriptedEngine):
@@ -67,7 +73,9 @@ class Endpoint:
         self.client = TestClient(app, base_url="http://127.0.0.1")
 
     def post(self, messages: Sequence[Any], **more: Any) -> Any:
-        return self.client.post("/v1/chat/completions", json={"model": "main", "messages": messages, **more})
+        return self.client.post(
+            "/v1/chat/completions", json={"model": "main", "messages": messages, **more}
+        )
 
     def say(self, messages: list[Any], **more: Any) -> Any:
         """Ask, and put the assistant's message at the end of `messages`."""
@@ -113,7 +121,11 @@ def test_a_conversation_grows_and_is_never_rendered_again() -> None:
     assert here.service.counts == {"turns": 3, "conversations": 1, "resets": 0}
     lines = [json.loads(line) for line in here.record.getvalue().splitlines()]
     (talk,) = here.service.conversations()
-    for name, values in (("token_ids", talk.tape.ids), ("mask", talk.tape.mask), ("logprobs", talk.tape.logprobs)):
+    for name, values in (
+        ("token_ids", talk.tape.ids),
+        ("mask", talk.tape.mask),
+        ("logprobs", talk.tape.logprobs),
+    ):
         assert [v for line in lines for v in line[name]] == values
     assert [line["text"] for line in lines] == [f"I look {PEEK}{PEEK}", "blue", "fine"]
     said = "".join(chr(i) for i, m in zip(talk.tape.ids, talk.tape.mask, strict=True) if m)
@@ -128,7 +140,9 @@ def test_images_are_parts_of_a_message() -> None:
     here, uri = Endpoint("blue", renderer=Sees()), "data:image/png;base64,UkVE"
     parts = [{"type": "text", "text": "what is"}, {"type": "image_url", "image_url": {"url": uri}}]
     here.say([{"role": "user", "content": [*parts, {"type": "text", "text": "and why"}]}])
-    assert here.text() == f"[|what is{uri} and why]"  # the renderer of a policy that sees makes places of it
+    assert (
+        here.text() == f"[|what is{uri} and why]"
+    )  # the renderer of a policy that sees makes places of it
     assert images.find(here.text()) == (uri,)
 
 
@@ -142,7 +156,9 @@ def test_images_are_parts_of_a_message() -> None:
     ],
 )
 def test_an_image_that_cannot_be_shown_is_refused(url: dict[str, str], told: str) -> None:
-    done = Endpoint("blue").post([{"role": "user", "content": [{"type": "image_url", "image_url": url}]}])
+    done = Endpoint("blue").post(
+        [{"role": "user", "content": [{"type": "image_url", "image_url": url}]}]
+    )
     assert done.status_code == 400
     assert told in done.json()["error"]["message"]
 
@@ -170,7 +186,11 @@ def test_other_tools_start_anew_and_a_foreign_history_is_rendered() -> None:
     messages: list[Any] = [dict(USER)]
     here.say(messages)
     call = {"id": "c", "type": "function", "function": {"name": "peek", "arguments": '{"at": "y"}'}}
-    messages += [USER, {"role": "assistant", "content": None, "tool_calls": [call]}, answer(call, "why")]
+    messages += [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        answer(call, "why"),
+    ]
     here.say(messages, tools=TOOLS)
     assert here.service.counts["resets"] == 1
     assert here.text() == f"<peek>[|hi]blue\0(hi){PEEK.replace('x', 'y')}\0[why]"
@@ -213,7 +233,9 @@ def test_one_history_continued_twice_branches() -> None:
     assert [m["content"] for m in two.messages] == ["hi", "blue", "ho", "two"]
     lines = [json.loads(line) for line in here.record.getvalue().splitlines()]
     for talk in (one, two):
-        assert [i for line in lines if line["conversation"] == talk.id for i in line["token_ids"]] == talk.tape.ids
+        assert [
+            i for line in lines if line["conversation"] == talk.id for i in line["token_ids"]
+        ] == talk.tape.ids
 
 
 def test_a_cut_turn_goes_on_after_a_stop_token_outside_of_the_loss() -> None:
@@ -248,10 +270,20 @@ def test_logprobs_name_the_sampled_ids() -> None:
 
 def test_sampling() -> None:
     here = Endpoint("a", "b", "c", "d")
-    for more in ({"temperature": 0.5, "seed": 7, "max_completion_tokens": 9}, {"seed": 7}, {"seed": -8}, {}):
+    for more in (
+        {"temperature": 0.5, "seed": 7, "max_completion_tokens": 9},
+        {"seed": 7},
+        {"seed": -8},
+        {},
+    ):
         here.say([dict(USER)], **more)
     first, same, other, free = here.engine.asked
-    assert (first.temperature, first.max_tokens, same.temperature, same.max_tokens) == (0.5, 9, 1.0, 500)
+    assert (first.temperature, first.max_tokens, same.temperature, same.max_tokens) == (
+        0.5,
+        9,
+        1.0,
+        500,
+    )
     assert first.seed == same.seed
     assert len({first.seed, other.seed, free.seed}) == 3
 
@@ -274,7 +306,10 @@ def test_a_stream_holds_the_same() -> None:
         ({"n": 2}, (400, "unsupported_value", "n")),
         ({"stop": ["x"]}, (400, "unsupported_value", "stop")),
         ({"tool_choice": "required"}, (400, "unsupported_value", "tool_choice")),
-        ({"response_format": {"type": "json_object"}}, (400, "unsupported_value", "response_format")),
+        (
+            {"response_format": {"type": "json_object"}},
+            (400, "unsupported_value", "response_format"),
+        ),
         ({"top_k": 5}, (400, "unsupported_parameter", "top_k")),
         ({"temperature": -1}, (400, "invalid_value", "temperature")),
         ({"temperature": "hot"}, (400, "invalid_value", "temperature")),
@@ -283,13 +318,23 @@ def test_a_stream_holds_the_same() -> None:
         ({"messages": []}, (400, "invalid_value", "messages")),
         ({"messages": [{"role": "system", "content": "x"}]}, (400, "invalid_value", "messages")),
         ({"messages": [USER, USER]}, (400, "invalid_value", "messages")),
-        ({"messages": [USER, {"role": "assistant", "content": "x"}]}, (400, "invalid_value", "messages")),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, (400, "invalid_value", None)),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "x"}]},
+            (400, "invalid_value", "messages"),
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            (400, "invalid_value", None),
+        ),
     ],
 )
-def test_what_is_not_supported_is_refused(more: dict[str, Any], expected: tuple[int, str, str | None]) -> None:
+def test_what_is_not_supported_is_refused(
+    more: dict[str, Any], expected: tuple[int, str, str | None]
+) -> None:
     here = Endpoint("never said")
-    got = error(here.client.post("/v1/chat/completions", json={"model": "main", "messages": [USER], **more}))
+    got = error(
+        here.client.post("/v1/chat/completions", json={"model": "main", "messages": [USER], **more})
+    )
     assert got[:2] == expected[:2]
     assert expected[2] is None or got[2] == expected[2]
     assert here.engine.asked == []
@@ -297,7 +342,14 @@ def test_what_is_not_supported_is_refused(more: dict[str, Any], expected: tuple[
 
 @pytest.mark.parametrize("value", [1, 1.0, None])
 def test_what_changes_nothing_is_taken(value: object) -> None:
-    more = {"top_p": value, "n": 1, "stop": None, "tool_choice": "auto", "frequency_penalty": 0, "user": "me"}
+    more = {
+        "top_p": value,
+        "n": 1,
+        "stop": None,
+        "tool_choice": "auto",
+        "frequency_penalty": 0,
+        "user": "me",
+    }
     assert Endpoint("yes").post([USER], **more).status_code == 200
 
 
@@ -308,24 +360,36 @@ def test_calls_and_answers_must_match() -> None:
     for wrong in ([], [USER], [{"role": "tool", "tool_call_id": "other", "content": "x"}]):
         assert error(here.post([*messages, *wrong]))[:2] == (400, "invalid_value")
     call = messages[-1]["tool_calls"][0]
-    assert error(here.post([*messages, answer(call, "a"), answer(call, "b")]))[:2] == (400, "invalid_value")
+    assert error(here.post([*messages, answer(call, "a"), answer(call, "b")]))[:2] == (
+        400,
+        "invalid_value",
+    )
 
 
 def test_the_window() -> None:
     here = Endpoint("blue sky", window=8)
     choice = here.say([dict(USER)])
     assert (choice["finish_reason"], choice["message"]["content"]) == ("length", "blu")
-    assert error(here.post([{"role": "user", "content": "long text"}]))[1] == "context_length_exceeded"
+    assert (
+        error(here.post([{"role": "user", "content": "long text"}]))[1] == "context_length_exceeded"
+    )
 
 
 def test_the_body_the_type_and_the_host() -> None:
     here = Endpoint("x", limits=Limits(body_bytes=300))
     assert error(here.post([{"role": "user", "content": "x" * 300}]))[:2] == (413, "body_too_large")
     assert (
-        error(here.client.post("/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"}))[0] == 415
+        error(
+            here.client.post(
+                "/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"}
+            )
+        )[0]
+        == 415
     )
     for body in (b"{", b"[]", b"\xff", b"[" * 200):
-        done = here.client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+        done = here.client.post(
+            "/v1/chat/completions", content=body, headers={"content-type": "application/json"}
+        )
         assert error(done)[:2] == (400, "invalid_json")
     assert here.client.get("/v1/models", headers={"host": "evil.example"}).status_code == 400
     assert error(here.client.get("/v1/embeddings"))[:2] == (404, "not_found")
@@ -353,7 +417,10 @@ def test_the_deadline_frees_the_engine_and_the_conversation_can_go_on() -> None:
 
 
 def test_too_many_at_once() -> None:
-    assert error(Endpoint("x", limits=Limits(concurrent=0)).post([USER]))[:2] == (429, "too_many_requests")
+    assert error(Endpoint("x", limits=Limits(concurrent=0)).post([USER]))[:2] == (
+        429,
+        "too_many_requests",
+    )
 
 
 @pytest.fixture

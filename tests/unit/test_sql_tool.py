@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from parl.config.tools import SqlConfig
-from parl.errors import ConfigError
-from parl.tools import Sql
-from parl.tools.sql import select
+from parl.core.errors import ConfigError
+from parl.env.toolsets.sql import Sql, select
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,8 @@ def test_rows_as_text(database: Path) -> None:
     assert select(database, "SELECT count(*) AS n FROM countries") == "n\n3"
     assert (
         select(
-            database, "WITH b AS (SELECT max(people) m FROM countries) SELECT name FROM countries, b WHERE people = m"
+            database,
+            "WITH b AS (SELECT max(people) m FROM countries) SELECT name FROM countries, b WHERE people = m",
         )
         == "name\nKenya"
     )
@@ -97,7 +97,9 @@ def test_a_database_in_memory(database: Path) -> None:
         "EXPLAIN DELETE FROM countries",
     ],
 )
-def test_what_is_no_reading_is_refused(database: Path, query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_reading_is_refused(
+    database: Path, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(database.parent)
     before = database.read_bytes()
     assert select(database, query).startswith("error: ")
@@ -145,7 +147,12 @@ def test_a_pattern_that_backtracks_ends(database: Path) -> None:
 def test_results_are_cut(database: Path) -> None:
     lines = select(database, "SELECT i FROM numbers", max_rows=3).splitlines()
     assert lines == ["i", "1", "2", "3", "(only the first 3 rows)"]
-    assert select(database, "SELECT i FROM numbers WHERE i <= 3", max_rows=3).splitlines() == ["i", "1", "2", "3"]
+    assert select(database, "SELECT i FROM numbers WHERE i <= 3", max_rows=3).splitlines() == [
+        "i",
+        "1",
+        "2",
+        "3",
+    ]
     text = select(database, "SELECT hex(zeroblob(5000)) AS z", max_chars=100)
     assert text == "z\n" + "0" * 98 + "\n(cut at 100 characters)"
 
@@ -153,7 +160,9 @@ def test_results_are_cut(database: Path) -> None:
 def test_the_tool_describes_the_tables(database: Path) -> None:
     tool = Sql(SqlConfig(database=database, max_rows=1))
     (spec,) = tool.tool_specs()
-    assert spec.description.endswith('Tables: countries(name, capital, people), numbers(i), odd "name(x).')
+    assert spec.description.endswith(
+        'Tables: countries(name, capital, people), numbers(i), odd "name(x).'
+    )
     assert tool.call("sql", {"query": "SELECT i FROM numbers"}) == "i\n1\n(only the first 1 rows)"
     assert tool.call("sql", {}).startswith("error: sql: query: ")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parl.statistics import (
+from parl.evaluation.statistics import (
     by_task,
     compare,
     estimate,
@@ -51,7 +51,9 @@ def test_one_trial_has_averages_only() -> None:
 def test_the_interval_is_that_of_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     values = np.random.default_rng(1).beta(5, 1, size=60)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=2).confidence_interval
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", rng=2
+    ).confidence_interval
     ours = estimate(values[None, :])
     assert ours["mean"] == pytest.approx(values.mean())
     assert ours["low"] == pytest.approx(theirs.low, abs=2e-3)
@@ -67,7 +69,9 @@ def test_trials_of_a_task_stay_together() -> None:
     """Ten copies of each trial are no more evidence than one."""
     once = [row(str(k), 0, score=k / 9) for k in range(10)]
     often = [row(str(k), t, score=k / 9) for k in range(10) for t in range(10)]
-    assert statistics([often], 10)["score"]["avg"] == pytest.approx(statistics([once], 1)["score"]["avg"])
+    assert statistics([often], 10)["score"]["avg"] == pytest.approx(
+        statistics([once], 1)["score"]["avg"]
+    )
 
 
 def test_several_seeds_widen_the_interval_where_seeds_differ() -> None:
@@ -106,7 +110,12 @@ def test_resamples_are_weights() -> None:
 
 
 def test_failed_episodes_are_no_zeros() -> None:
-    rows = [row("a", 0, score=0.5), row("a", 1, "failed"), row("b", 0, "failed"), row("b", 1, "failed")]
+    rows = [
+        row("a", 0, score=0.5),
+        row("a", 1, "failed"),
+        row("b", 0, "failed"),
+        row("b", 1, "failed"),
+    ]
     assert len(measured(rows)) == 1
     assert by_task(rows, "score") == {"a": 0.5}
     assert statistics([rows], 2)["score"]["avg"] == {"mean": 0.5, "low": None, "high": None}
@@ -147,7 +156,11 @@ def test_a_paired_difference_leaves_the_tasks_out() -> None:
 
 def test_a_ratio_of_means_by_hand() -> None:
     above, below = np.array([[2.0, 6.0]]), np.array([[1.0, 1.0]])
-    assert ratio(above, below) == {"mean": 4.0, "low": pytest.approx(2.0), "high": pytest.approx(6.0)}
+    assert ratio(above, below) == {
+        "mean": 4.0,
+        "low": pytest.approx(2.0),
+        "high": pytest.approx(6.0),
+    }
     assert ratio(above, np.array([[0.0, 1.0]])) == {"mean": 8.0, "low": None, "high": None}
     assert ratio(above, np.zeros((1, 2))) == {"mean": None, "low": None, "high": None}
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from parl.config.objective import Credit
+from parl.config.roles import Limits, Swarm
 from parl.config.rollout import Rollout
-from parl.config.schema import Limits, Swarm
-from parl.env import AgentEnv, Message, Said
+from parl.core.messages import Message
+from parl.core.types import Episode
+from parl.env.base import AgentEnv
+from parl.env.demonstrations import Said
 from parl.policy.base import Generation, Request
-from parl.policy.scripted import ScriptedEngine
-from parl.rollout.pool import LocalPool
-from parl.types import Episode
+from parl.policy.engines.scripted import ScriptedEngine
+from parl.rollout.pool.local import LocalPool
 from tests.helpers import (
     TASK,
     Characters,
@@ -46,20 +48,36 @@ def test_create_and_assign_share_a_turn_in_order() -> None:
     assert answers(episode.orchestrator) == ("error: no subagent 'a'; create it first", "ok", "RED")
     assert (episode.num_assigned, episode.num_refused) == (1, 1)
     (child,) = episode.subagents
-    assert (child.id, child.role, child.parent, child.spawned_at, child.name) == ("1", "subagent", "0", 0, "a")
+    assert (child.id, child.role, child.parent, child.spawned_at, child.name) == (
+        "1",
+        "subagent",
+        "0",
+        0,
+        "a",
+    )
     assert "".join(map(chr, child.token_ids)).startswith("<peek>[painter|red]RED")
-    assert (episode.status, episode.answer, episode.outcome) == ("completed", "blue", {"score": 1.0})
+    assert (episode.status, episode.answer, episode.outcome) == (
+        "completed",
+        "blue",
+        {"score": 1.0},
+    )
 
 
 def test_a_created_agent_stays_and_every_assignment_is_a_new_context() -> None:
-    play = script([turns(create("a"), assign("a", "red")), assign("a", "green"), "blue"], red=["1"], green=["2"])
+    play = script(
+        [turns(create("a"), assign("a", "red")), assign("a", "green"), "blue"],
+        red=["1"],
+        green=["2"],
+    )
     episode = run(play)
     assert [t.spawned_at for t in episode.subagents] == [0, 1]
     assert "red" not in "".join(map(chr, episode.subagents[1].token_ids))
 
 
 def test_a_subagent_has_the_environments_tools_and_not_the_swarms() -> None:
-    play = script([turns(create("a"), assign("a", "red")), "blue"], red=[turns(PEEK, create("b")), "RED"])
+    play = script(
+        [turns(create("a"), assign("a", "red")), "blue"], red=[turns(PEEK, create("b")), "RED"]
+    )
     (child,) = run(play).subagents
     assert answers(child) == ("x", "error: no tool 'create_subagent'. Allowed: peek.")
 
@@ -78,7 +96,10 @@ class Together(ScriptedEngine):
 
 
 def test_assignments_of_one_turn_run_at_once() -> None:
-    play = script([turns(create("a"), assign("a", "red"), assign("a", "green"), assign("a", "grey")), "x"], other=["1"])
+    play = script(
+        [turns(create("a"), assign("a", "red"), assign("a", "green"), assign("a", "grey")), "x"],
+        other=["1"],
+    )
     made = runner(play)
 
     async def episode() -> Episode:
@@ -96,9 +117,18 @@ def test_assignments_of_one_turn_run_at_once() -> None:
     [
         (assign("b", "red"), "error: no subagent 'b'; create it first"),
         (call("assign_task", agent="a"), "error: assign_task needs agent and prompt, both texts"),
-        (call("assign_task", prompt="red"), "error: assign_task needs agent and prompt, both texts"),
-        (call("assign_task", agent="a", prompt=""), "error: assign_task needs agent and prompt, both texts"),
-        (call("assign_task", agent=["a"], prompt={"x": 1}), "error: assign_task needs agent and prompt, both texts"),
+        (
+            call("assign_task", prompt="red"),
+            "error: assign_task needs agent and prompt, both texts",
+        ),
+        (
+            call("assign_task", agent="a", prompt=""),
+            "error: assign_task needs agent and prompt, both texts",
+        ),
+        (
+            call("assign_task", agent=["a"], prompt={"x": 1}),
+            "error: assign_task needs agent and prompt, both texts",
+        ),
         ('@{"name": "assign_task", "arguments": "a"}', "error: arguments must be an object"),
     ],
 )
@@ -114,8 +144,14 @@ def test_a_bad_assignment_is_refused_in_words(bad: str, error: str) -> None:
         ("@{not json", "error: not JSON"),
         (call("fly"), "error: no tool 'fly'. Allowed: peek"),
         (call("peek"), "error: peek: at: Field required"),
-        (call("create_subagent", name="a"), "error: create_subagent needs name and system_prompt, both texts"),
-        (call("create_subagent", name="", system_prompt=""), "error: create_subagent needs name and system_prompt"),
+        (
+            call("create_subagent", name="a"),
+            "error: create_subagent needs name and system_prompt, both texts",
+        ),
+        (
+            call("create_subagent", name="", system_prompt=""),
+            "error: create_subagent needs name and system_prompt",
+        ),
     ],
 )
 def test_any_other_bad_call_is_answered_and_is_no_refused_assignment(bad: str, error: str) -> None:
@@ -127,7 +163,9 @@ def test_any_other_bad_call_is_answered_and_is_no_refused_assignment(bad: str, e
 @pytest.mark.parametrize("refuse, launched", [(True, 1), (False, 3)])
 def test_duplicates(refuse: bool, launched: int) -> None:
     again = turns(create("a"), assign("a", "red"), assign("a", "Red "))
-    episode = run(script([again, assign("a", "red"), "blue"], other=["RED"]), Swarm(refuse_duplicates=refuse))
+    episode = run(
+        script([again, assign("a", "red"), "blue"], other=["RED"]), Swarm(refuse_duplicates=refuse)
+    )
     assert (episode.num_assigned, episode.num_refused) == (launched, 3 - launched)
     assert (answers(episode.orchestrator)[2] == "error: duplicate task") is refuse
 
@@ -154,19 +192,27 @@ def test_env_calls_per_turn_of_both_roles() -> None:
 
 
 def test_single_mode_has_no_swarm_tools() -> None:
-    episode = run(script([turns(create("a"), assign("a", "red"), PEEK), "blue"]), Swarm(mode="single"))
+    episode = run(
+        script([turns(create("a"), assign("a", "red"), PEEK), "blue"]), Swarm(mode="single")
+    )
     assert [a.split(".")[0] for a in answers(episode.orchestrator)] == [
         "error: no tool 'create_subagent'",
         "error: no tool 'assign_task'",
         "x",
     ]
     assert (len(episode.traces), episode.num_assigned, episode.num_refused) == (1, 0, 0)
-    assert "assign_task" not in "".join(map(chr, episode.orchestrator.token_ids[: episode.orchestrator.turns[0].start]))
+    assert "assign_task" not in "".join(
+        map(chr, episode.orchestrator.token_ids[: episode.orchestrator.turns[0].start])
+    )
 
 
 def test_a_fork_is_a_world_of_its_own() -> None:
     play = script(
-        [turns(call("peek", at="top"), create("a"), assign("a", "red"), assign("a", "green")), PEEK, "blue"],
+        [
+            turns(call("peek", at="top"), create("a"), assign("a", "red"), assign("a", "green")),
+            PEEK,
+            "blue",
+        ],
         red=[call("peek", at="r"), "RED"],
         green=[call("peek", at="g"), "GREEN"],
     )
@@ -179,7 +225,12 @@ def test_finished_needs_an_answer_that_the_environment_accepts() -> None:
     four = turns(create("a"), *(assign("a", p) for p in ("red", "green", "grey", "pink")))
     play = script([four, "blue"], red=["RED"], green=["junk"], grey=["  "], pink=[PEEK, PEEK])
     episode = run(play, who=roles(subagent=Limits(turns=2, context_tokens=10_000)))
-    assert [t.status for t in episode.subagents] == ["completed", "completed", "completed", "truncated"]
+    assert [t.status for t in episode.subagents] == [
+        "completed",
+        "completed",
+        "completed",
+        "truncated",
+    ]
     assert [t.accepted for t in episode.subagents] == [True, False, True, True]
     assert [t.score for t in episode.subagents] == [1.0, 0.0, 0.0, 0.0]
     assert answers(episode.orchestrator)[1:] == ("RED", "junk", "  ", "error: stopped (turns)")
@@ -244,7 +295,12 @@ def test_only_messages_that_were_read_can_contradict() -> None:
     two = turns(create("a"), assign("a", "red"), assign("a", "pink"))
     who = roles(subagent=Limits(turns=1, context_tokens=10_000))
     stopped = turns("a=2", call("peek", at="x"))
-    assert run(script([two, "blue"], red=["a=1"], pink=[stopped]), None, who, Claims()).facts["contradictions"] == []
+    assert (
+        run(script([two, "blue"], red=["a=1"], pink=[stopped]), None, who, Claims()).facts[
+            "contradictions"
+        ]
+        == []
+    )
     assert run(script(["blue"]), env=Claims()).facts["contradictions"] == []
     lost = run(script([two, "blue"], red=["!"], pink=["a=1"]), env=Claims())
     assert (lost.status, lost.failure) == ("failed", "environment")
@@ -268,7 +324,9 @@ def test_siblings_are_sampled_and_not_read() -> None:
     assert [t.id for t in episode.siblings] == ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2"]
     assert len({t.result for t in (*episode.subagents, *episode.siblings)}) == 9
     assert [t.prompt for t in episode.siblings] == ["red", "red", "green", "green", "pink", "pink"]
-    assert replace(episode, siblings=()) == plain  # observations, steps, clock, tokens: nothing else has changed
+    assert (
+        replace(episode, siblings=()) == plain
+    )  # observations, steps, clock, tokens: nothing else has changed
     assert episode.num_sibling_tokens == sum(len(t.result) + 1 for t in episode.siblings)
     assert played(siblings=2, sibling_share=0.0) == plain
     some = {t.id for n in range(8) for t in played(siblings=1, sibling_share=n / 7).siblings}
@@ -283,7 +341,12 @@ def test_siblings_are_sampled_and_not_read() -> None:
 def test_steps_by_hand() -> None:
     """Turn 0 launches children of 1 and 3 turns, turn 1 looks, turn 2 launches one of 2: (1+3) + 1 + (1+2) + 1."""
     play = script(
-        [turns(create("a"), assign("a", "red"), assign("a", "green")), PEEK, assign("a", "grey"), "blue"],
+        [
+            turns(create("a"), assign("a", "red"), assign("a", "green")),
+            PEEK,
+            assign("a", "grey"),
+            "blue",
+        ],
         red=["RED"],
         green=[PEEK, PEEK, "GREEN"],
         grey=[PEEK, "GREY"],
@@ -294,13 +357,20 @@ def test_steps_by_hand() -> None:
 
 def test_the_step_budget_ends_the_episode_as_truncated() -> None:
     episode = run(script([PEEK] * 9), Swarm(critical_step_budget=3))
-    assert (episode.status, episode.orchestrator.stop_reason) == ("truncated", "critical_step_budget")
+    assert (episode.status, episode.orchestrator.stop_reason) == (
+        "truncated",
+        "critical_step_budget",
+    )
     assert (episode.critical_steps, episode.answer, episode.outcome) == (3, "", {"score": 0.0})
 
 
 def test_an_answer_within_the_step_budget_is_complete() -> None:
     episode = run(script([PEEK, PEEK, "blue"]), Swarm(critical_step_budget=3))
-    assert (episode.status, episode.critical_steps, episode.outcome["score"]) == ("completed", 3, 1.0)
+    assert (episode.status, episode.critical_steps, episode.outcome["score"]) == (
+        "completed",
+        3,
+        1.0,
+    )
 
 
 def test_children_use_what_is_left_and_the_orchestrator_has_one_last_turn() -> None:
@@ -321,7 +391,10 @@ def test_children_use_what_is_left_and_the_orchestrator_has_one_last_turn() -> N
 def test_the_last_turn_is_the_last() -> None:
     play = script([turns(create("a"), assign("a", "red")), PEEK, "blue"], red=[PEEK] * 9)
     episode = run(play, Swarm(critical_step_budget=5))
-    assert (episode.status, episode.orchestrator.stop_reason) == ("truncated", "critical_step_budget")
+    assert (episode.status, episode.orchestrator.stop_reason) == (
+        "truncated",
+        "critical_step_budget",
+    )
     assert (len(episode.orchestrator.turns), episode.critical_steps) == (2, 5)
 
 

@@ -6,14 +6,27 @@ from typing import Any
 
 import pytest
 
-from parl.report.timeline import critical_path, longest_launched, queued_s, stretches, timeline, turn_label
+from parl.report.timeline import (
+    critical_path,
+    longest_launched,
+    queued_s,
+    stretches,
+    timeline,
+    turn_label,
+)
 
 
 def turn(start: float, end: float, *calls: str) -> dict[str, Any]:
-    return {"t_start": start, "t_end": end, "tool_calls": [{"name": c, "arguments": {}, "error": None} for c in calls]}
+    return {
+        "t_start": start,
+        "t_end": end,
+        "tool_calls": [{"name": c, "arguments": {}, "error": None} for c in calls],
+    }
 
 
-def trace(agent: str, at: int | None, *turns: dict[str, Any], status: str = "completed") -> dict[str, Any]:
+def trace(
+    agent: str, at: int | None, *turns: dict[str, Any], status: str = "completed"
+) -> dict[str, Any]:
     return {
         "id": agent,
         "role": "orchestrator" if at is None else "subagent",
@@ -35,7 +48,13 @@ def record(*traces: dict[str, Any], latency: float) -> dict[str, Any]:
 #               1: 2-3 4-5        |                  turn 1 launches 3 and 4, which end together at 9
 #               2: 2------6       3: 8-9, 4: 8-9
 TWO_STAGES = record(
-    trace("0", None, turn(0, 2, "assign_task", "assign_task"), turn(6, 8, "assign_task", "assign_task"), turn(9, 10)),
+    trace(
+        "0",
+        None,
+        turn(0, 2, "assign_task", "assign_task"),
+        turn(6, 8, "assign_task", "assign_task"),
+        turn(9, 10),
+    ),
     trace("1", 0, turn(2, 3, "search"), turn(4, 5)),
     trace("2", 0, turn(2, 6)),
     trace("3", 1, turn(8, 9)),
@@ -60,7 +79,9 @@ def test_an_agent_alone_is_its_own_path() -> None:
 
 
 def test_a_subagent_without_a_turn_is_never_on_the_path() -> None:
-    assert critical_path(record(trace("0", None, turn(0, 1)), trace("1", 0), latency=1)) == [("0", 0)]
+    assert critical_path(record(trace("0", None, turn(0, 1)), trace("1", 0), latency=1)) == [
+        ("0", 0)
+    ]
 
 
 def test_a_failed_episode_has_no_path_and_no_length() -> None:
@@ -70,7 +91,11 @@ def test_a_failed_episode_has_no_path_and_no_length() -> None:
 
 
 def test_waiting_for_a_slot_is_told() -> None:
-    late = record(trace("0", None, turn(0, 2, "assign_task"), turn(5, 6)), trace("1", 0, turn(3, 5)), latency=6)
+    late = record(
+        trace("0", None, turn(0, 2, "assign_task"), turn(5, 6)),
+        trace("1", 0, turn(3, 5)),
+        latency=6,
+    )
     assert queued_s(late) == pytest.approx(1)
     assert queued_s(TWO_STAGES) == pytest.approx(0)
 

@@ -10,21 +10,29 @@ from typing import Any
 import pytest
 
 from parl.config import load
-from parl.tracking import Tracker
+from parl.training.tracking import Tracker
 from tests.helpers import ROOT
 
 
 @pytest.mark.parametrize("group", [None, "ablate-quickstart"])
-def test_a_run_belongs_to_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str | None) -> None:
+def test_a_run_belongs_to_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str | None
+) -> None:
     told: list[dict[str, Any]] = []
-    run = SimpleNamespace(finish=lambda exit_code: None, log=lambda values, step: told.append({"step": step, **values}))
+    run = SimpleNamespace(
+        finish=lambda exit_code: None,
+        log=lambda values, step: told.append({"step": step, **values}),
+    )
 
     def init(**settings: Any) -> SimpleNamespace:
         told.append(settings)
         return run
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))
-    overrides = ["tracking.wandb.mode=offline", *([f"tracking.wandb.group={group}"] if group else [])]
+    overrides = [
+        "tracking.wandb.mode=offline",
+        *([f"tracking.wandb.group={group}"] if group else []),
+    ]
     config = load(ROOT / "configs" / "smoke.yaml", overrides)
     with Tracker(config, tmp_path) as tracker:
         tracker.log({"step": 3, "outcome/score": 0.5})

@@ -9,7 +9,7 @@ import pytest
 
 CODE = """
 import asyncio, time
-from parl.rollout.watchdog import Watchdog
+from parl.rollout.pool.watchdog import Watchdog
 
 async def short(dog):
     async with dog:
@@ -40,6 +40,8 @@ STALL, WAIT = "time.sleep(2)", "await asyncio.sleep(0.9)"
 )
 def test_it_stays_armed_until_the_last_has_left(where: dict[str, str], survives: bool) -> None:
     code = CODE.format(**{"before": "", "inside": "", "after": ""} | where)
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (ended.stdout.strip() == "alive") is survives
     assert ("Timeout" in ended.stderr) is not survives

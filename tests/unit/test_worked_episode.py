@@ -16,10 +16,10 @@ import pytest
 
 import parl_rewards  # noqa: F401  (registers the terms)
 from parl.config.objective import Credit, Reward, Schedule, Term
-from parl.config.schema import Roles
-from parl.credit import assign, token_mass
-from parl.scoring import Scorer
-from parl.types import AgentTrace, Clock, Episode, Sample, ScoredEpisode, Status, Task, Turn
+from parl.config.roles import Roles
+from parl.core.types import AgentTrace, Clock, Episode, Sample, ScoredEpisode, Status, Task, Turn
+from parl.reward.credit import assign, token_mass
+from parl.reward.scorer import Scorer
 
 STEP = 5
 REWARD = Reward(
@@ -32,7 +32,11 @@ REWARD = Reward(
 
 
 def trace(
-    agent: str, turns: int, at: int | None = None, status: Status = "completed", score: float | None = None
+    agent: str,
+    turns: int,
+    at: int | None = None,
+    status: Status = "completed",
+    score: float | None = None,
 ) -> AgentTrace:
     """Prompt of 1 token, turns of 2 tokens, observations of 1 token."""
     ids, mask, spans = [0], [0], []
@@ -78,7 +82,14 @@ def episode(name: str, score: float, *traces: AgentTrace) -> Episode:
     )
 
 
-A = episode("A", 0.8, trace("0", 3), trace("1", 2, 0, score=1.0), trace("2", 4, 0, "truncated"), trace("3", 3, 1))
+A = episode(
+    "A",
+    0.8,
+    trace("0", 3),
+    trace("1", 2, 0, score=1.0),
+    trace("2", 4, 0, "truncated"),
+    trace("3", 3, 1),
+)
 B = episode("B", 0.5, trace("0", 1))
 C = episode("C", 0.6, trace("0", 2), trace("1", 1, 0))
 D = episode("D", 0.0, trace("0", 0, status="failed"))
@@ -102,7 +113,9 @@ def test_rewards() -> None:
     rewards = {s.episode.id: s.rewards for s in score()}
     assert sorted(rewards) == ["A", "B", "C"]
     assert rewards["A"]["0"].terms == {"outcome": 0.8, "parallel": 3 / 4, "finish": 2 / 3}
-    assert rewards["A"]["0"].weights == pytest.approx({"outcome": 1.0, "parallel": 0.25, "finish": 0.3})
+    assert rewards["A"]["0"].weights == pytest.approx(
+        {"outcome": 1.0, "parallel": 0.25, "finish": 0.3}
+    )
     totals = {(e, a): b.total for e, agents in rewards.items() for a, b in agents.items()}
     assert totals == pytest.approx(
         {
@@ -143,7 +156,10 @@ def test_advantages_by_the_other_rules() -> None:
 
     def by_rule(**knobs: Any) -> dict[tuple[str, str], tuple[float, ...]]:
         made = assign([score()], Credit(**knobs), Roles(), STEP)
-        return {(s.episode, s.agent): tuple(a for a, m in zip(s.advantages, s.mask, strict=True) if m) for s in made}
+        return {
+            (s.episode, s.agent): tuple(a for a, m in zip(s.advantages, s.mask, strict=True) if m)
+            for s in made
+        }
 
     whole = by_rule(type="trajectory")
     assert whole["A", "2"] == pytest.approx([0.9125 / 3] * 8)
@@ -158,9 +174,13 @@ def test_advantages_by_the_other_rules() -> None:
     mean = (0.25 * 1.1875 + 0.5 + 0.5 * 0.9625) / 3
     second = (0.5 * 1.1875 + 0.9625) / 2
     a, c = 0.9125 / 3, 0.2375 / 3
-    assert turns["A", "0"] == pytest.approx([a + 0.25 * 1.1875 - mean] * 2 + [a + 0.5 * 1.1875 - second] * 2 + [a] * 2)
+    assert turns["A", "0"] == pytest.approx(
+        [a + 0.25 * 1.1875 - mean] * 2 + [a + 0.5 * 1.1875 - second] * 2 + [a] * 2
+    )
     assert turns["B", "0"] == pytest.approx([-1.15 / 3 + 0.5 - mean] * 2)
-    assert turns["C", "0"] == pytest.approx([c + 0.5 * 0.9625 - mean] * 2 + [c + 0.9625 - second] * 2)
+    assert turns["C", "0"] == pytest.approx(
+        [c + 0.5 * 0.9625 - mean] * 2 + [c + 0.9625 - second] * 2
+    )
 
 
 def test_loss() -> None:

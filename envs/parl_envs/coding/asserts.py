@@ -11,7 +11,7 @@ import ast
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
 from parl_envs.coding.testing import Case
 
 
@@ -37,9 +37,17 @@ def read_check(text: str, entry: str, file: str, hidden: bool, source: str) -> l
 
 
 def _cases(
-    tree: ast.Module, where: Mapping[str, str], imports: Sequence[ast.stmt], hidden: bool, source: str
+    tree: ast.Module,
+    where: Mapping[str, str],
+    imports: Sequence[ast.stmt],
+    hidden: bool,
+    source: str,
 ) -> list[Case]:
-    cases = [case for node in _asserts(tree) if (case := _case(node.test, where, imports, hidden)) is not None]
+    cases = [
+        case
+        for node in _asserts(tree)
+        if (case := _case(node.test, where, imports, hidden)) is not None
+    ]
     if not cases:
         raise ConfigError(
             f"{source}: no assert calls {' or '.join(sorted(where))} exactly once. Write asserts such as "
@@ -55,7 +63,9 @@ def _asserts(tree: ast.Module) -> Iterator[ast.Assert]:
         yield from (n for n in body if isinstance(n, ast.Assert))
 
 
-def _case(test: ast.expr, where: Mapping[str, str], imports: Sequence[ast.stmt], hidden: bool) -> Case | None:
+def _case(
+    test: ast.expr, where: Mapping[str, str], imports: Sequence[ast.stmt], hidden: bool
+) -> Case | None:
     calls = list(_calls(test, where))
     if len(calls) != 1:
         return None

@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from parl.env import AgentEnv, Demonstration, Said, tool
-from parl.errors import ConfigError, did_you_mean
-from parl.types import Task
+from parl.core.errors import ConfigError, did_you_mean
+from parl.core.types import Task
+from parl.env.base import AgentEnv, Demonstration
+from parl.env.demonstrations import Said
+from parl.env.tools import tool
 from parl_envs.coding import expert, functions, practice, tasks
 from parl_envs.coding.merge import merge
 from parl_envs.coding.sandbox import run_python
@@ -56,21 +58,33 @@ class Coding(AgentEnv):
     ) -> None:
         super().__init__()
         if len(n) != 2 or not 1 <= n[0] <= n[1] <= len(tasks.MODULES):
-            raise ConfigError(f"env.kwargs.n is {n!r}; give [lo, hi] with 1 <= lo <= hi <= {len(tasks.MODULES)}")
+            raise ConfigError(
+                f"env.kwargs.n is {n!r}; give [lo, hi] with 1 <= lo <= hi <= {len(tasks.MODULES)}"
+            )
         if not levels or not set(levels) <= set(functions.LEVELS):
-            raise ConfigError(f"env.kwargs.levels is {levels!r}; give some of {list(functions.LEVELS)}")
+            raise ConfigError(
+                f"env.kwargs.levels is {levels!r}; give some of {list(functions.LEVELS)}"
+            )
         if style not in ("python", "words"):
-            raise ConfigError(f"env.kwargs.style is '{style}'.{did_you_mean(str(style), ('python', 'words'))}")
+            raise ConfigError(
+                f"env.kwargs.style is '{style}'.{did_you_mean(str(style), ('python', 'words'))}"
+            )
         self.knobs = tasks.Knobs((int(n[0]), int(n[1])), tuple(int(k) for k in levels), style)
         self.asked = frozenset()
 
     # --- tools -------------------------------------------------------------------------------------------------------
 
     @tool
-    def read_file(self, path: Annotated[str, Field(description="A file of the repository.")]) -> str:
+    def read_file(
+        self, path: Annotated[str, Field(description="A file of the repository.")]
+    ) -> str:
         """Read a file. A path that is not there is answered with the list of files."""
         text = self.files.get(path)
-        return f"error: no file {path} ; files : {' '.join(sorted(self.files))}" if text is None else text
+        return (
+            f"error: no file {path} ; files : {' '.join(sorted(self.files))}"
+            if text is None
+            else text
+        )
 
     @tool
     def write_file(
@@ -80,16 +94,23 @@ class Coding(AgentEnv):
     ) -> str:
         """Write a file; what it held is replaced."""
         parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or not all(re.fullmatch(r"[\w.-]+", p) and p != ".." for p in parts):
+        if (
+            not parts
+            or path.startswith("/")
+            or not all(re.fullmatch(r"[\w.-]+", p) and p != ".." for p in parts)
+        ):
             return f"error: {path} is no path inside the repository"
-        if len(content) > LARGEST_FILE or (path not in self.files and len(self.files) >= MOST_FILES):
+        if len(content) > LARGEST_FILE or (
+            path not in self.files and len(self.files) >= MOST_FILES
+        ):
             return f"error: at most {MOST_FILES} files of {LARGEST_FILE} characters"
         self.files = {**self.files, str(PurePosixPath(path)): content}
         return "ok"
 
     @tool
     def run_tests(
-        self, path: Annotated[str, Field(description="Only the tests of this file; empty for all.")] = ""
+        self,
+        path: Annotated[str, Field(description="Only the tests of this file; empty for all.")] = "",
     ) -> str:
         """Run the repository's tests on the files as they are. Tells, for each that fails, what was expected."""
         cases = [c for c in self.cases if not c.hidden and path in ("", c.file)]
@@ -99,12 +120,15 @@ class Coding(AgentEnv):
         lines = [f"{sum(v.passed for v in verdicts)} of {len(cases)} passed"]
         for case, verdict in zip(cases, verdicts, strict=True):
             if not verdict.passed:
-                lines.append(f"{case.call} : expected {case.expect or case.check} got {verdict.got[:200]}")
+                lines.append(
+                    f"{case.call} : expected {case.expect or case.check} got {verdict.got[:200]}"
+                )
         return "\n".join(lines)[:LONGEST_OUTPUT]
 
     @tool
     def python(
-        self, code: Annotated[str, Field(description="A program; it can import the repository's files.")]
+        self,
+        code: Annotated[str, Field(description="A program; it can import the repository's files.")],
     ) -> str:
         """Run a program beside a copy of the repository, in a sandbox. Returns what it printed."""
         setup = "import os, sys\nsys.path.insert(0, os.getcwd())\n"
@@ -122,7 +146,11 @@ class Coding(AgentEnv):
         # in the order of their subtasks: that of their threads would differ from run to run
         for number, (_, child) in enumerate(sorted(self.forks.items()), 1):
             for path in sorted(set(child.files) | set(child.base)):
-                base, ours, theirs = child.base.get(path), self.files.get(path), child.files.get(path)
+                base, ours, theirs = (
+                    child.base.get(path),
+                    self.files.get(path),
+                    child.files.get(path),
+                )
                 if theirs == base:
                     continue
                 text, clean = merge(base, ours, theirs)
@@ -134,7 +162,9 @@ class Coding(AgentEnv):
                     conflicts.append(f"conflict : {path} ; yours is kept , the other is {aside}")
         self.num_conflicts += len(conflicts)
         self.forks = {}
-        return "\n".join([f"merged {' '.join(merged)}" if merged else "nothing to merge", *conflicts])
+        return "\n".join(
+            [f"merged {' '.join(merged)}" if merged else "nothing to merge", *conflicts]
+        )
 
     # --- tasks and scores --------------------------------------------------------------------------------------------
 
@@ -166,7 +196,11 @@ class Coding(AgentEnv):
     def facts(self) -> Mapping[str, Any]:
         before = self.task.data["files"]
         changed = sorted(p for p in self.files if self.files[p] != before.get(p))
-        return {"files_changed": changed, "conflicts": self.num_conflicts, "unmerged": len(self.forks)}
+        return {
+            "files_changed": changed,
+            "conflicts": self.num_conflicts,
+            "unmerged": len(self.forks),
+        }
 
     def num_parts(self) -> int | None:
         return len(self._tested())
@@ -215,11 +249,15 @@ class Coding(AgentEnv):
             raise ConfigError("`model: tiny` reads words: set env.kwargs.style: words")
         return practice.vocabulary(self.knobs.n[1])
 
-    def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration | Sequence[Said]:
+    def demonstrate(
+        self, kind: str, rng: np.random.Generator, **knobs: Any
+    ) -> Demonstration | Sequence[Said]:
         """`recall`, `enumerate`, `copy`, `locate`, `repair`: texts to practise on. `episode`: the expert at work."""
         if kind in practice.KINDS:
             return practice.KINDS[kind](rng, self.knobs)
         if kind != "episode":
-            raise ConfigError(f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}")
+            raise ConfigError(
+                f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}"
+            )
         task = tasks.one_task(self.knobs, rng, "train", "demo")
         return Demonstration(self, task, expert.Expert(rng, **knobs))

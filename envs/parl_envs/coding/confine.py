@@ -33,8 +33,26 @@ DENIED = (
     *("memfd_create", "memfd_secret", "symlinkat", "linkat", "mknodat"),
     *(("symlink", "link", "mknod", "modify_ldt") if platform.machine() == "x86_64" else ()),
     # What no program under test needs.
-    *("chroot", "fsopen", "fsmount", "move_mount", "open_tree", "syslog", "pidfd_getfd", "process_madvise", "kcmp"),
-    *("setpriority", "sched_setscheduler", "sched_setattr", "sched_setparam", "ioprio_set", "mq_open", "fanotify_init"),
+    *(
+        "chroot",
+        "fsopen",
+        "fsmount",
+        "move_mount",
+        "open_tree",
+        "syslog",
+        "pidfd_getfd",
+        "process_madvise",
+        "kcmp",
+    ),
+    *(
+        "setpriority",
+        "sched_setscheduler",
+        "sched_setattr",
+        "sched_setparam",
+        "ioprio_set",
+        "mq_open",
+        "fanotify_init",
+    ),
     *("inotify_init1", "clock_settime", "settimeofday", "adjtimex", "setxattr", "vhangup"),
     *("landlock_create_ruleset", "migrate_pages", "move_pages", "mbind", "set_mempolicy"),
 )
@@ -76,8 +94,20 @@ that it imports costs every run 30 calls that sandlock has to answer; so not `ct
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NUMBERS = {
-    "x86_64": {"socket": 41, "clone3": 435, "prlimit64": 302, "sched_setaffinity": 203, "fcntl": 72},
-    "aarch64": {"socket": 198, "clone3": 435, "prlimit64": 261, "sched_setaffinity": 122, "fcntl": 25},
+    "x86_64": {
+        "socket": 41,
+        "clone3": 435,
+        "prlimit64": 302,
+        "sched_setaffinity": 203,
+        "fcntl": 72,
+    },
+    "aarch64": {
+        "socket": 198,
+        "clone3": 435,
+        "prlimit64": 261,
+        "sched_setaffinity": 122,
+        "fcntl": 25,
+    },
 }
 F_SETLEASE = 1024
 
@@ -117,7 +147,13 @@ def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -
 
 def environment(home: Path) -> Mapping[str, str]:
     """All that a run inherits. One malloc arena: each further one reserves 64 MB of address space."""
-    return {"HOME": str(home), "TMPDIR": str(home), "LANG": "C.UTF-8", "PATH": "", "MALLOC_ARENA_MAX": "1"}
+    return {
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "LANG": "C.UTF-8",
+        "PATH": "",
+        "MALLOC_ARENA_MAX": "1",
+    }
 
 
 @cache
@@ -133,9 +169,16 @@ def interpreter_paths() -> Sequence[str]:
     base = {"base": sys.base_prefix, "installed_base": sys.base_prefix}
     base |= {"platbase": sys.base_exec_prefix, "installed_platbase": sys.base_exec_prefix}
     library = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
-    shared = [sysconfig.get_config_var("LIBDIR") or "", "/lib64", "/usr/lib64", f"/usr/lib/{multiarch}"]
+    shared = [
+        sysconfig.get_config_var("LIBDIR") or "",
+        "/lib64",
+        "/usr/lib64",
+        f"/usr/lib/{multiarch}",
+    ]
     paths = [interpreter(), *library, *shared, f"/lib/{multiarch}", "/etc/ld.so.cache"]
-    return list(dict.fromkeys(p for p in paths if os.path.exists(p) and p not in ("/usr/lib/", "/lib/")))
+    return list(
+        dict.fromkeys(p for p in paths if os.path.exists(p) and p not in ("/usr/lib/", "/lib/"))
+    )
 
 
 def second_filter(machine: str) -> bytes:
@@ -153,12 +196,24 @@ def second_filter(machine: str) -> bytes:
         0x06,
     )  # struct sock_filter: code, if true, if false, operand
     fail, first_argument, second_argument = 0x00050000, 16, 24
-    steps = [(load, 0, 0, 4), (equal, 1, 0, AUDIT_ARCH[machine]), (end, 0, 0, fail | errno.EPERM), (load, 0, 0, 0)]
+    steps = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, AUDIT_ARCH[machine]),
+        (end, 0, 0, fail | errno.EPERM),
+        (load, 0, 0, 0),
+    ]
     for name, error in (("socket", errno.EPERM), ("clone3", errno.ENOSYS)):
         steps += [(equal, 0, 1, number[name]), (end, 0, 0, fail | error)]
     for name in ("prlimit64", "sched_setaffinity"):  # only the caller itself, process 0
         steps += [(equal, 0, 3, number[name]), (load, 0, 0, first_argument), (equal, 1, 0, 0)]
         steps += [(end, 0, 0, fail | errno.EPERM), (load, 0, 0, 0)]
-    steps += [(equal, 0, 2, number["fcntl"]), (load, 0, 0, second_argument), (equal, 1, 0, F_SETLEASE)]
-    steps += [(end, 0, 0, 0x7FFF0000), (end, 0, 0, fail | errno.EPERM)]  # allow; the lease is refused
+    steps += [
+        (equal, 0, 2, number["fcntl"]),
+        (load, 0, 0, second_argument),
+        (equal, 1, 0, F_SETLEASE),
+    ]
+    steps += [
+        (end, 0, 0, 0x7FFF0000),
+        (end, 0, 0, fail | errno.EPERM),
+    ]  # allow; the lease is refused
     return b"".join(struct.pack("HBBI", *step) for step in steps)

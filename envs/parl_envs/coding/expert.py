@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import Message, Said, written_call
+from parl.core.messages import Message
+from parl.env.demonstrations import Said, written_call
 from parl_envs.coding.functions import correct
 
 SUBAGENT_SYSTEM = "fixer"
@@ -52,13 +53,17 @@ class Expert:
 
     def _orchestrate(self, messages: Sequence[Message], files: Sequence[str]) -> Sequence[Said]:
         if len(messages) == 1:
-            launches = [written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in files]
+            launches = [
+                written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in files
+            ]
             head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
             return [Said(head, self._trains_decision), Said(" ".join(launches))]
         merged = sum(m["role"] == "assistant" for m in messages) > 1
         return [Said(DONE if merged else written_call("merge"))]
 
-    def _fix(self, messages: Sequence[Message], files: Sequence[str], rng: np.random.Generator) -> Sequence[Said]:
+    def _fix(
+        self, messages: Sequence[Message], files: Sequence[str], rng: np.random.Generator
+    ) -> Sequence[Said]:
         """Read a file, write it, and so on; `messages` begin with the request, `files` are such as `#2 f7.py`."""
         place, writes = divmod(sum(m["role"] == "tool" for m in messages), 2)
         if place == len(files):
@@ -68,5 +73,11 @@ class Expert:
             return [Said(f"{number} {written_call('read_file', path=path)}")]
         found = messages[-1]["content"]
         return [
-            Said(written_call("write_file", path=path, content=found if rng.random() < self.lazy else correct(found)))
+            Said(
+                written_call(
+                    "write_file",
+                    path=path,
+                    content=found if rng.random() < self.lazy else correct(found),
+                )
+            )
         ]

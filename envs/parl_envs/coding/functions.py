@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from parl.errors import ConfigError, did_you_mean
+from parl.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 SYMBOLS = {"plus": "+", "minus": "-", "times": "*", "over": "//", "modulo": "%"}
@@ -93,7 +93,10 @@ class Function:
     def shape(self) -> str:
         """What it computes, without its names: splits share no shape."""
         order = {name: f"v{i}" for i, name in enumerate((*self.params, *self.locals_))}
-        return " ; ".join(f"{order.get(s.left, s.left)} {s.word} {order.get(s.right, s.right)}" for s in self.steps)
+        return " ; ".join(
+            f"{order.get(s.left, s.left)} {s.word} {order.get(s.right, s.right)}"
+            for s in self.steps
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,9 @@ class Exercise:
         return self.right.text()
 
 
-def draw(rng: np.random.Generator, name: str, levels: Sequence[int], split: str, num_inputs: int) -> Exercise:
+def draw(
+    rng: np.random.Generator, name: str, levels: Sequence[int], split: str, num_inputs: int
+) -> Exercise:
     """An exercise of a split: `levels` are numbers of statements, equally likely."""
     if split not in SPLITS:
         raise ConfigError(f"No split '{split}'.{did_you_mean(split, SPLITS)}")

@@ -20,7 +20,7 @@ import time
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 
-from parl.errors import ConfigError, EnvFailure
+from parl.core.errors import ConfigError, EnvFailure
 from parl_envs.coding import run as runs
 from parl_envs.coding.run import Call, Result
 
@@ -67,10 +67,15 @@ class Host:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:  # a fork of this process (`multiprocessing`) would need its `if __name__ == "__main__"`
+        with (
+            theirs
+        ):  # a fork of this process (`multiprocessing`) would need its `if __name__ == "__main__"`
             command = [sys.executable, "-c", MAIN, str(theirs.fileno()), *sys.path]
             self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         self._link = Connection(ours.detach())
         self._numbers = itertools.count()
@@ -98,7 +103,11 @@ class Host:
 
     def close(self) -> None:
         """Stop all runs and wait for the end of the process."""
-        with self._lock, contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._link.fileno())) as link:
+        with (
+            self._lock,
+            contextlib.suppress(OSError),
+            socket.socket(fileno=os.dup(self._link.fileno())) as link,
+        ):
             link.shutdown(socket.SHUT_WR)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_S + 1)
@@ -135,7 +144,10 @@ class Host:
             future.set_exception(self._gone())
 
     def _gone(self) -> EnvFailure:
-        return EnvFailure("sandbox_lost", f"the process that starts programs has ended ({self.process.returncode})")
+        return EnvFailure(
+            "sandbox_lost",
+            f"the process that starts programs has ended ({self.process.returncode})",
+        )
 
 
 _lock = threading.Lock()
@@ -190,7 +202,9 @@ def main(fd: int) -> None:
             number, call = link.recv()
             if call is not None:
                 cancelled[number] = threading.Event()
-                threading.Thread(target=work, args=(number, call), name="sandbox", daemon=True).start()
+                threading.Thread(
+                    target=work, args=(number, call), name="sandbox", daemon=True
+                ).start()
             elif (event := cancelled.get(number)) is not None:
                 event.set()
     for left in list(cancelled.values()):

@@ -24,7 +24,9 @@ def merge(base: str | None, ours: str | None, theirs: str | None) -> tuple[str |
     return (ours, False) if lines is None else ("".join(lines), True)
 
 
-def _merge_lines(base: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> list[str] | None:
+def _merge_lines(
+    base: Sequence[str], ours: Sequence[str], theirs: Sequence[str]
+) -> list[str] | None:
     """The changes of both sides in the order of the base's lines; None when two of them touch."""
     changes = sorted({*_changes(base, ours), *_changes(base, theirs)})
     merged: list[str] = []

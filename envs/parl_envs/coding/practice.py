@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from parl.env import Said, written_call
+from parl.env.demonstrations import Said, written_call
 from parl_envs.coding.expert import AGENT_NAME, DONE, SUBAGENT_SYSTEM
 from parl_envs.coding.functions import CONSTANTS, LETTERS, SYMBOLS, Exercise, draw
 from parl_envs.coding.tasks import HIDDEN, MODULES, SHOWN, Knobs, numbered
@@ -29,13 +29,24 @@ COMMON = tuple(
 def vocabulary(most_files: int) -> tuple[str, ...]:
     """Every word of the `words` style."""
     numbers = [f"#{i}" for i in range(1, most_files + 1)]
-    return tuple(dict.fromkeys(["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, DONE, *PYTHON, *numbers, *content_words()]))
+    return tuple(
+        dict.fromkeys(
+            ["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, DONE, *PYTHON, *numbers, *content_words()]
+        )
+    )
 
 
 @lru_cache(maxsize=1)
 def content_words() -> tuple[str, ...]:
     """Words that differ from file to file."""
-    return (*(f"{m}.py" for m in MODULES), *MODULES, *LETTERS, *CONSTANTS, *SYMBOLS, *SYMBOLS.values())
+    return (
+        *(f"{m}.py" for m in MODULES),
+        *MODULES,
+        *LETTERS,
+        *CONSTANTS,
+        *SYMBOLS,
+        *SYMBOLS.values(),
+    )
 
 
 def recall(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
@@ -58,8 +69,13 @@ def enumerate_files(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     """A task, then one assignment for each of its files."""
     num = int(rng.integers(1, knobs.n[1] + 1))
     paths = [f"{m}.py" for m in rng.choice(MODULES, size=num, replace=False)]
-    launches = " ".join(written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in numbered(paths))
-    return [Said(f"fix : {' ; '.join(numbered(paths))} {END}", train=False), Said(f"{launches} {END}")]
+    launches = " ".join(
+        written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in numbered(paths)
+    )
+    return [
+        Said(f"fix : {' ; '.join(numbered(paths))} {END}", train=False),
+        Said(f"{launches} {END}"),
+    ]
 
 
 def copy_file(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
@@ -102,7 +118,10 @@ def _path(exercise: Exercise) -> str:
 
 def _read(exercise: Exercise, text: str) -> Said:
     """The turn that reads a file, as in an episode, up to where the next turn begins."""
-    return Said(f"{written_call('read_file', path=_path(exercise))}{END}{TO_TOOL}{text}{END}{TO_AGENT}", train=False)
+    return Said(
+        f"{written_call('read_file', path=_path(exercise))}{END}{TO_TOOL}{text}{END}{TO_AGENT}",
+        train=False,
+    )
 
 
 KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Said]]] = {

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
 from parl_envs.coding import confine
 from parl_envs.coding.watch import Watch, entries, usage
 
@@ -92,8 +92,16 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
     for name, text in files.items():
         path = folder / name
         parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\0" in name or not _inside(path, folder):
-            raise ConfigError(f"files: '{name}' leads out of the folder. Give a relative path without '..': pkg/mod.py")
+        if (
+            not parts
+            or name.startswith("/")
+            or ".." in parts
+            or "\0" in name
+            or not _inside(path, folder)
+        ):
+            raise ConfigError(
+                f"files: '{name}' leads out of the folder. Give a relative path without '..': pkg/mod.py"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode(errors="replace"))
 
@@ -105,8 +113,13 @@ def read_files(folder: Path, max_bytes: int = 1 << 20) -> dict[str, str]:
     """
     found = {}
     for entry in entries([folder]):
-        if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size <= max_bytes:
-            found[str(Path(entry.path).relative_to(folder))] = Path(entry.path).read_bytes().decode(errors="replace")
+        if (
+            entry.is_file(follow_symlinks=False)
+            and entry.stat(follow_symlinks=False).st_size <= max_bytes
+        ):
+            found[str(Path(entry.path).relative_to(folder))] = (
+                Path(entry.path).read_bytes().decode(errors="replace")
+            )
     return dict(sorted(found.items()))
 
 
@@ -129,9 +142,15 @@ class _Supervisor:
             ended = self.process.wait(timeout=None if limit is None else 0)
             limit = limit or self._rest() or ("disk" if self.watch.disk_exceeded() else None)
         finally:
-            self.process.__exit__(None, None, None)  # kills what is left if something above failed, closes the pipes
-        out, err = (bytes(self.output[s][:MAX_OUTPUT]).decode(errors="replace") for s in self.output)
-        signal = ended.signal if ended.signal is not None and ended.signal > 0 else 9  # sandlock names all but SIGKILL
+            self.process.__exit__(
+                None, None, None
+            )  # kills what is left if something above failed, closes the pipes
+        out, err = (
+            bytes(self.output[s][:MAX_OUTPUT]).decode(errors="replace") for s in self.output
+        )
+        signal = (
+            ended.signal if ended.signal is not None and ended.signal > 0 else 9
+        )  # sandlock names all but SIGKILL
         return Result(out, err, ended.exit_code if ended.exit_code >= 0 else -signal, limit)
 
     def _until_end(self) -> Limit | None:
@@ -173,7 +192,11 @@ class _Supervisor:
 
     def _feed(self, selector: selectors.BaseSelector) -> None:
         try:
-            self.stdin = self.stdin[self.process.stdin.write(self.stdin[:65536]) or 0 :] if self.stdin else self.stdin
+            self.stdin = (
+                self.stdin[self.process.stdin.write(self.stdin[:65536]) or 0 :]
+                if self.stdin
+                else self.stdin
+            )
         except BrokenPipeError:
             self.stdin = self.stdin[:0]
         if not self.stdin:

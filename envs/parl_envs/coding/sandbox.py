@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
 from parl_envs.coding import confine, host
 from parl_envs.coding.run import MAX_OUTPUT, Call, Result, read_files, run, write_files
 from parl_envs.coding.watch import MAX_DISK_MB, MAX_FILES
@@ -66,7 +66,12 @@ async def run_python_async(
 
 
 def _call(
-    code: str, stdin: str, files: Mapping[str, str] | None, folder: Path | None, timeout_s: float, memory_mb: int
+    code: str,
+    stdin: str,
+    files: Mapping[str, str] | None,
+    folder: Path | None,
+    timeout_s: float,
+    memory_mb: int,
 ) -> Call:
     where = None if folder is None else folder.absolute()
     return Call(code, stdin, dict(files or {}), where, timeout_s, memory_mb, tempfile.gettempdir())
@@ -108,11 +113,12 @@ def problem() -> str | None:
         result = run(_call(PROBE, "", None, None, 20.0, 256), threading.Event())
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        return (
-            f"a test program could not be started ({reason}). {needs}; a container must let it use seccomp and Landlock"
-        )
+        return f"a test program could not be started ({reason}). {needs}; a container must let it use seccomp and Landlock"
     if result.stdout != "done\n":
-        said = result.stdout.removesuffix("done\n").strip().replace("\n", ", ") or result.stderr.strip()[-300:]
+        said = (
+            result.stdout.removesuffix("done\n").strip().replace("\n", ", ")
+            or result.stderr.strip()[-300:]
+        )
         return f"a test program is not confined as it should be: {said or result}. {needs}"
     return None
 

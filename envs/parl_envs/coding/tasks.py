@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from parl.errors import ConfigError
-from parl.types import Task
+from parl.core.errors import ConfigError
+from parl.core.types import Task
 from parl_envs.coding import functions
 from parl_envs.coding.asserts import read_asserts, read_check
 from parl_envs.coding.testing import Case
@@ -52,7 +52,9 @@ def one_task(knobs: Knobs, rng: np.random.Generator, split: str, task_id: str) -
     data = {
         "files": {p: lay_out(e.source) for p, e in zip(paths, drawn, strict=True)},
         "solution": {p: lay_out(e.solution) for p, e in zip(paths, drawn, strict=True)},
-        "tests": [case.as_dict() for p, e in zip(paths, drawn, strict=True) for case in _tests(p, e)],
+        "tests": [
+            case.as_dict() for p, e in zip(paths, drawn, strict=True) for case in _tests(p, e)
+        ],
     }
     return Task(task_id, ENV_ID, _prompt(paths, knobs.style), data)
 
@@ -84,13 +86,21 @@ def load_task(row: Mapping[str, Any]) -> Task:
 
 
 def _task(task_id: str, prompt: str, files: Mapping[str, str], tests: Sequence[Case]) -> Task:
-    return Task(task_id, ENV_ID, prompt, {"files": dict(files), "tests": [c.as_dict() for c in tests]})
+    return Task(
+        task_id, ENV_ID, prompt, {"files": dict(files), "tests": [c.as_dict() for c in tests]}
+    )
 
 
 def _tests(path: str, exercise: functions.Exercise) -> list[Case]:
     name = exercise.right.name
     return [
-        Case(path, f"from {name} import {name}", f"{name} ( {a} , {b} )", str(exercise.right(a, b)), hidden=i >= SHOWN)
+        Case(
+            path,
+            f"from {name} import {name}",
+            f"{name} ( {a} , {b} )",
+            str(exercise.right(a, b)),
+            hidden=i >= SHOWN,
+        )
         for i, (a, b) in enumerate(exercise.inputs)
     ]
 
@@ -116,7 +126,10 @@ def _human_eval(row: Mapping[str, Any]) -> Task:
 
 def _mbpp(row: Mapping[str, Any]) -> Task:
     """MBPP shows its tests' form: the first one is shown here, the others are hidden (all, if there is only one)."""
-    task_id, text = str(row.get("task_id") or row.get("id")), str(row.get("text") or row.get("prompt") or "")
+    task_id, text = (
+        str(row.get("task_id") or row.get("id")),
+        str(row.get("text") or row.get("prompt") or ""),
+    )
     listed = [str(t) for t in row["test_list"]]
     source = f"Task {task_id}: test_list"
     entry = _entry(listed[0], source)
@@ -124,7 +137,9 @@ def _mbpp(row: Mapping[str, Any]) -> Task:
     more = [str(t) for t in row.get("challenge_test_list") or ()]
     tests = read_check("\n".join([*hidden, *more]), entry, SOLUTION, True, source)
     tests += read_check(listed[0], entry, SOLUTION, False, source)
-    return _task(task_id, f"{text}\nWrite {entry} in {SOLUTION}. A test: {listed[0]}", {SOLUTION: ""}, tests)
+    return _task(
+        task_id, f"{text}\nWrite {entry} in {SOLUTION}. A test: {listed[0]}", {SOLUTION: ""}, tests
+    )
 
 
 def _entry(text: str, source: str) -> str:
@@ -155,7 +170,9 @@ def _folder(task_id: str, folder: Path) -> Task:
     files = {}
     for path in sorted(p for p in repo.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
         if path.is_symlink() or path.stat().st_size > LARGEST_FILE:
-            raise ConfigError(f"Task {task_id}: {path} is a link, or larger than {LARGEST_FILE} bytes; remove it.")
+            raise ConfigError(
+                f"Task {task_id}: {path} is a link, or larger than {LARGEST_FILE} bytes; remove it."
+            )
         try:
             files[path.relative_to(repo).as_posix()] = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

@@ -97,7 +97,9 @@ def _needed(group: Sequence[Case], files: Mapping[str, str]) -> tuple[tuple[str,
     """The file alone where nothing names another one: an equal text is then an equal run, whatever stands beside it."""
     file = group[0].file
     text = " ".join([files.get(file, ""), group[0].setup, *(case.call for case in group)])
-    others = {part for path in files if path != file for part in PurePosixPath(path).with_suffix("").parts}
+    others = {
+        part for path in files if path != file for part in PurePosixPath(path).with_suffix("").parts
+    }
     alone = {file: files[file]} if file in files else {}
     return tuple(sorted((files if others & set(re.findall(r"\w+", text)) else alone).items()))
 
@@ -109,7 +111,11 @@ def _run(files: tuple[tuple[str, str], ...], cases: tuple[Case, ...]) -> tuple[V
     job = json.dumps([cases[0].setup, [case.call for case in cases]])
     result = run_python(runner, stdin=job, files=dict(files), timeout_s=TIMEOUT_S)
     answers = _answers(result.stdout, len(cases))
-    why = "timed out" if result.timed_out else (result.stderr.strip().splitlines() or ["no value"])[-1]
+    why = (
+        "timed out"
+        if result.timed_out
+        else (result.stderr.strip().splitlines() or ["no value"])[-1]
+    )
     return tuple(_verdict(c, answers[i], why) for i, c in enumerate(cases))
 
 

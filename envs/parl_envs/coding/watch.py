@@ -47,7 +47,10 @@ class Watch:
         except OSError:  # a path too long to be named
             return True
         num_bytes += sum(map(deleted_bytes, pids))
-        return num_bytes > self.had_bytes + (MAX_DISK_MB << 20) or num_files > self.had_files + MAX_FILES
+        return (
+            num_bytes > self.had_bytes + (MAX_DISK_MB << 20)
+            or num_files > self.had_files + MAX_FILES
+        )
 
 
 def tree(pid: int) -> Iterator[int]:
@@ -58,7 +61,11 @@ def tree(pid: int) -> Iterator[int]:
         yield pid
         try:
             tasks = os.listdir(f"/proc/{pid}/task")
-            children = [int(c) for t in tasks for c in Path(f"/proc/{pid}/task/{t}/children").read_text().split()]
+            children = [
+                int(c)
+                for t in tasks
+                for c in Path(f"/proc/{pid}/task/{t}/children").read_text().split()
+            ]
         except OSError:  # it has just ended
             continue
         waiting += [c for c in children if c not in seen]
@@ -68,7 +75,10 @@ def tree(pid: int) -> Iterator[int]:
 def status(pid: int) -> tuple[int, int]:
     """Its own memory in KB (not that of shared libraries), and its threads."""
     try:
-        found = {name: int(value) for name, value in _STATUS.findall(Path(f"/proc/{pid}/status").read_bytes())}
+        found = {
+            name: int(value)
+            for name, value in _STATUS.findall(Path(f"/proc/{pid}/status").read_bytes())
+        }
     except OSError:
         return 0, 0
     return found.get(b"RssAnon", 0) + found.get(b"RssShmem", 0), found.get(b"Threads", 0)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parl.errors import ConfigError
+from parl.core.errors import ConfigError
 
 FACTBOOK = Path(__file__).with_name("data") / "factbook.jsonl"
 PROSE_BYTES = 50_000
@@ -36,7 +36,9 @@ CACHED_QUERIES = 4_096
 
 # A word, or a word with a sign of its own (".ke", "+3", "-5"): codes and offsets are not plain words.
 _TOKEN = re.compile(r"(?<!\w)[.+-][^\W_]+|[^\W_]+")
-_CORPUS_LINE = 'Each line is one JSON object {"title": text, "text": text}, "id" and "entity" being optional.'
+_CORPUS_LINE = (
+    'Each line is one JSON object {"title": text, "text": text}, "id" and "entity" being optional.'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ class Index:
         if len(self._by_id) < len(self.documents):
             ids = [document.id for document in self.documents]
             twice = next(one for one in ids if ids.count(one) > 1)
-            raise ConfigError(f"Document id {twice!r} is used twice. Ids must be unique: change one of the two.")
+            raise ConfigError(
+                f"Document id {twice!r} is used twice. Ids must be unique: change one of the two."
+            )
         titles = [tokenize(document.title) for document in self.documents]
         self._positions: dict[tuple[str, ...], set[int]] = {}
         for position, title in enumerate(titles):
@@ -128,7 +132,9 @@ class Index:
         best = hits[(-scores[hits]).argsort(kind="stable")].tolist()
         exact = self._positions.get(tuple(words), set())
         if exact:
-            best.sort(key=lambda position: position not in exact)  # stable: otherwise still by score
+            best.sort(
+                key=lambda position: position not in exact
+            )  # stable: otherwise still by score
         return tuple(self.documents[position] for position in best[:top_k])
 
 
@@ -189,7 +195,11 @@ def load_corpus(path: str | Path) -> list[Document]:
                 continue
             whole = field == "id" and type(value) is int
             if not whole and (not isinstance(value, str) or not value.strip()):
-                given = f'"{field}" is {json.dumps(value)[:60]}' if field in line else f'"{field}" is missing'
+                given = (
+                    f'"{field}" is {json.dumps(value)[:60]}'
+                    if field in line
+                    else f'"{field}" is missing'
+                )
                 raise ConfigError(
                     f"{where}: {given}; given the fields {_names(line)}. {_CORPUS_LINE} "
                     f'Write a non-empty text, e.g. "{field}": "...".'
@@ -204,7 +214,9 @@ def load_corpus(path: str | Path) -> list[Document]:
         documents[doc_id] = Document(doc_id, title, line["text"], line.get("entity") or title)
         lines[doc_id] = where
     if not documents:
-        raise ConfigError(f"Corpus file {path} holds no documents. {_CORPUS_LINE} Add at least one line.")
+        raise ConfigError(
+            f"Corpus file {path} holds no documents. {_CORPUS_LINE} Add at least one line."
+        )
     return list(documents.values())
 
 
@@ -217,7 +229,9 @@ def _json_lines(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
             f"Cannot read the {what} file {path}: {error.strerror}. Give the path of an existing JSONL file."
         ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"The {what} file {path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+        raise ConfigError(
+            f"The {what} file {path} is not UTF-8 text (byte {error.start}). Save it as UTF-8."
+        ) from None
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -283,7 +297,9 @@ def _prose_lines(value: Any, label: str = "") -> Iterator[str]:
     elif text := _without_html(str(value)):
         first, *rest = text.split("\n")
         # some values repeat their label: "urban: 86.4% of population" under "improved: urban"
-        repeated = not label or first.casefold().startswith(f"{label.rpartition(': ')[2]}:".casefold())
+        repeated = not label or first.casefold().startswith(
+            f"{label.rpartition(': ')[2]}:".casefold()
+        )
         yield first if repeated else f"{label}: {first}"
         yield from rest
 

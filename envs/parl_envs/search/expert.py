@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import ANSWER_NOW, Message, Said, written_call
-from parl.types import Task
+from parl.core.messages import Message
+from parl.core.types import Task
+from parl.env.base import ANSWER_NOW
+from parl.env.demonstrations import Said, written_call
 
 SUBAGENT_SYSTEM = "searcher"
 AGENT_NAME = "scout"
@@ -58,7 +60,9 @@ class Expert:
             return self._orchestrator(messages, columns, names)
         return self._alone(messages, columns, names, rng)
 
-    def _orchestrator(self, messages: Sequence[Message], columns: str, names: Sequence[str]) -> Sequence[Said]:
+    def _orchestrator(
+        self, messages: Sequence[Message], columns: str, names: Sequence[str]
+    ) -> Sequence[Said]:
         if messages[-1]["role"] == "user":
             head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
             launches = [
@@ -79,13 +83,21 @@ class Expert:
         return said
 
     def _alone(
-        self, messages: Sequence[Message], columns: str, names: Sequence[str], rng: np.random.Generator
+        self,
+        messages: Sequence[Message],
+        columns: str,
+        names: Sequence[str],
+        rng: np.random.Generator,
     ) -> Sequence[Said]:
         """One row after the other; the turn that has read a row's last page notes its cells."""
         per_row = 4 if " > " in columns else 2
         tools = sum(m["role"] == "tool" for m in messages)
         done, at = divmod(tools, per_row)
-        notes = [m["content"].split("<tool_call>")[0].strip() for m in messages if m["role"] == "assistant"]
+        notes = [
+            m["content"].split("<tool_call>")[0].strip()
+            for m in messages
+            if m["role"] == "assistant"
+        ]
         if messages[-1]["content"] == ANSWER_NOW:
             return [Said(" ".join(n for n in notes if n))]
         if at == 0 and done > 0:
@@ -95,7 +107,9 @@ class Expert:
             return [Said(note + " " + written_call("search", query=_entity(names[done])))]
         return self._row(messages[-2 * at :] if at else [], names[done], columns, rng)
 
-    def _row(self, messages: Sequence[Message], name: str, columns: str, rng: np.random.Generator) -> Sequence[Said]:
+    def _row(
+        self, messages: Sequence[Message], name: str, columns: str, rng: np.random.Generator
+    ) -> Sequence[Said]:
         observations = [m["content"] for m in messages if m["role"] == "tool"]
         step = len(observations)
         if step == 0:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from parl.env import Said, written_call
+from parl.env.demonstrations import Said, written_call
 from parl_envs.search.expert import AGENT_NAME, SUBAGENT_SYSTEM
 from parl_envs.search.tasks import Knobs
 from parl_envs.search.world import HOP, SIZES, WorldSpec, short_rows
@@ -29,7 +29,17 @@ def vocabulary(spec: WorldSpec, knobs: Knobs) -> tuple[str, ...]:
     """Every word of the records profile: scaffolding, row numbers, document ids, names and values."""
     numbers = [f"#{i}" for i in range(1, knobs.largest + 1)]
     extra = ["neighbour", "partner", "visitor"] if spec.distractors else []
-    head = ["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, *spec.attributes, *HOP, *extra, *numbers, *DOC_IDS]
+    head = [
+        "\n",
+        *COMMON,
+        AGENT_NAME,
+        SUBAGENT_SYSTEM,
+        *spec.attributes,
+        *HOP,
+        *extra,
+        *numbers,
+        *DOC_IDS,
+    ]
     return tuple(dict.fromkeys([*head, *content_words(spec)]))
 
 
@@ -37,7 +47,12 @@ def vocabulary(spec: WorldSpec, knobs: Knobs) -> tuple[str, ...]:
 def content_words(spec: WorldSpec) -> tuple[str, ...]:
     """Words of names and values."""
     columns = dict.fromkeys([*spec.attributes, *HOP])
-    words = {w for row in short_rows() for text in (row.name, *(row.facts[c] for c in columns)) for w in text.split()}
+    words = {
+        w
+        for row in short_rows()
+        for text in (row.name, *(row.facts[c] for c in columns))
+        for w in text.split()
+    }
     return tuple(sorted(words))
 
 
@@ -56,9 +71,14 @@ def recall(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Said
         pool = DOC_IDS if rng.random() < 0.3 else tuple(words[i] for i in order[num:])
     colon = " :" if rng.random() < 0.5 else ""
     longest = 1 if rng.random() < 0.5 else 3
-    values = [" ".join(pool[int(rng.integers(len(pool)))] for _ in range(_length(rng, longest))) for _ in keys]
+    values = [
+        " ".join(pool[int(rng.integers(len(pool)))] for _ in range(_length(rng, longest)))
+        for _ in keys
+    ]
     gap = " \n " if colon else " "
-    said = [Said(gap.join(f"{k}{colon} {v}" for k, v in zip(keys, values, strict=True)), train=False)]
+    said = [
+        Said(gap.join(f"{k}{colon} {v}" for k, v in zip(keys, values, strict=True)), train=False)
+    ]
     in_order = rng.random() < 0.4
     order = np.arange(len(keys)) if in_order else rng.permutation(len(keys))
     for place, i in enumerate(order):
@@ -74,7 +94,10 @@ def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> l
     """A numbered list of random names, then one assignment for each: writing a list again in another form."""
     words = content_words(spec)
     num = int(rng.integers(2, knobs.largest + 1))
-    names = [" ".join(words[int(rng.integers(len(words)))] for _ in range(_length(rng, 3))) for _ in range(num)]
+    names = [
+        " ".join(words[int(rng.integers(len(words)))] for _ in range(_length(rng, 3)))
+        for _ in range(num)
+    ]
     attributes = [*spec.attributes, *HOP]
     first, second = (attributes[int(rng.integers(len(attributes)))] for _ in range(2))
     columns = f"{first} {',' if rng.random() < 0.7 else '>'} {second}"
@@ -83,7 +106,10 @@ def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> l
         written_call("assign_task", agent=AGENT_NAME, prompt=f"#{i} {name} : {columns}")
         for i, name in enumerate(names, 1)
     ]
-    return [Said(f"find {columns} for : {listed} <|im_end|>", train=False), Said(" ".join(launches) + " <|im_end|>")]
+    return [
+        Said(f"find {columns} for : {listed} <|im_end|>", train=False),
+        Said(" ".join(launches) + " <|im_end|>"),
+    ]
 
 
 KINDS: dict[str, Callable[[np.random.Generator, WorldSpec, Knobs], list[Said]]] = {

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from parl.env import tool
-from parl.tools.sql import select
+from parl.env.tools import tool
+from parl.env.toolsets.sql import select
 from parl_envs.search.wide_search import WideSearch
 from parl_envs.search.world import HOP, World
 
@@ -34,13 +34,22 @@ class WideSearchSql(WideSearch):
 def database(world: World) -> bytes:
     """The documents of a world, and the facts that its tasks are made of, as a SQLite database."""
     connection = sqlite3.connect(":memory:")
-    documents = [{"id": d.id, "title": d.title, "entity": d.entity, "text": d.text} for d in world.index.documents]
+    documents = [
+        {"id": d.id, "title": d.title, "entity": d.entity, "text": d.text}
+        for d in world.index.documents
+    ]
     _add(connection, "documents", documents)
     capital, time = HOP
     if world.rows:
-        own = [{"name": r.name, **{k: v for k, v in r.facts.items() if k != time}} for r in world.rows]
+        own = [
+            {"name": r.name, **{k: v for k, v in r.facts.items() if k != time}} for r in world.rows
+        ]
         cities = [
-            {"name": r.facts[capital], "country": r.name, **{k: v for k, v in r.facts.items() if k == time}}
+            {
+                "name": r.facts[capital],
+                "country": r.name,
+                **{k: v for k, v in r.facts.items() if k == time},
+            }
             for r in world.rows
         ]
         _add(connection, "countries", own)
@@ -55,4 +64,6 @@ def _add(connection: sqlite3.Connection, name: str, rows: Sequence[Mapping[str, 
     columns = list(dict.fromkeys(column for row in rows for column in row))
     connection.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
     slots = ", ".join("?" for _ in columns)
-    connection.executemany(f"INSERT INTO {name} VALUES ({slots})", [[row.get(c) for c in columns] for row in rows])
+    connection.executemany(
+        f"INSERT INTO {name} VALUES ({slots})", [[row.get(c) for c in columns] for row in rows]
+    )

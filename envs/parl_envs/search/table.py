@@ -50,5 +50,7 @@ def rows_to_markdown(rows: Mapping[int, Mapping[str, str]], columns: Sequence[st
     if not rows:
         return ""
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
-    lines += [" | ".join(rows[n].get(c, "").replace("|", "/") for c in columns) for n in sorted(rows)]
+    lines += [
+        " | ".join(rows[n].get(c, "").replace("|", "/") for c in columns) for n in sorted(rows)
+    ]
     return "\n".join(f"| {line} |" for line in lines)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from parl.errors import ConfigError
-from parl.types import Task
+from parl.core.errors import ConfigError
+from parl.core.types import Task
 from parl_envs.search.world import HOP, NOT_FOUND, World
 from parl_rewards.wide_search import wide_search
 
@@ -41,7 +41,9 @@ def parse_ranges(n: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     except (TypeError, ValueError):
         ranges = ()
     if not ranges or any(not 1 <= lo <= hi for lo, hi in ranges):
-        raise ConfigError(f"env.kwargs.n is {n!r}; give [lo, hi] with 1 <= lo <= hi, or a list of such pairs")
+        raise ConfigError(
+            f"env.kwargs.n is {n!r}; give [lo, hi] with 1 <= lo <= hi, or a list of such pairs"
+        )
     return ranges
 
 
@@ -62,7 +64,11 @@ def generate(world: World, knobs: Knobs, split: str, num: int, seed: int) -> lis
 
 
 def one_task(
-    world: World, knobs: Knobs, rng: np.random.Generator, task_id: str, limits: Sequence[int] | None = None
+    world: World,
+    knobs: Knobs,
+    rng: np.random.Generator,
+    task_id: str,
+    limits: Sequence[int] | None = None,
 ) -> Task:
     """Draw N, the entities and the columns."""
     lo, hi = knobs.ranges[int(rng.integers(len(knobs.ranges)))]
@@ -82,10 +88,14 @@ def one_task(
         "evaluation": {
             "required": columns,
             "unique_columns": [KEY],
-            "eval_pipeline": {c: {"preprocess": ["norm_str"], "metric": ["exact_match"]} for c in columns},
+            "eval_pipeline": {
+                c: {"preprocess": ["norm_str"], "metric": ["exact_match"]} for c in columns
+            },
         },
     }
-    return Task(task_id, ENV_ID, f"find {(' > ' if hop else ' , ').join(asked)} for : {names}", data)
+    return Task(
+        task_id, ENV_ID, f"find {(' > ' if hop else ' , ').join(asked)} for : {names}", data
+    )
 
 
 def load_task(row: Mapping[str, Any], knobs: Knobs) -> Task:
@@ -102,9 +112,13 @@ def load_task(row: Mapping[str, Any], knobs: Knobs) -> Task:
         try:
             evaluation = json.loads(evaluation)
         except ValueError as error:
-            raise ConfigError(f"Task {task_id}: `evaluation` is a text that is not JSON: {error}") from None
+            raise ConfigError(
+                f"Task {task_id}: `evaluation` is a text that is not JSON: {error}"
+            ) from None
     if not isinstance(evaluation, Mapping):
-        raise ConfigError(f"Task {task_id}: `evaluation` needs required, unique_columns and eval_pipeline")
+        raise ConfigError(
+            f"Task {task_id}: `evaluation` needs required, unique_columns and eval_pipeline"
+        )
     gold = _gold(row.get("gold"), task_id)
     try:
         wide_search("", gold, evaluation)  # all that scoring will ask of them

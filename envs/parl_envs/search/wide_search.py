@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from parl.calibration import Question, tally
-from parl.env import AgentEnv, Demonstration, Said, tool
-from parl.errors import ConfigError, did_you_mean
-from parl.types import Task
+from parl.core.abstention import Question, tally
+from parl.core.errors import ConfigError, did_you_mean
+from parl.core.types import Task
+from parl.env.base import AgentEnv, Demonstration
+from parl.env.demonstrations import Said
+from parl.env.tools import tool
 from parl_envs.search import expert, practice, tasks
 from parl_envs.search.table import parse_rows, rows_to_markdown
 from parl_envs.search.world import NOT_FOUND, World, WorldSpec, load_world, own_attributes
@@ -68,7 +70,9 @@ class WideSearch(AgentEnv):
         for attribute in attributes:
             _one_of("attributes", attribute, own_attributes())
         if corpus == "factbook" and len(self.knobs.attributes) < 2:
-            raise ConfigError(f"env.kwargs.attributes is {list(attributes)}; a task asks for two, so give at least two")
+            raise ConfigError(
+                f"env.kwargs.attributes is {list(attributes)}; a task asks for two, so give at least two"
+            )
         _check_unanswerable(unanswerable, corpus, pages)
         self.world_spec = WorldSpec(corpus, pages, tuple(attributes), distractors, unanswerable)
         self.top_k = top_k
@@ -120,7 +124,9 @@ class WideSearch(AgentEnv):
         table = self.to_markdown(answer)
         result = wide_search(table, gold, evaluation)
         if self._counts_abstentions:
-            self._calibration = tally(_question(cell) for cell in read_cells(table, gold, evaluation))
+            self._calibration = tally(
+                _question(cell) for cell in read_cells(table, gold, evaluation)
+            )
         return {
             "score": result["f1_by_item"],
             "item_f1": result["f1_by_item"],
@@ -178,13 +184,17 @@ class WideSearch(AgentEnv):
         if self.subtask_rows is None:
             return None
         columns = self.task.data["columns"]
-        wanted = {(i, c): row[c].casefold() for i, row in self.subtask_rows.items() for c in columns[1:]}
+        wanted = {
+            (i, c): row[c].casefold() for i, row in self.subtask_rows.items() for c in columns[1:]
+        }
         if not wanted:
             return 0.0
         if self.knobs.answer_format == "markdown":
             return sum(v in message.casefold() for v in wanted.values()) / len(wanted)
         rows = parse_rows(message, columns)
-        return sum(rows.get(i, {}).get(c, "").casefold() == v for (i, c), v in wanted.items()) / len(wanted)
+        return sum(
+            rows.get(i, {}).get(c, "").casefold() == v for (i, c), v in wanted.items()
+        ) / len(wanted)
 
     def claims(self, message: str) -> Mapping[str, str]:
         """Its filled cells by `entity column`, `unknown` aside; of markdown, those of a table that has the key."""
@@ -195,7 +205,9 @@ class WideSearch(AgentEnv):
         claims: dict[str, str] = {}
         for row in rows.values():
             entity = " ".join(row.get(key, "") for key in keys).strip()
-            cells = {c: v for c, v in row.items() if c not in keys and v and v.casefold() != NOT_FOUND}
+            cells = {
+                c: v for c, v in row.items() if c not in keys and v and v.casefold() != NOT_FOUND
+            }
             claims |= {f"{entity} {column}": value for column, value in cells.items() if entity}
         return claims
 
@@ -212,8 +224,12 @@ class WideSearch(AgentEnv):
         worth = []
         for cells in given:
             lost = {cell for cell in cells if times[cell] == 1}
-            left = {n: {c: v for c, v in row.items() if (n, c) not in lost} for n, row in rows.items()}
-            left = {n: row for n, row in left.items() if columns[0] in row or columns[0] not in rows[n]}
+            left = {
+                n: {c: v for c, v in row.items() if (n, c) not in lost} for n, row in rows.items()
+            }
+            left = {
+                n: row for n, row in left.items() if columns[0] in row or columns[0] not in rows[n]
+            }
             worth.append(whole - self._item_f1(left, columns) if lost else 0.0)
         return worth
 
@@ -232,27 +248,43 @@ class WideSearch(AgentEnv):
         asked, key = _words(self.task.prompt), self.task.data["columns"][0]
         if self.knobs.answer_format == "cells":
             own = parse_rows(message, self.task.data["columns"])
-            found = {(n, c) for n, row in rows.items() for c, v in row.items() if v and own.get(n, {}).get(c) == v}
+            found = {
+                (n, c)
+                for n, row in rows.items()
+                for c, v in row.items()
+                if v and own.get(n, {}).get(c) == v
+            }
         else:
             key = self.task.data["evaluation"]["unique_columns"][0]
-            found = {(n, c) for n, row in rows.items() for c, v in row.items() if v and _stands_in(v, message)}
+            found = {
+                (n, c)
+                for n, row in rows.items()
+                for c, v in row.items()
+                if v and _stands_in(v, message)
+            }
         return {(n, c) for n, c in found if c != key or _words(rows[n][c]) not in asked}
 
     def _item_f1(self, rows: Mapping[int, Mapping[str, str]], columns: Sequence[str]) -> float:
         table = rows_to_markdown(rows, columns)
-        return wide_search(table, self.task.data["gold"], self.task.data["evaluation"])["f1_by_item"]
+        return wide_search(table, self.task.data["gold"], self.task.data["evaluation"])[
+            "f1_by_item"
+        ]
 
     # --- a policy from nothing ---------------------------------------------------------------------------------------
 
     def vocabulary(self) -> Sequence[str]:
         return practice.vocabulary(self.world_spec, self.knobs)
 
-    def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration | Sequence[Said]:
+    def demonstrate(
+        self, kind: str, rng: np.random.Generator, **knobs: Any
+    ) -> Demonstration | Sequence[Said]:
         """`recall`, `enumerate`: texts to practise copying. `episode`: the expert at work."""
         if kind in practice.KINDS:
             return practice.KINDS[kind](rng, self.world_spec, self.knobs)
         if kind != "episode":
-            raise ConfigError(f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}")
+            raise ConfigError(
+                f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}"
+            )
         env = copy.copy(self)
         env.world = self._demo_world(rng)
         task = tasks.one_task(env.world, self.knobs, rng, "demo", knobs.pop("n", None))
@@ -261,7 +293,9 @@ class WideSearch(AgentEnv):
     def _demo_world(self, rng: np.random.Generator) -> World:
         """Worlds whose facts are shuffled over all entities: the policy learns to look up, never the facts."""
         if len(self._demo_worlds) < 48:
-            self._demo_worlds.append(load_world(self.world_spec, "demo", shuffle=int(rng.integers(2**31))))
+            self._demo_worlds.append(
+                load_world(self.world_spec, "demo", shuffle=int(rng.integers(2**31)))
+            )
         return self._demo_worlds[int(rng.integers(len(self._demo_worlds)))]
 
 
@@ -281,7 +315,9 @@ def _words(text: str) -> str:
 
 def _stands_in(cell: str, text: str) -> bool:
     """Whether a text holds the cell, not as a part of a longer word or number."""
-    return re.search(rf"(?<!\w){re.escape(cell.casefold())}(?!\w|[.,]\d)", text.casefold()) is not None
+    return (
+        re.search(rf"(?<!\w){re.escape(cell.casefold())}(?!\w|[.,]\d)", text.casefold()) is not None
+    )
 
 
 def _check_unanswerable(share: float, corpus: str, pages: str) -> None:

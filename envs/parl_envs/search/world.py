@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from parl.errors import ConfigError, did_you_mean
+from parl.core.errors import ConfigError, did_you_mean
 from parl_envs.search.corpus import Document, Entity, Index, load_corpus, load_facts, prose
 
 SPLITS = ("train", "validation", "test")
@@ -96,7 +96,9 @@ def split_rows(split: str) -> tuple[Row, ...]:
 
 def load_world(spec: WorldSpec, split: str, shuffle: int | None = None) -> World:
     """The world of a split, cached; `shuffle` deals each column's values anew over the entities (demonstrations)."""
-    return _shuffled_world(spec, split, shuffle) if shuffle is not None else _cached_world(spec, split)
+    return (
+        _shuffled_world(spec, split, shuffle) if shuffle is not None else _cached_world(spec, split)
+    )
 
 
 @lru_cache(maxsize=16)
@@ -109,7 +111,9 @@ def _cached_world(spec: WorldSpec, split: str) -> World:
         docs = [Document(f"d{i}", title, text, title) for i, (title, text) in enumerate(pages, 1)]
         return World(split, rows, Index(docs))
     rows = _left_out(rows, spec, [13, SPLITS.index(split)])
-    return World(split, rows, Index(_documents(rows, spec, np.random.default_rng([7, SPLITS.index(split)]))))
+    return World(
+        split, rows, Index(_documents(rows, spec, np.random.default_rng([7, SPLITS.index(split)])))
+    )
 
 
 def _shuffled_world(spec: WorldSpec, split: str, seed: int) -> World:
@@ -147,11 +151,16 @@ def _documents(rows: Sequence[Row], spec: WorldSpec, rng: np.random.Generator) -
     for k, row in enumerate(rows):
         own = {a: row.facts[a] for a in dict.fromkeys([*spec.attributes, HOP[0]]) if a in row.facts}
         city = {"country": row.name, **{a: v for a, v in row.facts.items() if a == HOP[1]}}
-        for title, facts, doc_id in ((row.name, own, ids[2 * k]), (row.facts[HOP[0]], city, ids[2 * k + 1])):
+        for title, facts, doc_id in (
+            (row.name, own, ids[2 * k]),
+            (row.facts[HOP[0]], city, ids[2 * k + 1]),
+        ):
             lines = [f"{a} : {v}" for a, v in facts.items()]
             lines += _distractors(rows, spec.distractors, rng)
             order = rng.permutation(len(lines)) if spec.distractors else range(len(lines))
-            docs.append(Document(doc_id, title, "\n".join([title, *(lines[i] for i in order)]), row.name))
+            docs.append(
+                Document(doc_id, title, "\n".join([title, *(lines[i] for i in order)]), row.name)
+            )
     return docs
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from parl.errors import ConfigError, did_you_mean
+from parl.core.errors import ConfigError, did_you_mean
 
 Array = np.ndarray[Any, Any]
 

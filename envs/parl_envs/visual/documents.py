@@ -50,7 +50,12 @@ class Chart:
     def bar(self, place: int) -> tuple[int, int, int, int]:
         """Left, top, right, bottom in pixels."""
         y = MARGIN + BAR + place * BAR
-        return MARGIN + LABELS, y + 4, MARGIN + LABELS + round(AXIS * self.bars[place][1] / self.top), y + BAR - 4
+        return (
+            MARGIN + LABELS,
+            y + 4,
+            MARGIN + LABELS + round(AXIS * self.bars[place][1] / self.top),
+            y + BAR - 4,
+        )
 
 
 def table_rows(rng: np.random.Generator, split: str) -> list[list[str]]:
@@ -66,7 +71,9 @@ def chart(rng: np.random.Generator, split: str) -> Chart:
     rows = [r for r in split_rows(split) if title in r.facts]
     while True:
         chosen = [rows[i] for i in rng.permutation(len(rows))[:NUM_BARS]]
-        found = Chart(title, tuple((r.name, float(r.facts[title])) for r in chosen), _top(chosen, title))
+        found = Chart(
+            title, tuple((r.name, float(r.facts[title])) for r in chosen), _top(chosen, title)
+        )
         shares = sorted(value / found.top for _, value in found.bars)
         near = [abs(s - quarter / 4) for s in shares for quarter in (1, 2, 3)]
         if shares[-1] - shares[-2] >= CLEARANCE and min(near) >= CLEARANCE:
@@ -85,7 +92,10 @@ def draw_table(rows: Sequence[Sequence[str]]) -> Any:
     pen = ImageDraw.Draw(page)
     for i, cells in enumerate([COLUMNS, *rows]):
         x, y = MARGIN, MARGIN + i * ROW
-        pen.line([(MARGIN, y + ROW), (page.width - MARGIN, y + ROW)], fill="black" if i == 0 else "lightgrey")
+        pen.line(
+            [(MARGIN, y + ROW), (page.width - MARGIN, y + ROW)],
+            fill="black" if i == 0 else "lightgrey",
+        )
         for cell, width in zip(cells, WIDTHS, strict=True):
             page.paste("black", (x + 4, y + 6), _written(cell))
             x += width

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parl.env import ANSWER_NOW, Message, Said, written_call
-from parl.types import Task
+from parl.core.messages import Message
+from parl.core.types import Task
+from parl.env.base import ANSWER_NOW
+from parl.env.demonstrations import Said, written_call
 from parl_envs.visual.pictures import UNITS, words
 from parl_envs.visual.questions import conclude
 from parl_envs.visual.scores import UNKNOWN
@@ -29,7 +31,9 @@ def zoom(bbox: Sequence[float], page: int) -> str:
     return written_call("zoom", bbox=words(bbox), image=f"p{page}")
 
 
-def conclusion(question: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]) -> str:
+def conclusion(
+    question: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]
+) -> str:
     """The final message about several boxes."""
     answer = conclude(question, wanted, texts, bboxes)
     if question == "list" and answer != UNKNOWN:
@@ -76,7 +80,11 @@ class Expert:
         at = next(i for i, m in enumerate(messages) if m["role"] == "user")
         if messages[0]["role"] == "system" and messages[0]["content"] == SUBAGENT_SYSTEM:
             return [Said(self._subagent(messages[at:]))]
-        return self._orchestrate(messages[at:]) if self._delegates else [Said(self._alone(messages[at:]))]
+        return (
+            self._orchestrate(messages[at:])
+            if self._delegates
+            else [Said(self._alone(messages[at:]))]
+        )
 
     def _orchestrate(self, messages: Sequence[Message]) -> list[Said]:
         if len(messages) > 1:
@@ -87,7 +95,9 @@ class Expert:
             for i, (page, box) in enumerate(self._boxes, 1)
         ]
         head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
-        launches = " ".join(written_call("assign_task", agent=AGENT_NAME, prompt=prompt) for prompt in prompts)
+        launches = " ".join(
+            written_call("assign_task", agent=AGENT_NAME, prompt=prompt) for prompt in prompts
+        )
         return [Said(head, self._trains_decision), Said(launches)]
 
     def _subagent(self, messages: Sequence[Message]) -> str:
@@ -107,7 +117,9 @@ class Expert:
         if self.task.data["question"] == "read":
             return self._answer(self._texts) if place else self._look(0, at)
         note = f"{self._note(place - 1)} " if place and at == 0 else ""
-        return note + (self._answer(self._texts) if place == len(self._boxes) else self._look(place, at))
+        return note + (
+            self._answer(self._texts) if place == len(self._boxes) else self._look(place, at)
+        )
 
     def _looks(self) -> int:
         """Calls until a box is enlarged: a page has to be opened first."""
@@ -127,4 +139,6 @@ class Expert:
         data = self.task.data
         if data["question"] == "read":
             return texts[0] if texts else UNKNOWN
-        return conclusion(data["question"], data["wanted"], texts, [box.bbox for _, box in self._boxes])
+        return conclusion(
+            data["question"], data["wanted"], texts, [box.bbox for _, box in self._boxes]
+        )

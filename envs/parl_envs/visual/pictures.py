@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal
 
-from parl import images
+from parl.core import images
 
 UNITS = 100
 GRID = 16
@@ -48,7 +48,9 @@ class Picture:
         if min(width, height) < 2:
             raise ValueError("there is nothing more to see: the part has less than 2 pixels")
         if max(width, height) > LONGEST_STRIP * min(width, height):
-            raise ValueError(f"the part is a strip; its longer side may be {LONGEST_STRIP} times its shorter one")
+            raise ValueError(
+                f"the part is a strip; its longer side may be {LONGEST_STRIP} times its shorter one"
+            )
         return Picture(self.image, self.size, inner, self.name, self.upright)
 
     def apply(self, op: Op, value: str) -> Picture:
@@ -56,12 +58,18 @@ class Picture:
         if op == "crop":
             part = self.zoom(read_bbox(value))
             own = max(_pixels(part.image, part.box))
-            return Picture(part.image, max(GRID, min(self.size, int(own))), part.box, self.name, self.upright)
+            return Picture(
+                part.image, max(GRID, min(self.size, int(own))), part.box, self.name, self.upright
+            )
         if op == "resize":
             percent = _number(value, op, 10, 200)
-            return Picture(self.image, max(GRID, self.size * percent // 100), self.box, self.name, self.upright)
+            return Picture(
+                self.image, max(GRID, self.size * percent // 100), self.box, self.name, self.upright
+            )
         if op == "rotate":
-            turned = self._own_pixels().rotate(-_number(value, op, -360, 360), expand=True, fillcolor="white")
+            turned = self._own_pixels().rotate(
+                -_number(value, op, -360, 360), expand=True, fillcolor="white"
+            )
             return Picture(turned, self.size, WHOLE, self.name, upright=False)
         if op == "contrast":
             from PIL import ImageEnhance
@@ -90,7 +98,9 @@ class Picture:
     def _own_pixels(self) -> Any:
         left, top, right, bottom = self.box
         w, h = self.image.width / UNITS, self.image.height / UNITS
-        return self.image.crop((round(left * w), round(top * h), round(right * w), round(bottom * h)))
+        return self.image.crop(
+            (round(left * w), round(top * h), round(right * w), round(bottom * h))
+        )
 
     def _with(self, image: Any) -> Picture:
         return Picture(image, self.size, WHOLE, self.name, upright=False)
@@ -115,7 +125,11 @@ def read_bboxes(text: str) -> list[tuple[float, ...]]:
         numbers = [float(n) for n in re.findall(r"[\d.]+", text)]
     except ValueError:
         return []
-    return [tuple(numbers[i : i + 4]) for i in range(0, len(numbers), 4)] if len(numbers) % 4 == 0 else []
+    return (
+        [tuple(numbers[i : i + 4]) for i in range(0, len(numbers), 4)]
+        if len(numbers) % 4 == 0
+        else []
+    )
 
 
 def words(bbox: Sequence[float]) -> str:

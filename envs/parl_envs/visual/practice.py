@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from parl.env import ANSWER_NOW, Said, written_call
+from parl.env.base import ANSWER_NOW
+from parl.env.demonstrations import Said, written_call
 from parl_envs.visual.digits import COLOURS, EDGES, draw
 from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, zoom
 from parl_envs.visual.pictures import OPS, UNITS, Picture, words
@@ -58,7 +59,10 @@ def ground(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
 def read(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     """Boxes that were enlarged, as an episode has them, and what each holds."""
     scene = draw_scene(knobs, rng, "train", READ_AT_ONCE)
-    boxes = [scramble(rng, b) if rng.random() < knobs.unanswerable else b for b in scene.boxes[:READ_AT_ONCE]]
+    boxes = [
+        scramble(rng, b) if rng.random() < knobs.unanswerable else b
+        for b in scene.boxes[:READ_AT_ONCE]
+    ]
     page = Picture(draw(replace(scene, boxes=tuple(boxes))), knobs.size)
     said = []
     for i, box in enumerate(boxes, 1):
@@ -80,7 +84,10 @@ def aggregate(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     else:
         between = f" {zoom((0, 0, 0, 0), 1)}{END}{TO_TOOL}{END}{TO_AGENT}".join(notes)
     asked = TEXTS[name].format("").strip()
-    return [Said(f"{asked}{END}{TO_AGENT}{between}", train=False), Said(conclusion(name, "", texts, []))]
+    return [
+        Said(f"{asked}{END}{TO_AGENT}{between}", train=False),
+        Said(conclusion(name, "", texts, [])),
+    ]
 
 
 KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Said]]] = {

@@ -60,7 +60,9 @@ Maker = Callable[[Knobs, np.random.Generator, str, str, bool], Question]
 """(knobs, randomness, split, name of the question, whether it can be answered) -> the question."""
 
 
-def conclude(name: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]) -> str:
+def conclude(
+    name: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]
+) -> str:
     """The answer to a question about digits from what the boxes hold: `unknown` if one that matters is illegible."""
     if name == "locate":
         found = [words(bbox) for bbox, text in zip(bboxes, texts, strict=True) if text == wanted]
@@ -77,7 +79,9 @@ def conclude(name: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequ
 # --- digits ----------------------------------------------------------------------------------------------------------
 
 
-def _one_page(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool) -> Question:
+def _one_page(
+    knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool
+) -> Question:
     """`read`, `count`, `locate`: one page."""
     scene = draw_scene(knobs, rng, split)
     wanted = int(rng.integers(10))
@@ -93,10 +97,14 @@ def _one_page(knobs: Knobs, rng: np.random.Generator, split: str, name: str, ans
     gold: Any = [list(b.bbox) for b in asked if b.text == str(wanted)]
     if name != "locate":
         gold = conclude(name, str(wanted), [b.text for b in asked], ())
-    return Question(TEXTS[name].format(subject), [page], name, gold, [(1, b) for b in asked], str(wanted))
+    return Question(
+        TEXTS[name].format(subject), [page], name, gold, [(1, b) for b in asked], str(wanted)
+    )
 
 
-def _several(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool) -> Question:
+def _several(
+    knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool
+) -> Question:
     """`list`, `sum`, `max` of boxes on one page, or each on a page of its own."""
     num = int(rng.integers(knobs.n[0], knobs.n[1] + 1))
     if knobs.paged:
@@ -109,19 +117,30 @@ def _several(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answ
         largest = int(rng.integers(10))
         digits = rng.integers(largest + 1, size=num)
         digits[int(rng.integers(num))] = largest
-        asked = [replace(b, image=_image(rng, split, int(d))) for b, d in zip(asked, digits, strict=True)]
+        asked = [
+            replace(b, image=_image(rng, split, int(d))) for b, d in zip(asked, digits, strict=True)
+        ]
     if not answerable:
         asked = _scramble_one(rng, asked)
     places = list(range(1, num + 1)) if knobs.paged else [1] * num
     placed = list(zip(places, asked, strict=True))
-    names = [f"#{i} {f'p{page} ' if knobs.paged else ''}{box.colour}" for i, (page, box) in enumerate(placed, 1)]
+    names = [
+        f"#{i} {f'p{page} ' if knobs.paged else ''}{box.colour}"
+        for i, (page, box) in enumerate(placed, 1)
+    ]
     pages = (
         [_page(scene, [box]) for scene, box in zip(scenes, asked, strict=True)]
         if knobs.paged
         else [_page(scenes[0], asked)]
     )
     gold = conclude(name, "", [b.text for b in asked], ())
-    return Question(TEXTS[name].format(" ".join(names)), pages, "list" if name == "list" else "read", gold, placed)
+    return Question(
+        TEXTS[name].format(" ".join(names)),
+        pages,
+        "list" if name == "list" else "read",
+        gold,
+        placed,
+    )
 
 
 def draw_scene(knobs: Knobs, rng: np.random.Generator, split: str, least: int = 1) -> Scene:
@@ -136,7 +155,10 @@ def draw_scene(knobs: Knobs, rng: np.random.Generator, split: str, least: int = 
                 break
     colours = rng.permutation(list(COLOURS))[:num].tolist()
     digits = rng.integers(10, size=num).tolist()
-    boxes = [Box(c, x, y, _image(rng, split, d)) for c, d, (x, y) in zip(colours, digits, places, strict=True)]
+    boxes = [
+        Box(c, x, y, _image(rng, split, d))
+        for c, d, (x, y) in zip(colours, digits, places, strict=True)
+    ]
     return Scene(knobs.size, tuple(boxes))
 
 
@@ -146,7 +168,12 @@ def _image(rng: np.random.Generator, split: str, digit: int) -> int:
 
 
 def _with_digit(
-    rng: np.random.Generator, boxes: Sequence[Box], split: str, digit: int, name: str, answerable: bool
+    rng: np.random.Generator,
+    boxes: Sequence[Box],
+    split: str,
+    digit: int,
+    name: str,
+    answerable: bool,
 ) -> list[Box]:
     """The boxes, with the digit in so many of them; each number is equally likely."""
     if name == "count":
@@ -172,13 +199,18 @@ def scramble(rng: np.random.Generator, box: Box) -> Box:
 def _page(scene: Scene, boxes: Sequence[Box]) -> Mapping[str, Any]:
     """The scene with these boxes in place of those of their colours."""
     new = {box.colour: box for box in boxes}
-    return {"kind": "digits", **asdict(replace(scene, boxes=tuple(new.get(b.colour, b) for b in scene.boxes)))}
+    return {
+        "kind": "digits",
+        **asdict(replace(scene, boxes=tuple(new.get(b.colour, b) for b in scene.boxes))),
+    }
 
 
 # --- documents -------------------------------------------------------------------------------------------------------
 
 
-def _table(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool) -> Question:
+def _table(
+    knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool
+) -> Question:
     """`cell`, `row`: what stands in a table."""
     rows = documents.table_rows(rng, split)
     row = rows[int(rng.integers(len(rows)))]
@@ -188,10 +220,14 @@ def _table(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answer
         text = f"write down the row of {country} as it stands , without the name"
         return Question(text, [page], "transcribe", " ".join(row[1:]))
     column = 1 + int(rng.integers(len(documents.COLUMNS) - 1))
-    return Question(f"what is the {documents.COLUMNS[column]} of {country} ?", [page], "read", row[column])
+    return Question(
+        f"what is the {documents.COLUMNS[column]} of {country} ?", [page], "read", row[column]
+    )
 
 
-def _chart(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool) -> Question:
+def _chart(
+    knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool
+) -> Question:
     """`highest`, `above`, `bar`: what a bar chart shows."""
     chart = documents.chart(rng, split)
     place, level = int(rng.integers(len(chart.bars))), chart.top * int(rng.integers(1, 4)) / 4
@@ -199,7 +235,9 @@ def _chart(knobs: Knobs, rng: np.random.Generator, split: str, name: str, answer
     if name == "bar":
         names = [bar[0] for bar in chart.bars]
         country = names[place] if answerable else documents.another(rng, split, names)
-        return Question(f"where is the bar of {country} ?", [page], "locate", [list(chart.bbox(place))])
+        return Question(
+            f"where is the bar of {country} ?", [page], "locate", [list(chart.bbox(place))]
+        )
     others = [title for title in documents.CHARTED if title != chart.title]
     title = chart.title if answerable else others[int(rng.integers(len(others)))]
     if name == "highest":

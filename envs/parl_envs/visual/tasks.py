@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from parl import images
-from parl.errors import ConfigError
-from parl.types import Task
+from parl.core import images
+from parl.core.errors import ConfigError
+from parl.core.types import Task
 from parl_envs.visual import documents
 from parl_envs.visual.digits import Box, Scene, draw
 from parl_envs.visual.pictures import Picture, open_image, read_bbox, read_bboxes
@@ -57,7 +57,11 @@ def one_task(knobs: Knobs, rng: np.random.Generator, split: str, task_id: str) -
 
 def load_task(row: Mapping[str, Any], size: int) -> Task:
     """A task from a row of a file: {id, question, image or images, answer, score}. Raises ConfigError."""
-    task_id, question, score = str(row.get("id") or ""), row.get("question"), row.get("score") or "read"
+    task_id, question, score = (
+        str(row.get("id") or ""),
+        row.get("question"),
+        row.get("score") or "read",
+    )
     sources = row.get("images") or ([row["image"]] if row.get("image") else [])
     if not task_id or not question or not sources or row.get("answer") is None:
         raise ConfigError(
@@ -74,7 +78,14 @@ def load_task(row: Mapping[str, Any], size: int) -> Task:
             page_image(page)
     except ValueError as error:
         raise ConfigError(f"Task {task_id}: {error}") from None
-    data = {"question": OWN, "score": score, "pages": pages, "gold": gold, "answerable": answerable, "asked": []}
+    data = {
+        "question": OWN,
+        "score": score,
+        "pages": pages,
+        "gold": gold,
+        "answerable": answerable,
+        "asked": [],
+    }
     return Task(task_id, ENV_ID, _prompt(str(question), pages, size), data)
 
 
@@ -101,7 +112,9 @@ def _page_image(text: str) -> Any:
     if page["kind"] == "table":
         return documents.draw_table(page["rows"])
     if page["kind"] == "chart":
-        return documents.draw_chart(documents.Chart(page["title"], tuple(map(tuple, page["bars"])), page["top"]))
+        return documents.draw_chart(
+            documents.Chart(page["title"], tuple(map(tuple, page["bars"])), page["top"])
+        )
     return open_image(page["source"])
 
 
@@ -133,5 +146,7 @@ def _gold(answer: Any, score: str) -> Any:
         return str(answer)
     boxes = read_bboxes(str(answer))
     if not boxes:
-        raise ValueError(f"answer is {answer!r}; to locate is to give x0 y0 x1 y1 in percent, once or several times")
+        raise ValueError(
+            f"answer is {answer!r}; to locate is to give x0 y0 x1 y1 in percent, once or several times"
+        )
     return [list(read_bbox(box)) for box in boxes]

@@ -1,7 +1,7 @@
 """`parl/VisualTools-v0`: questions about images whose details cannot be read in the overview.
 
 In: a task (pages, a question, what is right). Out: the score of the answer. Tools: `zoom` looks closer, `image_op`
-changes a picture; their results carry images, as data URIs (`parl.images`). Each subagent has pictures of its own.
+changes a picture; their results carry images, as data URIs (`parl.core.images`). Each subagent has pictures of its own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from parl.calibration import Question, tally
-from parl.env import AgentEnv, Demonstration, Said, ToolSpec, tool
-from parl.errors import ConfigError, did_you_mean
-from parl.types import Task
+from parl.core.abstention import Question, tally
+from parl.core.errors import ConfigError, did_you_mean
+from parl.core.types import Task
+from parl.env.base import AgentEnv, Demonstration
+from parl.env.demonstrations import Said
+from parl.env.tools import ToolSpec, tool
 from parl_envs.visual import expert, pictures, practice, scores, tasks
 from parl_envs.visual.digits import COLOURS, Box
 from parl_envs.visual.pictures import WHOLE, Bbox, Op, Picture
@@ -27,7 +29,9 @@ SIZES = (64, 96, 128, 160, 192, 224, 256)
 """Pixels; a page of digits is 8 times as large."""
 FOUND = 0.5
 """IoU from which on a part counts as that of a box."""
-NAME = Annotated[str, Field(description="p1, p2, ... (a page, whole) or v1, v2, ... (what a tool returned).")]
+NAME = Annotated[
+    str, Field(description="p1, p2, ... (a page, whole) or v1, v2, ... (what a tool returned).")
+]
 
 
 class VisualTools(AgentEnv):
@@ -60,18 +64,24 @@ class VisualTools(AgentEnv):
         super().__init__()
         for question in questions:
             if question not in MAKERS:
-                raise ConfigError(f"env.kwargs.questions: no '{question}'.{did_you_mean(str(question), tuple(MAKERS))}")
+                raise ConfigError(
+                    f"env.kwargs.questions: no '{question}'.{did_you_mean(str(question), tuple(MAKERS))}"
+                )
         if not questions or (paged and not set(questions) <= set(SEVERAL)):
             raise ConfigError(
                 f"env.kwargs.questions is {list(questions)}; give at least one, and with paged: true only some of "
                 f"{', '.join(SEVERAL)}"
             )
         if size not in SIZES:
-            raise ConfigError(f"env.kwargs.size is {size}; give one of {', '.join(map(str, SIZES))}")
+            raise ConfigError(
+                f"env.kwargs.size is {size}; give one of {', '.join(map(str, SIZES))}"
+            )
         if not 0 <= unanswerable <= 1:
             raise ConfigError(f"env.kwargs.unanswerable is {unanswerable}; a share is from 0 to 1")
         if max_images < 1:
-            raise ConfigError(f"env.kwargs.max_images is {max_images}; give at least 1, or tools: false")
+            raise ConfigError(
+                f"env.kwargs.max_images is {max_images}; give at least 1, or tools: false"
+            )
         most = len(COLOURS)
         ranges = _range("boxes", boxes, most), _range("n", n, most)
         self.knobs = Knobs(tuple(questions), *ranges, size, paged, unanswerable)
@@ -83,7 +93,9 @@ class VisualTools(AgentEnv):
         self,
         bbox: Annotated[
             str | list[float],
-            Field(description="The part: x0 y0 x1 y1, each from 0 (left, top) to 100 (right, bottom) of the image."),
+            Field(
+                description="The part: x0 y0 x1 y1, each from 0 (left, top) to 100 (right, bottom) of the image."
+            ),
         ],
         image: NAME,
     ) -> str:
@@ -127,13 +139,20 @@ class VisualTools(AgentEnv):
     def _picture(self, name: str) -> Picture:
         """Raises ValueError with a text for the agent."""
         kind, number = name[:1], name[1:]
-        here = len(self.task.data["pages"]) if kind == "p" else len(self.views) if kind == "v" else 0
+        here = (
+            len(self.task.data["pages"]) if kind == "p" else len(self.views) if kind == "v" else 0
+        )
         if not re.fullmatch(r"[1-9]\d{0,3}", number) or int(number) > here:
             pages, views = len(self.task.data["pages"]), len(self.views)
-            raise ValueError(f"no image {name} ; images : p1 to p{pages}" + (f" , v1 to v{views}" if views else ""))
+            raise ValueError(
+                f"no image {name} ; images : p1 to p{pages}"
+                + (f" , v1 to v{views}" if views else "")
+            )
         if kind == "v":
             return self.views[int(number) - 1]
-        return Picture(tasks.page_image(self.task.data["pages"][int(number) - 1]), self.knobs.size, WHOLE, name)
+        return Picture(
+            tasks.page_image(self.task.data["pages"][int(number) - 1]), self.knobs.size, WHOLE, name
+        )
 
     # --- tasks and scores --------------------------------------------------------------------------------------------
 
@@ -155,7 +174,11 @@ class VisualTools(AgentEnv):
         """By the task's own score; where nothing can be told, `unknown` is right."""
         data = self.task.data
         answerable, abstained = data["answerable"], scores.abstains(answer)
-        right = scores.SCORES[data["score"]](answer, data["gold"]) if answerable and not abstained else 0.0
+        right = (
+            scores.SCORES[data["score"]](answer, data["gold"])
+            if answerable and not abstained
+            else 0.0
+        )
         score = right if answerable else float(abstained)
         said: Literal["answer", "unknown", "nothing"] = "unknown" if abstained else "answer"
         self.said = Question(answerable, said if answer.strip() else "nothing", right)
@@ -182,7 +205,14 @@ class VisualTools(AgentEnv):
         """Mean over the boxes asked for of the best IoU with what was looked at; 0 where no boxes are asked for."""
         asked = tasks.asked(self.task.data)
         best = [
-            max((scores.iou(box.bbox, part) for name, part in self.looks if part and name == f"p{page}"), default=0.0)
+            max(
+                (
+                    scores.iou(box.bbox, part)
+                    for name, part in self.looks
+                    if part and name == f"p{page}"
+                ),
+                default=0.0,
+            )
             for page, box in asked
         ]
         return sum(best) / len(best) if best else 0.0
@@ -213,7 +243,14 @@ class VisualTools(AgentEnv):
     def _named(self, subtask: str) -> list[Box]:
         words = subtask.split()
         pages = self.task.data["pages"]
-        page = next((int(w[1:]) for w in words if re.fullmatch(r"p[1-9]\d{0,3}", w) and int(w[1:]) <= len(pages)), 1)
+        page = next(
+            (
+                int(w[1:])
+                for w in words
+                if re.fullmatch(r"p[1-9]\d{0,3}", w) and int(w[1:]) <= len(pages)
+            ),
+            1,
+        )
         boxes = tasks.boxes_of(pages[page - 1])
         numbers = " ".join(w for w in words if re.fullmatch(r"\d{1,3}(\.\d+)?", w))
         parts = pictures.read_bboxes(numbers)
@@ -227,12 +264,16 @@ class VisualTools(AgentEnv):
         self._only_digits("a tiny model reads few words")
         return practice.vocabulary(self.knobs, self.max_images)
 
-    def demonstrate(self, kind: str, rng: np.random.Generator, **knobs: Any) -> Demonstration | Sequence[Said]:
+    def demonstrate(
+        self, kind: str, rng: np.random.Generator, **knobs: Any
+    ) -> Demonstration | Sequence[Said]:
         """`ground`, `read`, `aggregate`: texts to practise on. `episode`: the expert at work."""
         if kind in practice.KINDS:
             return practice.KINDS[kind](rng, self.knobs)
         if kind != "episode":
-            raise ConfigError(f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}")
+            raise ConfigError(
+                f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}"
+            )
         self._only_digits("the expert knows digits only")
         task = tasks.one_task(self.knobs, rng, "train", "demo")
         return Demonstration(self, task, expert.Expert(task, rng, self.tools, **knobs))
@@ -244,5 +285,7 @@ class VisualTools(AgentEnv):
 
 def _range(name: str, given: Sequence[int], most: int) -> tuple[int, int]:
     if len(given) != 2 or not 1 <= given[0] <= given[1] <= most:
-        raise ConfigError(f"env.kwargs.{name} is {list(given)}; give [lo, hi] with 1 <= lo <= hi <= {most}")
+        raise ConfigError(
+            f"env.kwargs.{name} is {list(given)}; give [lo, hi] with 1 <= lo <= hi <= {most}"
+        )
     return int(given[0]), int(given[1])

@@ -13,14 +13,30 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from parl.env import AgentEnv, tool
-from parl.errors import ConfigError
-from parl.types import Task
+from parl.core.errors import ConfigError
+from parl.core.types import Task
+from parl.env.base import AgentEnv
+from parl.env.tools import tool
 
 SPLITS = ("train", "validation", "test")
-NAMES = [f"{kind}{i}" for kind in ("amber", "basil", "cedar", "delta", "ember", "fable") for i in range(5)]
+NAMES = [
+    f"{kind}{i}"
+    for kind in ("amber", "basil", "cedar", "delta", "ember", "fable")
+    for i in range(5)
+]
 MOST = 99
-RUNTIME = ["ok", "error:", "no", "name", "duplicate", "task", "budget", "exhausted", "stopped", "(turns)"]
+RUNTIME = [
+    "ok",
+    "error:",
+    "no",
+    "name",
+    "duplicate",
+    "task",
+    "budget",
+    "exhausted",
+    "stopped",
+    "(turns)",
+]
 
 
 class CalcEnv(AgentEnv):
@@ -62,7 +78,9 @@ class CalcEnv(AgentEnv):
     # --- tools ---------------------------------------------------------------------------------------------------
 
     @tool
-    def lookup(self, name: Annotated[str, Field(description="One of the names in the task.")]) -> str:
+    def lookup(
+        self, name: Annotated[str, Field(description="One of the names in the task.")]
+    ) -> str:
         """Tell the number behind a name."""
         # Whatever the model writes arrives here as a `str`; a wrong argument was answered before the call.
         self.num_lookups += 1

@@ -6,13 +6,15 @@ import pytest
 from calc_env.env import SPLITS, CalcEnv
 from gymnasium.utils.env_checker import check_env
 
-from parl.config.schema import EnvConfig
-from parl.env import assistant
-from parl.errors import ConfigError
-from parl.plugins import make_env
-from parl.types import Task, ToolCall
+from parl.config.env import EnvConfig
+from parl.core.errors import ConfigError
+from parl.core.messages import assistant
+from parl.core.types import Task, ToolCall
+from parl.env.registry import make_env
 
-TASK = Task("t", "calc/Calc-v0", "Sum of amber0 and delta1?", {"numbers": {"amber0": 3, "delta1": 4}})
+TASK = Task(
+    "t", "calc/Calc-v0", "Sum of amber0 and delta1?", {"numbers": {"amber0": 3, "delta1": 4}}
+)
 
 
 def started() -> CalcEnv:
@@ -45,7 +47,9 @@ def test_score(answer: str, score: float) -> None:
 
 def test_splits_share_no_name() -> None:
     env = CalcEnv()
-    names = [{n for task in env.generate_tasks(s, 50, 0) for n in task.data["numbers"]} for s in SPLITS]
+    names = [
+        {n for task in env.generate_tasks(s, 50, 0) for n in task.data["numbers"]} for s in SPLITS
+    ]
     assert sum(map(len, names)) == len(set.union(*names)) > 0
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from parl.scoring import reward
-from parl.types import Episode
+from parl.core.types import Episode
+from parl.reward.terms import reward
 
 
 @reward

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from brevity_reward import brevity
 
-from parl import plugins, scoring
 from parl.config.objective import Reward
-from parl.errors import ConfigError
-from parl.types import Clock, Episode, Task
+from parl.core.errors import ConfigError
+from parl.core.types import Clock, Episode, Task
+from parl.env import registry as plugins
+from parl.reward import scorer as scoring
+from parl.reward import terms
 
 
 def episode(answer: str) -> Episode:
@@ -29,7 +31,8 @@ def episode(answer: str) -> Episode:
 
 
 @pytest.mark.parametrize(
-    "answer, value", [("", 0.0), ("  ", 0.0), ("x", 0.9), ("xxxxx", 0.5), ("x" * 10, 0.0), ("x" * 99, 0.0)]
+    "answer, value",
+    [("", 0.0), ("  ", 0.0), ("x", 0.9), ("xxxxx", 0.5), ("x" * 10, 0.0), ("x" * 99, 0.0)],
 )
 def test_values(answer: str, value: float) -> None:
     assert brevity(episode(answer), limit=10) == pytest.approx(value)
@@ -37,7 +40,7 @@ def test_values(answer: str, value: float) -> None:
 
 def test_the_plugin_is_found() -> None:
     plugins.load()
-    assert scoring.get("brevity").roles == ("orchestrator",)
+    assert terms.get("brevity").roles == ("orchestrator",)
 
 
 def test_knobs_are_checked_when_the_config_loads() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from parl import cli
+from parl.cli import main as cli
 from parl.learner.policies import PolicySet
-from parl.policy.torch_engine import TorchEngine
+from parl.policy.engines.torch import TorchEngine
 
 FROM_VERSION = 6
 
@@ -31,7 +31,9 @@ def forgotten_engine() -> None:
     def stale(self: Any, roles: Any = None) -> dict[str, Any]:
         out = handles(self, roles)
         if "_forgotten" not in vars(self):
-            self._forgotten = {h.name: self._engine(h.name, self.models[h.name]) for h in out.values()}
+            self._forgotten = {
+                h.name: self._engine(h.name, self.models[h.name]) for h in out.values()
+            }
         return {role: replace(h, engine=self._forgotten[h.name]) for role, h in out.items()}
 
     PolicySet.handles = stale  # type: ignore[method-assign]

@@ -18,7 +18,9 @@ COLUMNS = re.compile(
 def main(run: Path, out: Path) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = [{k: float(f"{v:.6g}") for k, v in row.items() if COLUMNS.fullmatch(k)} for row in rows]
-    out.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in kept).encode(), mtime=0))
+    out.write_bytes(
+        gzip.compress("".join(json.dumps(row) + "\n" for row in kept).encode(), mtime=0)
+    )
 
 
 if __name__ == "__main__":

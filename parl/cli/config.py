@@ -1,0 +1,63 @@
+"""`parl config ...`."""
+
+from __future__ import annotations
+
+import typer
+import yaml
+
+from parl.cli.common import ConfigPath, Overrides, new_app
+from parl.config import load
+from parl.config.explain import derived, explain
+
+config_app = new_app("Look at a config: resolved, explained or checked.")
+
+
+@config_app.command("show")
+def config_show(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Print the config with every value, as YAML.
+
+    \b
+    Example:
+        parl config show configs/quickstart.yaml train.num_steps=5
+    """
+    tree = load(config, overrides or ()).model_dump(mode="json")
+    typer.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@config_app.command("explain")
+def config_explain(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Print every field's meaning and value.
+
+    Below them, the numbers that follow: episodes per step, tokens per agent, ...
+
+    \b
+    Example:
+        parl config explain configs/quickstart.yaml | less
+    """
+    loaded = load(config, overrides or ())
+    for line in explain(loaded):
+        typer.echo(line)
+    typer.echo("\nderived")
+    numbers = derived(loaded)
+    for name, value in numbers.items():
+        typer.echo(f"    {name:<{max(map(len, numbers))}}  {value}")
+
+
+@config_app.command("check")
+def config_check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Check a config without running it.
+
+    Its values, its environment (made once) and its reward terms. Exit code 0 or 2.
+
+    \b
+    Example:
+        parl config check configs/quickstart.yaml loss.tau=0.1
+    """
+    from parl.training.preflight import check_names
+
+    loaded = load(config, overrides or ())
+    with check_names(loaded) as env:
+        tools = ", ".join(spec.name for spec in env.tool_specs())
+    typer.echo(
+        f"ok: {config}: {loaded.env.name} (tools: {tools}), rewards: {', '.join(loaded.reward.terms)}"
+    )

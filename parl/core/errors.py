@@ -1,0 +1,92 @@
+"""The exception tree.
+
+    ParlError
+    |-- ConfigError (ValueError)      the user's input is wrong: exit code 2, one clear message, no traceback
+    |   `-- ModelUnavailable          a model of the hub that could not be fetched
+    |-- CheckpointError (ValueError)  a run folder or checkpoint cannot be used as asked: exit code 2
+    |-- EnvFailure (RuntimeError)     an environment says what has failed: the kind of an episode's failure
+    |   `-- JudgeFailure              a judge gave no verdict: `judge_timeout`, `judge_unavailable`, `judge_malformed`
+    |-- EndpointFailure (RuntimeError) a policy's endpoint gave no turn: `endpoint_timeout`, `endpoint_unavailable`,
+    |                                 `endpoint_malformed`: the kind of an episode's failure, too
+    |-- Interrupted                   Ctrl-C between two steps: exit code 1, says how to go on
+    `-- EngineMismatch (RuntimeError) sampler and learner disagree about log-probs: stop before training on them
+
+Failures *inside* an episode are not exceptions but typed data: `parl.core.types.Status` and `Failure`.
+Each error also inherits the standard class that a caller would expect, and pickles.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ParlError(Exception):
+    """Base of every error that PARL raises on purpose."""
+
+
+class ConfigError(ParlError, ValueError):
+    """The user's input is wrong. The message says what was given, what is allowed, what to type next."""
+
+
+class ModelUnavailable(ConfigError):
+    """A model of the Hugging Face hub is not in the cache and could not be fetched."""
+
+
+class CheckpointError(ParlError, ValueError):
+    """A run folder or a checkpoint is missing, damaged, in use, or of another schema version."""
+
+
+class EngineMismatch(ParlError, RuntimeError):
+    """After a weight sync the engine's log-probs differ from the learner's."""
+
+
+class EnvFailure(ParlError, RuntimeError):
+    """Raise it in an environment to name what failed (`failures/KIND`): the episode is masked, never scored."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
+
+
+class JudgeFailure(EnvFailure):
+    """A judge gave no verdict that can be used."""
+
+
+class EndpointFailure(ParlError, RuntimeError):
+    """A policy's endpoint gave no turn that can be used: the episode is masked, never scored."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class Interrupted(ParlError):
+    """Ctrl-C: the run stopped between two steps, with a checkpoint."""
+
+    def __init__(self, step: int, run: str) -> None:
+        super().__init__(step, run)
+        self.step, self.run = step, run
+
+    def __str__(self) -> str:
+        return (
+            f"Stopped after step {self.step}; a checkpoint is written. Go on with: "
+            f"parl train {self.run}/config.resolved.yaml --resume {self.run}"
+        )
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Suffix for an error message: the nearest allowed name, then all of them.
+
+    Example: did_you_mean("grop", ["grpo", "kimi_k2_5"]) == " Did you mean 'grpo'? Allowed: grpo, kimi_k2_5."
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{hint} Allowed: {', '.join(names) or '(none)'}."

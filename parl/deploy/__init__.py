@@ -1,0 +1,1 @@
+"""Serving and exporting what a run has trained."""

@@ -1,0 +1,1 @@
+"""Environments: the contract, tools, mixtures, plugins, tasks."""

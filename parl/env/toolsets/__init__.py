@@ -1,0 +1,26 @@
+"""Tools that any environment can add: a calculator, SQL over a SQLite database, the tools of MCP servers.
+
+In: `env.tools` of a config, or one line in an environment's constructor. Out: `Toolset`s. See docs/tools.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from parl.config.tools import ToolsConfig
+from parl.env.tools import Toolset
+from parl.env.toolsets.calculator import Calculator
+from parl.env.toolsets.mcp import Mcp
+from parl.env.toolsets.sql import Sql
+
+__all__ = ["Calculator", "Mcp", "Sql", "toolsets"]
+
+
+def toolsets(config: ToolsConfig) -> Iterator[Toolset]:
+    """The toolsets that a config names. Raises ConfigError: no such database, a server that does not start."""
+    if config.calculator:
+        yield Calculator()
+    if config.sql is not None:
+        yield Sql(config.sql)
+    for server in config.mcp.values():
+        yield Mcp(server)

@@ -1,0 +1,158 @@
+"""`sql(query)`: one SELECT over a SQLite database that cannot be changed.
+
+In: a query as an agent wrote it. Out: a header and a line for each row, or an error text. Each query has a connection
+of its own. Four things keep it harmless: the file is opened read-only, SQLite asks an authorizer that allows reading
+only, values and expressions are bounded, and a query that takes too long is interrupted.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import Field
+
+from parl.config.tools import SqlConfig
+from parl.core.errors import ConfigError
+from parl.env.tools import Toolset, ToolSpec, tool
+
+ALLOWED = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
+REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer", "random", "randomblob"}
+"""The last two would give other texts for the same seed."""
+LIMITS = {
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 10_000,
+    sqlite3.SQLITE_LIMIT_LENGTH: 1_000_000,  # of a value, in bytes
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 100,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 50,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+STEPS_BETWEEN_LOOKS = 100
+"""Instructions of SQLite's machine between two looks at the clock."""
+
+
+class Sql(Toolset):
+    """One tool, `sql`. Raises ConfigError when the file is no SQLite database."""
+
+    def __init__(self, config: SqlConfig) -> None:
+        self._config = config
+        path = config.database
+        if not path.is_file():
+            raise ConfigError(
+                f"sql.database is {config.database}, which is no file. Give the path of a SQLite database."
+            )
+        try:
+            with _opened(path) as connection:
+                shown = tables(connection)
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"sql.database is {config.database}, which cannot be read: {error}. Give a SQLite database."
+            ) from error
+        (spec,) = self.own_tool_specs()
+        self._described = spec.model_copy(
+            update={"description": f"{spec.description} Tables: {shown}."}
+        )
+
+    def tool_specs(self) -> tuple[ToolSpec, ...]:
+        return (self._described,)
+
+    @tool
+    def sql(
+        self, query: Annotated[str, Field(description="One SELECT statement, in SQLite's dialect.")]
+    ) -> str:
+        """Ask a database. Returns a header and one line `value | value` for each row."""
+        config = self._config
+        return select(config.database, query, config.deadline_s, config.max_rows, config.max_chars)
+
+
+def select(
+    source: Path | bytes,
+    query: str,
+    deadline_s: float = 1.0,
+    max_rows: int = 50,
+    max_chars: int = 4000,
+) -> str:
+    """The rows of a query as a text, or `error: ...`. Never raises for what the query is.
+
+    Args:
+        source: a database file, or a database that `sqlite3.Connection.serialize` gave.
+    """
+    try:
+        with _opened(source) as connection:
+            ends = time.monotonic() + deadline_s
+            connection.set_progress_handler(
+                lambda: int(time.monotonic() > ends), STEPS_BETWEEN_LOOKS
+            )
+            cursor = connection.execute(query)
+            if cursor.description is None:
+                return "error: not a SELECT"
+            rows = cursor.fetchmany(max_rows + 1)
+            names = [name for name, *_ in cursor.description]
+    except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
+        if str(error) == "interrupted":
+            return f"error: the query takes longer than {deadline_s:g} s"
+        return f"error: {error}"
+    lines = [" | ".join(map(_cell, row)) for row in (names, *rows[:max_rows])]
+    text = "\n".join(
+        [*lines, f"(only the first {max_rows} rows)"] if len(rows) > max_rows else lines
+    )
+    return (
+        text if len(text) <= max_chars else f"{text[:max_chars]}\n(cut at {max_chars} characters)"
+    )
+
+
+def tables(connection: sqlite3.Connection) -> str:
+    """Example: "cities(name, country, time), countries(name, capital)"."""
+    found = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name"
+    ).fetchall()
+    shown = []
+    for (name,) in found:
+        quoted = '"' + name.replace('"', '""') + '"'
+        columns = connection.execute(f"SELECT * FROM {quoted} LIMIT 0").description
+        shown.append(f"{name}({', '.join(column for column, *_ in columns)})")
+    return ", ".join(shown)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"({len(value)} bytes)"
+    return "NULL" if value is None else str(value)
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[sqlite3.Connection]:
+    name = (
+        "file::memory:"
+        if isinstance(source, bytes)
+        else f"file:{quote(str(source.resolve()))}?mode=ro"
+    )
+    connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=1.0)
+    try:
+        if isinstance(source, bytes):
+            connection.deserialize(source)
+        connection.text_factory = lambda raw: raw.decode(errors="replace")
+        connection.execute("PRAGMA query_only = ON")
+        for limit, value in LIMITS.items():
+            connection.setlimit(limit, value)
+        connection.set_authorizer(_authorize)
+        yield connection
+    finally:
+        connection.close()
+
+
+def _authorize(
+    action: int, _one: str | None, two: str | None, _database: str | None, _trigger: str | None
+) -> int:
+    refused = action == sqlite3.SQLITE_FUNCTION and two in REFUSED_FUNCTIONS
+    return sqlite3.SQLITE_OK if action in ALLOWED and not refused else sqlite3.SQLITE_DENY

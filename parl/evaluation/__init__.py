@@ -1,0 +1,1 @@
+"""Evaluation: held-out metrics, statistics, rescoring, ablations."""

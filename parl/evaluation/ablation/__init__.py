@@ -1,0 +1,1 @@
+"""Paired ablations: variants, runs, analysis."""

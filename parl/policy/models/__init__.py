@@ -1,0 +1,1 @@
+"""Models: loading, the tiny models, LoRA, mixtures of experts, vision."""

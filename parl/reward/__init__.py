@@ -1,0 +1,1 @@
+"""Rewards: terms, modifiers, the scorer, credit."""

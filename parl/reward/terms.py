@@ -1,0 +1,192 @@
+"""Reward terms by name."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, TypeVar, get_type_hints, overload
+
+from pydantic import TypeAdapter, ValidationError
+
+from parl.core.errors import ConfigError, did_you_mean
+from parl.core.types import ORCHESTRATOR_ID, ROLES, AgentTrace, Episode, Role
+
+F = TypeVar("F", bound=Callable[..., float | Mapping[str, float]])
+
+
+_REGISTRY: dict[str, RewardTerm] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class RewardTerm:
+    """A registered term: its function, who may get it, and its knobs."""
+
+    name: str
+    function: Callable[..., float | Mapping[str, float]]
+    roles: tuple[Role, ...]
+    """Roles that may get a value. Orchestrator only, unless declared: the shaping terms never reach subagents."""
+    outcome: bool
+    """Part of r_perf: what Toggle gates on and multiplies."""
+    knobs: Mapping[str, TypeAdapter[Any]]
+    """Knob -> validator, from the type hints."""
+
+    @property
+    def doc(self) -> str:
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Knob -> default, without the knobs that have none."""
+        parameters = inspect.signature(self.function).parameters
+        return {
+            k: parameters[k].default
+            for k in self.knobs
+            if parameters[k].default is not inspect.Parameter.empty
+        }
+
+    def bind(self, knobs: Mapping[str, Any]) -> dict[str, Any]:
+        """The given knobs, validated against the signature. Raises ConfigError: unknown, mistyped or missing."""
+        where = f"reward.terms.{self.name}"
+        values: dict[str, Any] = {}
+        for knob, given in knobs.items():
+            if knob not in self.knobs:
+                raise ConfigError(
+                    f"{where}.{knob}: unknown knob.{did_you_mean(knob, ('weight', *self.knobs))}"
+                )
+            try:
+                values[knob] = self.knobs[knob].validate_python(given)
+            except ValidationError as error:
+                raise ConfigError(
+                    f"{where}.{knob}: {error.errors()[0]['msg']} (given: {given!r})"
+                ) from None
+        missing = [k for k in self.knobs if k not in values and k not in self.defaults]
+        if missing:
+            raise ConfigError(f"{where}: missing {', '.join(missing)}. Add {where}.{missing[0]}.")
+        return values
+
+    def values(self, episode: Episode, knobs: Mapping[str, Any]) -> dict[str, float]:
+        """The term's value of each agent that gets one; a plain number is the orchestrator's.
+
+        Raises:
+            ConfigError: the term gives a value to an unknown agent or an undeclared role, or one that is not finite.
+        """
+        try:
+            raw = self.function(episode, **knobs)
+        except Exception as error:
+            error.add_note(f"in reward term '{self.name}', episode {episode.id}")
+            raise
+        by_agent = raw if isinstance(raw, Mapping) else {ORCHESTRATOR_ID: raw}
+        roles = {t.id: t.role for t in episode.traces}
+        for agent, value in by_agent.items():
+            if agent not in roles:
+                raise ConfigError(
+                    f"Reward term '{self.name}' names agent '{agent}'.{did_you_mean(agent, roles)}"
+                )
+            if roles[agent] not in self.roles:
+                raise ConfigError(
+                    f"Reward term '{self.name}' gives a value to agent '{agent}', whose role is {roles[agent]}, but "
+                    f"declares roles={self.roles}. Declare it: @reward(roles={(*self.roles, roles[agent])})."
+                )
+            if not math.isfinite(value):
+                raise ConfigError(
+                    f"Reward term '{self.name}' is {value} for agent '{agent}' of episode {episode.id}"
+                )
+        return {agent: float(value) for agent, value in by_agent.items()}
+
+
+@overload
+def reward(function: F) -> F: ...
+
+
+@overload
+def reward(*, roles: Sequence[Role] = ..., outcome: bool = ...) -> Callable[[F], F]: ...
+
+
+def reward(
+    function: F | None = None, *, roles: Sequence[Role] = ("orchestrator",), outcome: bool = False
+) -> F | Callable[[F], F]:
+    """Register a reward term under the function's name. Use it bare, or with arguments.
+
+    The function takes an `Episode` and keyword-only knobs with type hints, and returns a float (the orchestrator's)
+    or a mapping of agent id -> float.
+
+    Args:
+        roles: who may get a value.
+        outcome: the term is part of r_perf, the outcome before shaping (see `Toggle`).
+    Raises:
+        TypeError: the function does not have that form.
+        ConfigError: another function has the name already.
+    """
+
+    def register(function: F) -> F:
+        term = RewardTerm(function.__name__, function, tuple(roles), outcome, _knobs(function))
+        unknown = [r for r in term.roles if r not in ROLES]
+        if unknown or not term.roles:
+            raise TypeError(
+                f"@reward on {term.name}: roles={tuple(roles)} must name some of {ROLES}"
+            )
+        known = _REGISTRY.get(term.name)
+        if known is not None and _origin(known.function) != _origin(function):
+            raise ConfigError(
+                f"Two reward terms are named '{term.name}': {_origin(known.function)} and {_origin(function)}. "
+                "Rename one function."
+            )
+        _REGISTRY[term.name] = term
+        return function
+
+    return register if function is None else register(function)
+
+
+def registered() -> Mapping[str, RewardTerm]:
+    """All registered terms by name (a read-only view). `parl.env.registry.load()` fills it."""
+    return MappingProxyType(_REGISTRY)
+
+
+def get(name: str) -> RewardTerm:
+    """The term of a name. Raises ConfigError with the nearest name."""
+    if name not in _REGISTRY:
+        raise ConfigError(
+            f"reward.terms.{name}: no such reward term.{did_you_mean(name, _REGISTRY)}"
+        )
+    return _REGISTRY[name]
+
+
+def is_outcome(name: str) -> bool:
+    term = get(name)
+    return term.outcome and "orchestrator" in term.roles
+
+
+def _origin(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _knobs(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
+    """Validators of the keyword-only arguments. Raises TypeError on any other form of signature."""
+    where = f"@reward on {function.__qualname__}"
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or any(p.kind is not p.KEYWORD_ONLY for p in parameters[1:]):
+        raise TypeError(
+            f"{where}: write def {function.__name__}(episode, *, knob: int = 1), knobs after the *"
+        )
+    names = [p.name for p in parameters[1:]]
+    written = function.__annotations__
+    bare = [n for n in names if n not in written]
+    if bare or "weight" in names:
+        what = (
+            "'weight' is taken by the config"
+            if "weight" in names
+            else f"knob '{bare[0]}' has no type hint"
+        )
+        raise TypeError(f"{where}: {what}")
+    # Only the knobs' hints are resolved: the episode's may exist for type checkers alone.
+    holder = SimpleNamespace(__annotations__={n: written[n] for n in names})
+    hints = get_type_hints(holder, globalns=function.__globals__, include_extras=True)
+    return {name: TypeAdapter(hint) for name, hint in hints.items()}
+
+
+def finished(trace: AgentTrace) -> bool:
+    """A subagent ended with a non-empty message that the environment accepts (Kimi K2.5, section 3: r_finish)."""
+    return trace.status == "completed" and trace.accepted and bool(trace.result.strip())

@@ -1,0 +1,19 @@
+"""Pools of episodes: in this process or on Ray workers."""
+
+from __future__ import annotations
+
+from parl.config import Config
+from parl.config.derived import num_cpus
+from parl.env.registry import make_env
+from parl.rollout.pool.local import LocalPool, Pool
+
+
+def make_pool(config: Config) -> Pool:
+    """The pool that `rollout.backend` names. Close it when the work is done."""
+    if config.rollout.backend == "ray":
+        from parl.rollout.pool.ray import RayPool
+
+        return RayPool(
+            config.env, config.rollout, num_cpus(config.rollout, config.train, len(config.policies))
+        )
+    return LocalPool(lambda: make_env(config.env), config.rollout)
