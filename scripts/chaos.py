@@ -29,7 +29,7 @@ STALL_S, DEADLINE_S = 10, 8
 SILENCE_S = 240
 """A run that brings no new step for so long hangs. A task that freezes its worker costs about five restarts."""
 OVERRIDES = [
-    "control=null",
+    "baseline=null",
     "env.id=chaos_env:chaos/WideSearch-v0",
     "env.tasks={train: {num: 400}, validation: {num: 2, seed: 7}, test: {num: 2, seed: 9}}",
     "eval={num_tasks: 2, every: null, split: validation}",
@@ -37,7 +37,7 @@ OVERRIDES = [
     f"train.group_size={GROUP}",
     "train.checkpoint_every=1",
     "rollout={backend: ray, num_workers: 2, max_worker_mb: 900, inference: {main: {instances: 1}}}",
-    f"rollout.stall_s={STALL_S}",
+    f"rollout.hang_timeout_s={STALL_S}",
     f"rollout.episode_deadline_s={DEADLINE_S}",
 ]
 
@@ -175,7 +175,9 @@ def account(run: Path, steps: int) -> dict[str, Any]:
         seen.update({e["group"] for e in episodes})
         failed = sum(e["status"] == "failed" for e in episodes)
         stored += len(episodes) - failed
-        missing += abs(TASKS * GROUP - len(episodes)) + abs(failed - int(row["failures/total"]))
+        missing += abs(TASKS * GROUP - len(episodes)) + abs(
+            failed - int(row["failures/num_failed"])
+        )
     expected = {f"{s}-{k}" for s in range(steps) for k in range(TASKS)}
     whole = [row["step"] for row in rows] == list(range(steps))
     once = set(seen) <= expected and max(seen.values(), default=0) <= 1
@@ -183,7 +185,7 @@ def account(run: Path, steps: int) -> dict[str, Any]:
         "accounted": whole and once and missing == 0,
         "steps": len(rows),
         "episodes": stored,
-        "failed": failures.pop("failures/total", 0),
+        "failed": failures.pop("failures/num_failed", 0),
         "failures": {k.partition("/")[2]: n for k, n in sorted(failures.items())},
         "worst_rss_mb": max(row["system/rss_mb"] for row in rows),
     }

@@ -33,7 +33,7 @@ from parl.runs.records import episode_of
 
 TINY = 1e-9
 RULES = [
-    r for r in get_args(Credit.model_fields["type"].annotation) if r != "siblings"
+    r for r in get_args(Credit.model_fields["type"].annotation) if r != "resample"
 ]  # needs rollouts of its own
 Pairs = Sequence[tuple[float, float]]
 """(advantage, worth) of subagents."""

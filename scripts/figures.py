@@ -31,7 +31,7 @@ from parl.evaluation.budgets import (
     times_less,
     width_rows,
 )
-from parl.evaluation.plan import Asked, plan_run, run_plan
+from parl.evaluation.plan import EvalRequest, plan_run, run_plan
 from parl.evaluation.statistics import Rows, estimate, measured, shared_tasks, table
 from parl.report.evaluation import interval
 from parl.runs.folder import write_atomic
@@ -98,7 +98,7 @@ def heldout(run: Path, mode: str, decoding: str) -> Rows:
 
 def width_of(run: Path, decoding: Any) -> Rows:
     """The rows of the trained swarm at each width: from its eval/ folder, or measured now and kept there."""
-    plan = plan_run(run, Asked())
+    plan = plan_run(run, EvalRequest())
     file = run / "eval" / f"{plan.name}-{decoding}.widths.json"
     if not file.is_file():
         (_, episodes), *_ = run_plan(plan, (decoding,))

@@ -18,7 +18,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from parl.training.rollout_source import oldest_in_time
+from parl.training.rollout_source import choose_due_problems
 
 NOT_GIVEN = ("instances", "learner_gpus", "staleness")
 """What the splits are made of."""
@@ -91,7 +91,7 @@ def simulate(plant: Plant, steps: int = 40, seed: int = 0) -> dict[str, float]:
             started[cursor] = (step, sum(t for _, t in parts))
             cursor += 1
         at = {n: started_at for n, (started_at, _) in started.items()}
-        chosen = oldest_in_time(at, done, step, plant.staleness, plant.problems_per_step)
+        chosen = choose_due_problems(at, done, step, plant.staleness, plant.problems_per_step)
         if chosen is None:
             now, finished = heapq.heappop(running)
             done.add(finished)

@@ -14,7 +14,7 @@ from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, 
 from parl.core.messages import Message
 from parl.core.types import AgentTrace, Episode, Task, ToolCall
 from parl.env.base import AgentEnv
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.tools import ToolSpec, tool
 from parl.policy.base import PolicyHandle
 from parl.policy.engines.scripted import ScriptedEngine
@@ -127,17 +127,17 @@ class WordsEnv(AgentEnv):
 
 def script(
     orchestrator: Sequence[str], **subagents: Sequence[str]
-) -> Callable[..., Sequence[Said]]:
+) -> Callable[..., Sequence[Segment]]:
     """Turns by agent: the orchestrator's, and a subagent's by its prompt (`other`: any prompt not named)."""
 
-    def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         turn = sum(m["role"] == "assistant" for m in messages)
         prompt = next(m["content"] for m in messages if m["role"] == "user")
         turns = (
             orchestrator if prompt == TASK.prompt else subagents.get(prompt, subagents.get("other"))
         )
         assert turns is not None, f"the script has no turns for {prompt!r}"
-        return [Said(turns[turn])]
+        return [Segment(turns[turn])]
 
     return play
 
@@ -155,7 +155,7 @@ def roles(
 
 
 def runner(
-    play: Callable[..., Sequence[Said]], swarm: Swarm | None = None, who: Roles | None = None
+    play: Callable[..., Sequence[Segment]], swarm: Swarm | None = None, who: Roles | None = None
 ) -> SwarmRunner:
     renderer = Characters()
     handle = PolicyHandle("main", renderer, ScriptedEngine(play, renderer))
@@ -164,7 +164,7 @@ def runner(
 
 
 def run(
-    play: Callable[..., Sequence[Said]],
+    play: Callable[..., Sequence[Segment]],
     swarm: Swarm | None = None,
     who: Roles | None = None,
     env: AgentEnv | None = None,

@@ -14,7 +14,7 @@ from parl.core import images
 from parl.core.messages import Message
 from parl.core.types import Task, ToolCall
 from parl.env.base import AgentEnv, Demonstration
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.tools import tool
 from parl.policy.engines.scripted import call_text
 
@@ -70,18 +70,18 @@ class Shapes(AgentEnv):
 
     def demonstrate(
         self, kind: str, rng: np.random.Generator, **knobs: Any
-    ) -> Demonstration | Sequence[Said]:
+    ) -> Demonstration | Sequence[Segment]:
         """`episode`; `name`: a text with an image in it, to practise colours on."""
         task = self._task("demo", rng)
         if kind == "name":
             colour = str(rng.choice(list(COLOURS)))
             seen = square(COLOURS[colour], int(rng.integers(48)), int(rng.integers(16)))
-            return [Said(f"{seen} {QUESTION}", train=False), Said(colour)]
+            return [Segment(f"{seen} {QUESTION}", train=False), Segment(colour)]
 
-        def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+        def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
             looked = any(m["role"] == "tool" for m in messages)
             return [
-                Said(
+                Segment(
                     task.data["colour"]
                     if looked
                     else call_text(ToolCall("look", {"side": task.data["side"]}))

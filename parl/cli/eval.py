@@ -9,15 +9,15 @@ from typing import Literal
 
 from parl.config import load
 from parl.evaluation.plan import (
-    Asked,
-    against,
+    EvalRequest,
     check_seeds,
+    combine_runs,
+    compare_with_baselines,
     evaluate,
     evaluate_run,
     plan_config,
     plan_controls,
     plan_run,
-    pooled,
 )
 
 
@@ -36,7 +36,7 @@ def evaluate_command(
     Several runs are seeds of one experiment.
     A swarm is compared with the single agent in RUN-single, where there is one.
     """
-    asked = Asked(checkpoint, mode, tasks, trials, split)
+    asked = EvalRequest(checkpoint, mode, tasks, trials, split)
     if len(targets) == 1 and not targets[0].is_dir():
         done = evaluate(plan_config(load(targets[0]), asked))
         result = done.result | {"config": str(targets[0])}
@@ -45,9 +45,11 @@ def evaluate_command(
         check_seeds(plans)
         controls = plan_controls(plans, asked)
         runs = [evaluate_run(plan) for plan in plans]
-        result = pooled(runs)
+        result = combine_runs(runs)
         if controls:
-            result["against"] = against(runs, [evaluate_run(plan) for plan in controls])
+            result["against"] = compare_with_baselines(
+                runs, [evaluate_run(plan) for plan in controls]
+            )
     if as_json:
         print(json.dumps(result))
     else:

@@ -72,10 +72,12 @@ def export(
     )
     if episodes == "sft":
         _refuse("needs --episodes preferences", min_margin=min_margin)
-    from parl.deploy.dataset import DEFAULT_MARGIN, Wanted, export_episodes
+    from parl.deploy.dataset import DEFAULT_MARGIN, DatasetRequest, export_episodes
 
     margin = DEFAULT_MARGIN if min_margin is None else min_margin
-    written = export_episodes(run, output, Wanted(episodes, role, steps, min_score or 0.0, margin))
+    written = export_episodes(
+        run, output, DatasetRequest(episodes, role, steps, min_score or 0.0, margin)
+    )
     typer.echo(f"{written.folder}: {written.num_rows} rows, and README.md, the dataset card.")
     for text, num in written.counts.items():
         typer.echo(f"  {text}: {num}")

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from parl.config.renamed import refuse_old_names
 from parl.config.schema import Config
 from parl.core.errors import ConfigError, did_you_mean
 
@@ -53,6 +54,7 @@ def load_raw(path: str | Path) -> dict[str, Any]:
 
 def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
     """Validate a mapping. Raises ConfigError with one line per problem."""
+    refuse_old_names(raw, source)
     try:
         return Config.model_validate(_without_nulls(raw))
     except ValidationError as error:
@@ -91,8 +93,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     """Paths inside a config are relative to the file that names them, not to the working directory."""
-    if isinstance(raw.get("control"), str):
-        raw["control"] = str(folder / raw["control"])
+    if isinstance(raw.get("baseline"), str):
+        raw["baseline"] = str(folder / raw["baseline"])
     env = raw.get("env")
     parts = env.get("mix") if isinstance(env, dict) else None
     for part in (env, *parts) if isinstance(parts, list) else (env,):
@@ -127,9 +129,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`reward.terms.NAME: null` removes a term that a base file has; so does `cold_start.demos.NAME: null` a knob."""
+    """`reward.terms.NAME: null` removes a term that a base file has; so does `cold_start.demonstrator.NAME: null` a knob."""
     out = dict(raw)
-    for section, key in (("reward", "terms"), ("cold_start", "demos")):
+    for section, key in (("reward", "terms"), ("cold_start", "demonstrator")):
         node = out.get(section)
         if isinstance(node, Mapping) and isinstance(node.get(key), Mapping):
             out[section] = {**node, key: {k: v for k, v in node[key].items() if v is not None}}

@@ -121,8 +121,8 @@ class Credit(ConfigModel):
         "role_normalized",
         "hierarchical",
         "per_turn",
-        "drop_one",
-        "siblings",
+        "leave_one_out",
+        "resample",
     ] = "group_mean"
     """group_mean: reward minus the mean of the agent's group; for subagents an episode's children are averaged first.
     The other rules: docs/credit.md."""
@@ -139,9 +139,9 @@ class Credit(ConfigModel):
     turn_weight: NonNegFloat = 1.0
     """per_turn: weight of the comparison between turns in the same state."""
     siblings: PositiveInt = 3
-    """siblings: further subagents on an assignment that is drawn; only the first one's message is read."""
+    """resample: further subagents on an assignment that is drawn; only the first one's message is read."""
     sibling_share: Fraction = 0.25
-    """siblings: share of the assignments that are drawn."""
+    """resample: share of the assignments that are drawn."""
 
 
 class Loss(ConfigModel):

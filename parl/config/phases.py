@@ -29,7 +29,7 @@ def learns(trainable: Trainable, place: Place, step: int) -> bool:
     )
 
 
-def place_at(trainable: Trainable, step: int) -> Place:
+def place_by_steps(trainable: Trainable, step: int) -> Place:
     """The place at a step, where steps alone decide. Raises ConfigError when a metric does."""
     since = 0
     if not isinstance(trainable, bool):
@@ -52,7 +52,7 @@ def place_at(trainable: Trainable, step: int) -> Place:
 
 def trainable_at(trainable: Trainable, step: int) -> bool:
     """Whether the role learns at a step (0-based). Raises ConfigError when metrics decide (see `roles_at`)."""
-    return learns(trainable, place_at(trainable, step), step)
+    return learns(trainable, place_by_steps(trainable, step), step)
 
 
 def after(trainable: Trainable, place: Place, step: int, metrics: Mapping[str, float]) -> Place:
@@ -101,4 +101,4 @@ def after_step(
 
 
 def _place(name: Role, role: RoleConfig, places: Mapping[str, Place], step: int) -> Place:
-    return places.get(name) or place_at(role.trainable, step)
+    return places.get(name) or place_by_steps(role.trainable, step)

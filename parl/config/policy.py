@@ -36,7 +36,7 @@ class Optimizer(ConfigModel):
     warmup_steps: NonNegInt = 0
     decay: Literal["constant", "linear"] = "constant"
     """`linear`: constant for `hold`, then down to 3 % at the end of the run or stage."""
-    hold: Fraction = 0.3
+    decay_start: Fraction = 0.3
 
 
 class EngineConfig(ConfigModel):

@@ -85,7 +85,7 @@ class RoleConfig(ConfigModel):
     system_prompt: str | dict[str, str] = ""
     """The orchestrator's first message; of a mix of environments, one by ability: {search: ..., visual: ...}. A
     subagent's is what `create_subagent` wrote."""
-    harness: str | None = None
+    external_agent: str | None = None
     """`module:function` of an agent that is written with another framework and plays the role in place of our loop: an
     orchestrator in mode single, subagents in mode swarm. It has prompts of its own: `system_prompt` is not given."""
 

@@ -37,7 +37,7 @@ class Rollout(ConfigModel):
     """How often one step may lose a worker and give its episodes to a new one."""
     max_worker_mb: PositiveInt | None = None
     """A worker that has grown beyond this is started anew, as soon as what it runs is done (an environment leaks)."""
-    stall_s: PositiveFloat = 120.0
+    hang_timeout_s: PositiveFloat = 120.0
     """A worker whose event loop stands still for so long writes every thread's stack to its log, and is replaced."""
     max_concurrent_episodes: PositiveInt = 512
     episode_deadline_s: PositiveFloat = 600.0

@@ -51,17 +51,17 @@ def check_cold_start(cold_start: ColdStart | None, policies: Policies) -> None:
 
 def check_external_agents(roles: Roles, swarm: Swarm) -> None:
     """An external agent plays one agent and writes its own prompts."""
-    if roles.orchestrator.harness is not None and swarm.mode != "single":
+    if roles.orchestrator.external_agent is not None and swarm.mode != "single":
         raise ValueError(
-            "roles.orchestrator.harness runs one agent, which cannot launch subagents: set swarm.mode: single. "
-            "(roles.subagent.harness is for subagents of another framework, launched by our orchestrator.)"
+            "roles.orchestrator.external_agent runs one agent, which cannot launch subagents: set swarm.mode: single. "
+            "(roles.subagent.external_agent is for subagents of another framework, launched by our orchestrator.)"
         )
     for name, role in roles.items():
-        if role.harness is not None and (
+        if role.external_agent is not None and (
             role.system_prompt or role.limits.on_overflow != "truncate"
         ):
             raise ValueError(
-                f"roles.{name}.harness writes its own prompts: remove roles.{name}.system_prompt and limits.on_overflow"
+                f"roles.{name}.external_agent writes its own prompts: remove roles.{name}.system_prompt and limits.on_overflow"
             )
 
 
@@ -112,8 +112,8 @@ def check_turns(roles: Roles) -> None:
     same_policy = roles.orchestrator.policy == roles.subagent.policy
     for name, role in roles.items():
         phases = () if isinstance(role.trainable, bool) else role.trainable
-        by_turns = any(not isinstance(phase.value, bool) for phase in phases)
-        if by_turns and same_policy:
+        interleave = any(not isinstance(phase.value, bool) for phase in phases)
+        if interleave and same_policy:
             raise ValueError(
                 f"roles.{name}.trainable goes by turns, but both roles have the policy '{role.policy}', which would go "
                 "back to the cold start in each of them; give each role a policy or an adapter of its own"
@@ -139,10 +139,10 @@ def check_endpoints(
                     f"{where}: an endpoint tells no tokens and log-probs to train on; set roles.{role}.trainable: "
                     "false, or give the role a policy with weights"
                 )
-            if settings.policy == name and settings.harness is not None:
+            if settings.policy == name and settings.external_agent is not None:
                 raise ValueError(
-                    f"{where}: roles.{role}.harness asks a policy that records its tokens, which this one does not; "
-                    f"remove roles.{role}.harness"
+                    f"{where}: roles.{role}.external_agent asks a policy that records its tokens, which this one does not; "
+                    f"remove roles.{role}.external_agent"
                 )
         needs = [
             f"policies.{n}.adapter.base"

@@ -42,7 +42,7 @@ class Config(ConfigModel):
     train: Train = Train()
     rollout: Rollout = Rollout()
     tracking: Tracking = Tracking()
-    control: Path | None = None
+    baseline: Path | None = None
     """Config of a control (a single agent) that `parl train` runs beside this one and shows in the summary: the single
     agent of a swarm, a baseline of a single agent."""
 

@@ -28,14 +28,14 @@ class Stage(ConfigModel):
     until: Until
     optimizer: Optimizer = Optimizer(lr=3e-3, muon_lr=0.012, betas=(0.9, 0.95), warmup_steps=20)
     tokens_per_step: PositiveInt = 5000
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Knobs of the demonstrator in this stage, over those of `cold_start.demos`."""
+    demonstrator: dict[str, Any] = Field(default_factory=dict)
+    """Knobs of the demonstrator in this stage, over those of `cold_start.demonstrator`."""
 
 
 class ColdStart(ConfigModel):
     """Supervised warm-up by demonstrations that a scripted expert writes through the same runtime."""
 
-    demos: dict[str, Any] = Field(default_factory=dict)
+    demonstrator: dict[str, Any] = Field(default_factory=dict)
     """Knobs of the environment's demonstrator (`episode` demonstrations), in every stage. Of a mix, by ability."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     max_attempts: PositiveInt = 2
@@ -71,7 +71,7 @@ class Train(ConfigModel):
     """`sync`: sample, then learn; a run repeats bit for bit. `async`: both at once (needs `rollout.backend: ray`)."""
     learner_processes: PositiveInt = 1
     """Processes that share the samples of an update (Ray actors, one GPU each where there are GPUs)."""
-    max_staleness: NonNegInt = 1
+    max_off_policy_steps: NonNegInt = 1
     """async: most weight versions between the first token of a problem and its training."""
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 
-def normal(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Two texts say the same if these are equal: case and blanks aside."""
     return " ".join(text.casefold().split())

@@ -138,7 +138,7 @@ class Episode:
     siblings: tuple[AgentTrace, ...] = ()
     """Further attempts at some assignments, that nobody read: trained on, and no part of the answer or its steps.
 
-    Example: ids "3.1" and "3.2" got what subagent "3" got (`credit.type: siblings`).
+    Example: ids "3.1" and "3.2" got what subagent "3" got (`credit.type: resample`).
     """
 
     @property

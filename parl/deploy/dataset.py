@@ -37,7 +37,7 @@ DEFAULT_MARGIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DatasetRequest:
     """Which rows are written."""
 
     kind: Kind
@@ -58,7 +58,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ExportResult:
     """The folder, and what is in it and what is not: text -> how many."""
 
     folder: Path
@@ -66,7 +66,7 @@ class Written:
     counts: Mapping[str, int]
 
 
-def export_episodes(run: Path, output: Path, wanted: Wanted) -> Written:
+def export_episodes(run: Path, output: Path, wanted: DatasetRequest) -> ExportResult:
     """Write the run's stored episodes to a new folder, whole or not at all.
 
     Raises:
@@ -75,9 +75,9 @@ def export_episodes(run: Path, output: Path, wanted: Wanted) -> Written:
     """
     config = parse(read_resolved(run), source=str(run))
     for role in ROLES if wanted.role is None else (wanted.role,):
-        if config.roles.of(role).harness is not None:
+        if config.roles.of(role).external_agent is not None:
             raise ConfigError(
-                f"{run} was played by roles.{role}.harness, whose prompts are not stored as messages. Choose the other "
+                f"{run} was played by roles.{role}.external_agent, whose prompts are not stored as messages. Choose the other "
                 "role with --role, or read the tokens with parl.runs.folder.read_episodes (docs/read-the-metrics.md)."
             )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -111,7 +111,7 @@ def export_episodes(run: Path, output: Path, wanted: Wanted) -> Written:
         temporary.replace(output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Written(output, writer.num_rows, writer.counts)
+    return ExportResult(output, writer.num_rows, writer.counts)
 
 
 def _steps(reader: RunReader, asked: str | None) -> list[int]:
@@ -133,7 +133,7 @@ def _steps(reader: RunReader, asked: str | None) -> list[int]:
 class _Writer:
     """Turns one stored step after the other into a Parquet file, and counts."""
 
-    def __init__(self, config: Config, run: str, wanted: Wanted) -> None:
+    def __init__(self, config: Config, run: str, wanted: DatasetRequest) -> None:
         plugins.load()
         self._env = make_env(config.env)
         self._config, self._run, self._wanted = config, run, wanted

@@ -24,7 +24,7 @@ from parl.core.net import listen, own_names, url
 from parl.core.seeds import seed_for
 from parl.core.types import ROLES
 from parl.env.registry import make_env
-from parl.gateway.app import Limits, make_app
+from parl.gateway.app import ServerLimits, make_app
 from parl.gateway.chat import ApiError, ChatRequest, Reply
 from parl.gateway.conversation import Conversation, check_images, key
 from parl.policy.base import PolicyHandle
@@ -35,7 +35,7 @@ MAX_CONVERSATIONS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedPolicy:
     """A policy, and what holds where a request says nothing."""
 
     policy: PolicyHandle
@@ -48,7 +48,7 @@ class Served:
 class Service:
     """Answers for all policies, and keeps the conversations."""
 
-    def __init__(self, served: Mapping[str, Served], record: IO[str] | None = None) -> None:
+    def __init__(self, served: Mapping[str, ServedPolicy], record: IO[str] | None = None) -> None:
         self._served, self._record = served, record
         self._names = itertools.count()
         self._kept: OrderedDict[str, tuple[Conversation, list[str]]] = (
@@ -177,7 +177,7 @@ def serve(
         listening = stack.enter_context(listen(host, port))
         file = stack.enter_context(_open(record)) if record else None
         service = Service(served, file)
-        app = make_app(lambda path, key: service, Limits(), own_names(host))
+        app = make_app(lambda path, key: service, ServerLimits(), own_names(host))
         print(
             f"{run} ({name}) serves {', '.join(served)} at {url(host, listening)}/v1 (Ctrl-C ends it)",
             flush=True,
@@ -192,7 +192,7 @@ def serve(
     )
 
 
-def _policies(run: Path, checkpoint: str | None) -> tuple[dict[str, Served], str]:
+def _policies(run: Path, checkpoint: str | None) -> tuple[dict[str, ServedPolicy], str]:
     """By name, each with the sampling of the role that it plays, and the name of the checkpoint."""
     from parl.learner import checkpoint as checkpoints
     from parl.learner.policies import PolicySet
@@ -204,14 +204,14 @@ def _policies(run: Path, checkpoint: str | None) -> tuple[dict[str, Served], str
     policies = PolicySet(config, make_env(config.env), folder)
     policies.start_engines()
     handles = policies.handles()
-    served: dict[str, Served] = {}
+    served: dict[str, ServedPolicy] = {}
     for role in ROLES:
         handle = handles[role]
         if handle.name in policies.remote:
             continue  # it is served already
         sampling = config.roles.of(role).sampling
         window = policies.models[handle.name].config.max_position_embeddings
-        served.setdefault(handle.name, Served(handle, window, sampling.max_tokens, 1.0))
+        served.setdefault(handle.name, ServedPolicy(handle, window, sampling.max_tokens, 1.0))
     return served, folder.name
 
 

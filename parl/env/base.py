@@ -21,7 +21,7 @@ from parl.core.errors import ConfigError
 from parl.core.messages import Message
 from parl.core.seeds import seed_for
 from parl.core.types import Task
-from parl.env.demonstrations import Said, Script
+from parl.env.demonstrations import Script, Segment
 from parl.env.spaces import MessageSpace, MessagesSpace
 from parl.env.tools import Toolset, ToolSpec, _Tools
 
@@ -106,7 +106,7 @@ class AgentEnv(_Tools, gymnasium.Env[list[Message], Message]):
     def contributions(self, answer: str, messages: Sequence[str]) -> Sequence[float] | None:
         """What each subagent's message is worth: the answer's score minus its score without that message alone.
 
-        Called after `score`, on the orchestrator's own environment; for `credit.type: drop_one`. A message that left
+        Called after `score`, on the orchestrator's own environment; for `credit.type: leave_one_out`. A message that left
         no trace in the answer is worth 0. Default: None, it cannot be told.
 
         Args:
@@ -141,7 +141,7 @@ class AgentEnv(_Tools, gymnasium.Env[list[Message], Message]):
 
     def demonstrate(
         self, kind: str, rng: np.random.Generator, **knobs: Any
-    ) -> Demonstration | Sequence[Said]:
+    ) -> Demonstration | Sequence[Segment]:
         """One item of a cold start: an episode played by a scripted expert, or a text to practise on."""
         raise ConfigError(
             f"{type(self).__name__} has no demonstrations; remove cold_start or implement demonstrate()"

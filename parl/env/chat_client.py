@@ -16,7 +16,7 @@ AGAIN = (408, 409, 429)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 
 
-class Malformed(Exception):
+class MalformedReply(Exception):
     """A reply that is of no use."""
 
 
@@ -58,9 +58,9 @@ async def ask(
                 model=config.model, timeout=config.deadline_s, **body
             )
             if not getattr(done, "choices", None):  # the client hands on whatever a 200 holds
-                raise Malformed(f"not a chat completion: {str(done)[:200]!r}")
+                raise MalformedReply(f"not a chat completion: {str(done)[:200]!r}")
             return read(done)
-        except Malformed as error:
+        except MalformedReply as error:
             kind, detail = "malformed", str(error)
         except openai.APIStatusError as error:
             detail = f"{error.status_code}: {error.message} (code {error.code}, type {error.type})"

@@ -11,14 +11,14 @@ from parl.core.messages import Message
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Segment:
     """A piece of a scripted turn; `train=False` masks it out of the loss (decision masking)."""
 
     text: str
     train: bool = True
 
 
-Script = Callable[[Sequence[Message], np.random.Generator], Sequence[Said]]
+Script = Callable[[Sequence[Message], np.random.Generator], Sequence[Segment]]
 """(messages so far, system first if any; randomness) -> the next turn of that agent, in pieces."""
 
 

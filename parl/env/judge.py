@@ -19,7 +19,7 @@ from typing import Any
 from parl.config.base import NonNegFloat, PositiveInt
 from parl.config.endpoint import Endpoint
 from parl.core.errors import JudgeFailure
-from parl.env.chat_client import Malformed, ask, key_of
+from parl.env.chat_client import MalformedReply, ask, key_of
 
 FACT = "judge"
 """Where an environment leaves the verdicts among its facts, and the reward term `judge` finds them."""
@@ -138,7 +138,7 @@ def parse_verdict(reply: str | None) -> Verdict:
     try:
         raw = json.loads(fenced.group(1) if fenced else text)
     except (ValueError, RecursionError):
-        raise Malformed(f"not one JSON object: {text[:200]!r}") from None
+        raise MalformedReply(f"not one JSON object: {text[:200]!r}") from None
     score = raw.get("score") if isinstance(raw, dict) else None
     if (
         isinstance(score, bool)
@@ -146,7 +146,7 @@ def parse_verdict(reply: str | None) -> Verdict:
         or not math.isfinite(score)
         or not 0 <= score <= 1
     ):
-        raise Malformed(f"no score from 0 to 1: {text[:200]!r}")
+        raise MalformedReply(f"no score from 0 to 1: {text[:200]!r}")
     return Verdict(float(score), str(raw.get("reason", "")))
 
 

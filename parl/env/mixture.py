@@ -16,7 +16,7 @@ from parl.core.errors import ConfigError
 from parl.core.messages import Message
 from parl.core.types import Task
 from parl.env.base import AgentEnv, Demonstration
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.tools import ToolSpec
 
 
@@ -38,7 +38,7 @@ class Mixture(AgentEnv):
 
     def demonstrate(
         self, kind: str, rng: np.random.Generator, **knobs: Any
-    ) -> Demonstration | Sequence[Said]:
+    ) -> Demonstration | Sequence[Segment]:
         """`ABILITY/KIND`: that of the ability's environment. `knobs`: of each ability its own."""
         ability, _, inner = kind.partition("/")
         if not inner or ability not in self.parts:
@@ -67,7 +67,7 @@ class Mixture(AgentEnv):
             a: [of_ability(t, a) for t in env.generate_tasks(split, num, seed)]
             for a, env in self.parts.items()
         }
-        return by_turns(list(made.values()))
+        return interleave(list(made.values()))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -106,7 +106,7 @@ def of_ability(task: Task, ability: str) -> Task:
     return replace(task, id=f"{ability}/{task.id}", ability=ability)
 
 
-def by_turns(lists: Sequence[Sequence[Task]]) -> list[Task]:
+def interleave(lists: Sequence[Sequence[Task]]) -> list[Task]:
     """The first of each, the second of each, ...: any beginning has about the same number of each, while they last."""
     longest = max(map(len, lists))
     return [tasks[i] for i in range(longest) for tasks in lists if i < len(tasks)]

@@ -15,7 +15,7 @@ from parl.config.env import EnvConfig, MixConfig, TaskSource
 from parl.core.errors import ConfigError
 from parl.core.types import Split, Task
 from parl.env.base import AgentEnv
-from parl.env.mixture import Mixture, by_turns, of_ability
+from parl.env.mixture import Mixture, interleave, of_ability
 from parl.env.registry import make_env
 
 
@@ -27,7 +27,7 @@ def load_tasks(config: Config, env: AgentEnv, split: Split) -> list[Task]:
     if isinstance(env, Mixture):
         assert isinstance(config.env, MixConfig)
         found = {p.ability: _tasks_of(p, env.parts[p.ability], split) for p in config.env.mix}
-        return by_turns([[of_ability(task, a) for task in tasks] for a, tasks in found.items()])
+        return interleave([[of_ability(task, a) for task in tasks] for a, tasks in found.items()])
     assert isinstance(config.env, EnvConfig)
     return _tasks_of(config.env, env, split)
 

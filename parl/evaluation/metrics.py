@@ -9,7 +9,7 @@ from typing import Any
 
 from parl.config.roles import Roles
 from parl.core.abstention import rates
-from parl.core.text import normal
+from parl.core.text import normalize_text
 from parl.core.types import ORCHESTRATOR_ID, Episode, ScoredEpisode
 
 
@@ -32,7 +32,7 @@ def step_metrics(scored: Sequence[ScoredEpisode], episodes: Sequence[Episode]) -
         e.failure or "unknown" for e in episodes if e.status == "failed"
     ).items():
         metrics[f"failures/{kind}"] = float(count)
-    metrics["failures/total"] = float(len(episodes) - len(ok))
+    metrics["failures/num_failed"] = float(len(episodes) - len(ok))
     return metrics
 
 
@@ -122,13 +122,13 @@ def swarm_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
         "swarm/num_duplicates": fmean(_num_duplicates(e) for e in episodes),
         "swarm/spawn_rate": len(assigned) / len(episodes),
         "swarm/width": fmean(_width(e) for e in episodes),
-        "swarm/work_over_span": fmean(
+        "swarm/average_parallelism": fmean(
             e.clock.serial_s / max(e.clock.critical_path_s, 1e-9) for e in episodes
         ),
-        "swarm/truncated": fmean(e.status == "truncated" for e in episodes),
+        "swarm/truncated_rate": fmean(e.status == "truncated" for e in episodes),
         "tokens/orchestrator": fmean(e.tokens("orchestrator") for e in episodes),
         "tokens/subagent": fmean(e.tokens("subagent") for e in episodes),
-        "tokens/episode": fmean(e.tokens() + e.num_sibling_tokens for e in episodes),
+        "swarm/tokens_per_episode": fmean(e.tokens() + e.num_sibling_tokens for e in episodes),
     }
     if any(e.siblings for e in episodes):
         metrics["tokens/siblings"] = fmean(e.num_sibling_tokens for e in episodes)
@@ -149,7 +149,7 @@ def _width(episode: Episode) -> int:
 
 def _num_duplicates(episode: Episode) -> int:
     """Subagents that got the prompt of an earlier one (where `swarm.refuse_duplicates` does not prevent it)."""
-    return len(episode.subagents) - len({normal(t.prompt) for t in episode.subagents})
+    return len(episode.subagents) - len({normalize_text(t.prompt) for t in episode.subagents})
 
 
 def heldout_metrics(episodes: Sequence[Episode]) -> dict[str, float]:

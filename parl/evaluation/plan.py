@@ -32,7 +32,7 @@ from parl.runs.folder import read_resolved, write_atomic
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvalRequest:
     """What `parl eval` was asked for. None = what the run's config says; of checkpoints, the newest."""
 
     checkpoint: str | None = None
@@ -43,7 +43,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvalPlan:
     """One evaluation, checked and ready to run. Without a run folder: a config's untrained policies."""
 
     config: Config
@@ -63,14 +63,14 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class EvalResult:
     """What came of a plan: what is printed, and the rows behind it by decoding."""
 
     result: dict[str, Any]
     rows: Mapping[str, Rows]
 
 
-def plan_run(run: Path, asked: Asked) -> Plan:
+def plan_run(run: Path, asked: EvalRequest) -> EvalPlan:
     """The evaluation of a checkpoint of a run. Raises CheckpointError: none there, damaged, or no place to write."""
 
     config = parse(read_resolved(run), source=str(run))
@@ -83,14 +83,14 @@ def plan_run(run: Path, asked: Asked) -> Plan:
     return replace(plan_config(config, asked), run=run, checkpoint=folder)
 
 
-def plan_config(config: Config, asked: Asked) -> Plan:
+def plan_config(config: Config, asked: EvalRequest) -> EvalPlan:
     env = make_env(config.env)
     split = asked.split or config.eval.split
     tasks = load_tasks(config, env, split)[: asked.num_tasks]
-    return Plan(config, env, tasks, split, asked.mode or config.swarm.mode, asked.trials)
+    return EvalPlan(config, env, tasks, split, asked.mode or config.swarm.mode, asked.trials)
 
 
-def plan_controls(plans: Sequence[Plan], asked: Asked) -> list[Plan]:
+def plan_controls(plans: Sequence[EvalPlan], asked: EvalRequest) -> list[EvalPlan]:
     """The single agents that swarms are compared with: RUN-single of each run. Empty, with the reason, without all."""
     if any(plan.mode != "swarm" or plan.config.swarm.mode != "swarm" for plan in plans):
         return []
@@ -112,7 +112,7 @@ def plan_controls(plans: Sequence[Plan], asked: Asked) -> list[Plan]:
     return controls
 
 
-def check_seeds(plans: Sequence[Plan]) -> None:
+def check_seeds(plans: Sequence[EvalPlan]) -> None:
     """Several runs must be what a bootstrap over seeds takes them for. Raises ConfigError."""
     check_same_tasks(plans)
     twice = [
@@ -128,7 +128,7 @@ def check_seeds(plans: Sequence[Plan]) -> None:
         )
 
 
-def check_same_tasks(plans: Sequence[Plan]) -> None:
+def check_same_tasks(plans: Sequence[EvalPlan]) -> None:
     """Only results on the same tasks, under a common decoding, can be put together. Raises ConfigError."""
     first = plans[0]
     for plan in plans[1:]:
@@ -143,7 +143,7 @@ def check_same_tasks(plans: Sequence[Plan]) -> None:
             )
 
 
-def evaluate_run(plan: Plan) -> Evaluated:
+def evaluate_run(plan: EvalPlan) -> EvalResult:
     """Evaluate a run's checkpoint; the result and its rows are also written to the run's eval/ folder."""
     assert plan.run is not None
     assert plan.checkpoint is not None
@@ -154,10 +154,10 @@ def evaluate_run(plan: Plan) -> Evaluated:
     for decoding, rows in done.rows.items():
         write_atomic(folder / f"{plan.name}-{decoding}.tasks.json", json.dumps(rows, indent=1))
     write_atomic(folder / f"{plan.name}.json", json.dumps(result, indent=1))
-    return Evaluated(result, done.rows)
+    return EvalResult(result, done.rows)
 
 
-def evaluate(plan: Plan) -> Evaluated:
+def evaluate(plan: EvalPlan) -> EvalResult:
     """All decodings of the config, one after the other."""
     result: dict[str, Any] = {"split": plan.split, "mode": plan.mode, "trials": plan.trials}
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -167,10 +167,12 @@ def evaluate(plan: Plan) -> Evaluated:
     result["statistics"] = {
         decoding: statistics([found], plan.trials) for decoding, found in rows.items()
     }
-    return Evaluated(result, rows)
+    return EvalResult(result, rows)
 
 
-def run_plan(plan: Plan, decodings: Sequence[Decoding]) -> Iterator[tuple[Decoding, list[Episode]]]:
+def run_plan(
+    plan: EvalPlan, decodings: Sequence[Decoding]
+) -> Iterator[tuple[Decoding, list[Episode]]]:
     """The episodes of a plan, `trials` of each task in the order of the tasks, by decoding."""
 
     pin_threads(plan.config.threads)
@@ -195,7 +197,7 @@ def run_plan(plan: Plan, decodings: Sequence[Decoding]) -> Iterator[tuple[Decodi
                 )
 
 
-def pooled(runs: Sequence[Evaluated]) -> dict[str, Any]:
+def combine_runs(runs: Sequence[EvalResult]) -> dict[str, Any]:
     """The result of one run as it is; of several, the mean over them of each metric, and statistics over all."""
     first = runs[0].result
     if len(runs) == 1:
@@ -216,7 +218,9 @@ def pooled(runs: Sequence[Evaluated]) -> dict[str, Any]:
     return result
 
 
-def against(runs: Sequence[Evaluated], controls: Sequence[Evaluated]) -> dict[str, Any]:
+def compare_with_baselines(
+    runs: Sequence[EvalResult], controls: Sequence[EvalResult]
+) -> dict[str, Any]:
     """The comparison of swarms with single agents: who they are, and the paired differences by decoding."""
     differences = {
         decoding: compare(
@@ -227,5 +231,5 @@ def against(runs: Sequence[Evaluated], controls: Sequence[Evaluated]) -> dict[st
     return {"runs": [run.result["run"] for run in controls], "mode": "single", **differences}
 
 
-def _common_decodings(runs: Sequence[Evaluated]) -> list[str]:
+def _common_decodings(runs: Sequence[EvalResult]) -> list[str]:
     return [decoding for decoding in runs[0].rows if all(decoding in run.rows for run in runs)]

@@ -71,7 +71,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Rescored:
+class RescoredEpisodes:
     run: str
     config: str
     exact: bool
@@ -93,7 +93,7 @@ class Rescored:
         return sorted(moved, key=lambda c: -abs(c.advantage_new - c.advantage_old))
 
 
-def rescore_run(run: Path, config: Config, source: str) -> Rescored:
+def rescore_run(run: Path, config: Config, source: str) -> RescoredEpisodes:
     """Score the stored episodes of a run again.
 
     Args:
@@ -124,7 +124,7 @@ def rescore_run(run: Path, config: Config, source: str) -> Rescored:
             everything += pairs
             bar.advance()
     notes = _notes(config, [_step_of(f) for f in files])
-    return Rescored(
+    return RescoredEpisodes(
         str(run), source, exact, notes, _summary(None, everything), tuple(steps), tuple(episodes)
     )
 

@@ -1,4 +1,4 @@
-"""The HTTP side: routes, limits and errors. Who answers is a `Speaker`, found by the path and the key of a request."""
+"""The HTTP side: routes, limits and errors. Who answers is a `ChatBackend`, found by the path and the key of a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.routing import Route
 from parl.gateway.chat import ApiError, ChatRequest, Reply, chunks, completion, parse_request
 
 
-class Speaker(Protocol):
+class ChatBackend(Protocol):
     """Who answers requests."""
 
     @property
@@ -32,7 +32,7 @@ class Speaker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """What one server takes on."""
 
     body_bytes: int = 8_000_000
@@ -41,11 +41,11 @@ class Limits:
     deadline_s: float = 600.0
 
 
-Find = Callable[[Mapping[str, str], str], Speaker]
+Find = Callable[[Mapping[str, str], str], ChatBackend]
 """(parameters of the path, bearer key) -> who answers. Raises ApiError."""
 
 
-def make_app(find: Find, limits: Limits, names: Sequence[str], prefix: str = "") -> Starlette:
+def make_app(find: Find, limits: ServerLimits, names: Sequence[str], prefix: str = "") -> Starlette:
     """Serve `prefix`/v1 under the host names `names`.
 
     The body must be declared as JSON: a page in a browser, which may not do that unasked, cannot spend our time.

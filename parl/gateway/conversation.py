@@ -17,11 +17,11 @@ from parl.env.tools import ToolSpec
 from parl.gateway.chat import ApiError, ChatRequest, Reply
 from parl.policy.base import PolicyHandle, Renderer, Request
 from parl.policy.engines.scripted import call_text
-from parl.policy.tape import Tape, seen
+from parl.policy.tape import Tape, images_in
 
 
 @runtime_checkable
-class Chats(Protocol):
+class MultiTurnRenderer(Protocol):
     """A renderer of a format in which the user may speak again."""
 
     def reply(self, text: str) -> list[int]: ...
@@ -43,7 +43,7 @@ class Conversation:
         cls, name: str, session: str, policy: PolicyHandle, request: ChatRequest
     ) -> Conversation:
         """Render a request whole. Raises ApiError: the format cannot say it."""
-        images = seen(policy.renderer, _heard(request.messages))
+        images = images_in(policy.renderer, _heard(request.messages))
         return cls(
             name, session, policy, Tape(_render(policy, request), images), list(request.messages)
         )
@@ -66,7 +66,7 @@ class Conversation:
             *_heard(self.messages[: heard[first]]),
             *(text for t in turns[:-1] for text in t.observations),
         )
-        tape.images = list(seen(self.policy.renderer, told))
+        tape.images = list(images_in(self.policy.renderer, told))
         turns[-1] = replace(turns[-1], observations=(), env_calls=0)
         return Conversation(name, session, self.policy, tape, messages, turns)
 
@@ -93,7 +93,7 @@ class Conversation:
 
     def hear(self, news: Sequence[Message], ids: Sequence[int]) -> None:
         """Feed an `observation`, once it is noted."""
-        self.tape.feed(ids, seen(self.policy.renderer, self.turns[-1].observations))
+        self.tape.feed(ids, images_in(self.policy.renderer, self.turns[-1].observations))
         self.messages += news
 
     async def speak(self, room: int, temperature: float, seed: int) -> Reply:
@@ -161,7 +161,7 @@ def _render(policy: PolicyHandle, request: ChatRequest) -> list[int]:
 
 
 def _reply(renderer: Renderer, text: str) -> list[int]:
-    if not isinstance(renderer, Chats):
+    if not isinstance(renderer, MultiTurnRenderer):
         raise ApiError(
             400,
             "unsupported_value",

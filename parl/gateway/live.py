@@ -1,6 +1,6 @@
 """The gateway of training: agents of running episodes as endpoints of the event loop that runs them.
 
-In: a `Speaker` for each agent. Out: its own base URL and key, for as long as the agent lives, so that whoever asks
+In: a `ChatBackend` for each agent. Out: its own base URL and key, for as long as the agent lives, so that whoever asks
 there speaks for this agent of this episode and no other.
 """
 
@@ -19,7 +19,7 @@ from parl.core.net import listen, own_names, url
 from parl.gateway.chat import ApiError
 
 if TYPE_CHECKING:
-    from parl.gateway.app import Speaker
+    from parl.gateway.app import ChatBackend
 
 HOST = "127.0.0.1"
 
@@ -36,14 +36,16 @@ class Gateway:
     """Serves from the first agent that is inside `open` to the last one. It travels to other processes without them."""
 
     def __init__(self) -> None:
-        self._speakers: dict[str, tuple[str, str, Speaker]] = {}  # key -> (episode, agent, speaker)
+        self._speakers: dict[
+            str, tuple[str, str, ChatBackend]
+        ] = {}  # key -> (episode, agent, speaker)
         self._server: asyncio.Task[tuple[asyncio.Event, asyncio.Task[None], str]] | None = None
 
     def __reduce__(self) -> tuple[type[Gateway], tuple[()]]:
         return Gateway, ()
 
     @asynccontextmanager
-    async def open(self, episode: str, agent: str, speaker: Speaker) -> AsyncIterator[Address]:
+    async def open(self, episode: str, agent: str, speaker: ChatBackend) -> AsyncIterator[Address]:
         """Give an agent its address."""
         name = re.sub(r"[^\w.-]", "_", episode)
         key = secrets.token_urlsafe(16)
@@ -65,7 +67,7 @@ class Gateway:
     async def _start(self) -> tuple[asyncio.Event, asyncio.Task[None], str]:
         import uvicorn
 
-        from parl.gateway.app import Limits, make_app
+        from parl.gateway.app import ServerLimits, make_app
 
         closing = asyncio.Event()
 
@@ -86,7 +88,7 @@ class Gateway:
                     connection.shutdown()
                 await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
 
-        limits = Limits(concurrent=2**31)  # as many as there are agents
+        limits = ServerLimits(concurrent=2**31)  # as many as there are agents
         app = make_app(self._find, limits, own_names(HOST), "/episodes/{episode}/{agent}")
         listening = listen(HOST, None)
         server = Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
@@ -97,7 +99,7 @@ class Gateway:
             await asyncio.sleep(0.001)
         return closing, serving, url(HOST, listening)
 
-    def _find(self, path: Mapping[str, str], key: str) -> Speaker:
+    def _find(self, path: Mapping[str, str], key: str) -> ChatBackend:
         found = self._speakers.get(key)
         if found is None or found[:2] != (path["episode"], path["agent"]):
             raise ApiError(

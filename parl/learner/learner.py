@@ -23,9 +23,9 @@ from parl.core.types import Sample
 from parl.learner.batch import Batch, collate, micro_batches
 from parl.learner.loss import grpo, gspo, kimi_k2_5
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
-from parl.learner.precision import Passes
+from parl.learner.precision import MixedPrecisionCopy
 from parl.policy.models import lora
-from parl.policy.models.vision.families import eyes_of
+from parl.policy.models.vision.families import image_adapter_of
 from parl.policy.models.vision.forward import hidden_states, logits
 
 
@@ -56,7 +56,7 @@ class Learner:
         self._passes = (
             None
             if dtype == torch.float32
-            else Passes(self.accelerator.unwrap_model(self.model), dtype)
+            else MixedPrecisionCopy(self.accelerator.unwrap_model(self.model), dtype)
         )
         self.version = 0
         self._entropy = float(
@@ -225,7 +225,7 @@ def logprobs(model: Any, token_ids: Sequence[int], images: Sequence[str] = ()) -
     """Log-probs (T-1,) of a sequence's tokens, by one pass without a cache; on the CPU, wherever the model is."""
     ids = torch.tensor([list(token_ids)], device=model.device)
     with torch.no_grad():
-        if eyes_of(model) is None:
+        if image_adapter_of(model) is None:
             found = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
         else:
             found = logits(model, hidden_states(model, ids, [images]))[0, :-1]

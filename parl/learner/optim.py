@@ -120,7 +120,9 @@ def lr_scale(config: Optimizer, step: int, num_steps: int) -> float:
         return warm
     progress = step / max(1, num_steps)
     return warm * (
-        1.0 if progress <= config.hold else max(0.03, (1 - progress) / (1 - config.hold))
+        1.0
+        if progress <= config.decay_start
+        else max(0.03, (1 - progress) / (1 - config.decay_start))
     )
 
 

@@ -30,7 +30,7 @@ from parl.env.chat_client import key_of
 from parl.learner import checkpoint as checkpoints
 from parl.learner.learner import Learner, check_engine
 from parl.policy.base import PolicyHandle, Renderer, WeightedEngine, cast
-from parl.policy.engines.openai import EndpointEngine, Uncounted
+from parl.policy.engines.openai import EndpointEngine, NullRenderer
 from parl.policy.engines.torch import BASE, TorchEngine
 from parl.policy.models import lora
 from parl.policy.models.experts import router_agreement
@@ -41,7 +41,7 @@ from parl.policy.models.load import (
     save_memory,
     stored_adapter,
 )
-from parl.policy.models.vision.families import eyes_of
+from parl.policy.models.vision.families import image_adapter_of
 from parl.policy.models.vision.forward import shortened
 from parl.policy.renderers.families import make_renderer
 
@@ -85,7 +85,10 @@ class PolicySet:
                 key_of(
                     policy.remote, f"policies.{name}.engine"
                 )  # raises ConfigError: it is not set
-                self.remote[name], self.renderers[name] = EndpointEngine(policy.remote), Uncounted()
+                self.remote[name], self.renderers[name] = (
+                    EndpointEngine(policy.remote),
+                    NullRenderer(),
+                )
                 continue
             if policy.adapter is not None:
                 below = self.models[base]
@@ -100,12 +103,12 @@ class PolicySet:
                 model, tokenizer = load_policy(name, policy, env, seed, self._held_in(name))
             else:
                 model, tokenizer = load_folder(folder / "policies" / name, self._held_in(name))
-            if eyes_of(model) is not None and config.policies[base].engine.type == "vllm":
+            if image_adapter_of(model) is not None and config.policies[base].engine.type == "vllm":
                 raise ConfigError(NO_EYES.format(name=base, kind=model.config.model_type))
             save_memory(name, policy, model)
             self.models[name], self.tokenizers[name] = model.to(device()), tokenizer
             self.renderers[name] = make_renderer(
-                name, config.policies[base].renderer, tokenizer, eyes_of(model)
+                name, config.policies[base].renderer, tokenizer, image_adapter_of(model)
             )
         self.learners: dict[str, Learner | LearnerGroup] = {}
         self._live: dict[str, WeightedEngine] = {}
@@ -297,7 +300,11 @@ class PolicySet:
         for name, learner in self.learners.items():
             self._push(name)
             base, model = self._config.base_of(name), self.models[name]
-            if len(probe) < 2 or UNKNOWN_TOKEN in probe or (images and eyes_of(model) is None):
+            if (
+                len(probe) < 2
+                or UNKNOWN_TOKEN in probe
+                or (images and image_adapter_of(model) is None)
+            ):
                 probe, images = self.renderers[name].start("probe", (), "probe"), ()
             ids, shown = shortened(model, probe, images, PROBE_TOKENS)
             tolerance = TOLERANCE[self._config.policies[base].dtype]

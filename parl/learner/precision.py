@@ -15,7 +15,7 @@ import torch
 from parl.policy.base import cast
 
 
-class Passes:
+class MixedPrecisionCopy:
     """The copy that does the passes of `master`, a model in float32."""
 
     def __init__(self, master: Any, dtype: torch.dtype) -> None:

@@ -34,7 +34,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class TextGeneration:
     """A turn as text, of an engine that only counts tokens."""
 
     text: str
@@ -61,7 +61,7 @@ class Generation:
     finish: Literal["stop", "length"]
     versions: tuple[int, ...]
     mask: tuple[int, ...] | None = None
-    written: Written | None = None
+    written: TextGeneration | None = None
 
 
 class Engine(Protocol):

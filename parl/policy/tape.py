@@ -37,6 +37,6 @@ class Tape:
         self.logprobs += logprobs
 
 
-def seen(renderer: Renderer, texts: Sequence[str]) -> tuple[str, ...]:
+def images_in(renderer: Renderer, texts: Sequence[str]) -> tuple[str, ...]:
     """The images that the policy is shown in what it reads."""
     return tuple(uri for text in texts for uri in renderer.images(text))

@@ -19,7 +19,7 @@ CURVES = {
     "eval/score": "score, validation tasks, greedy",
     "swarm/critical_steps": "critical steps",
     "swarm/num_subagents": "subagents",
-    "tokens/episode": "tokens per episode",
+    "swarm/tokens_per_episode": "tokens per episode",
     "reward/total": "reward, with its shaping",
 }
 """What is drawn, and its caption. A reward is comparable only between variants that have the same terms."""

@@ -58,7 +58,7 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
             {
                 "swarm/spawn_rate": "spawn rate",
                 "swarm/finish_rate": "finish rate",
-                "swarm/truncated": "truncated",
+                "swarm/truncated_rate": "truncated",
             },
         ),
         Chart(
@@ -88,7 +88,7 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
             {
                 "tokens/orchestrator": "orchestrator",
                 "tokens/subagent": "subagents",
-                "tokens/episode": "all",
+                "swarm/tokens_per_episode": "all",
             },
             unit="tokens",
         ),

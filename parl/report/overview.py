@@ -76,7 +76,7 @@ def latest(row: Mapping[str, float]) -> list[dict[str, str]]:
         ("outcome/score", "outcome", "{:.3f}"),
         ("swarm/critical_steps", "critical steps", "{:.1f}"),
         ("swarm/spawn_rate", "spawn rate", "{:.2f}"),
-        ("tokens/episode", "tokens", "{:.0f}"),
+        ("swarm/tokens_per_episode", "tokens", "{:.0f}"),
     )
     note = f"training, step {row['step']}" if row else ""
     return [

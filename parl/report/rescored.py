@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from parl.evaluation.rescore import Rescored, Summary
+from parl.evaluation.rescore import RescoredEpisodes, Summary
 
 NUM_STEPS = 12
 """Most steps in the table; of more, an even choice."""
 NUM_EPISODES = 5
 
 
-def print_rescored(result: Rescored) -> None:
+def print_rescored(result: RescoredEpisodes) -> None:
     """Print the terms, the steps, and the episodes that change most."""
     from rich.console import Console
     from rich.table import Table

@@ -45,7 +45,7 @@ def assign(groups: Sequence[Group], config: Credit, roles: Roles, step: int) -> 
     Returns:
         samples in the order of groups, episodes and traces.
     Raises:
-        ConfigError: `drop_one`, and an episode does not say what its subagents contributed.
+        ConfigError: `leave_one_out`, and an episode does not say what its subagents contributed.
     """
     samples: list[Sample] = []
     for group in groups:
@@ -60,7 +60,7 @@ def assign(groups: Sequence[Group], config: Credit, roles: Roles, step: int) -> 
     return samples
 
 
-def learnable(
+def build_samples(
     groups: Sequence[Group], config: Credit, loss: Loss, roles: Roles, step: int
 ) -> tuple[list[Sample], dict[str, float]]:
     """All samples of the step, weighted as the loss wants them, and its N (that of eq. 1) per policy.
@@ -223,7 +223,7 @@ def per_turn(group: Group, config: Credit) -> dict[Agent, tuple[float, ...]]:
     }
 
 
-def drop_one(group: Group, config: Credit) -> dict[Agent, float]:
+def leave_one_out(group: Group, config: Credit) -> dict[Agent, float]:
     """Subagent: as `group_mean`, with its worth in place of its reward; orchestrator: as `group_mean`.
 
     Worth = score of the answer - score of the answer without this subagent's message: the difference reward
@@ -235,8 +235,8 @@ def drop_one(group: Group, config: Credit) -> dict[Agent, float]:
         for trace in _children(scored):
             if trace.contribution is None:
                 raise ConfigError(
-                    f"credit.type is drop_one, but episode {scored.episode.id} does not say what its subagent "
-                    f"{trace.id} contributed. That is asked only while a run trains with drop_one, of environments "
+                    f"credit.type is leave_one_out, but episode {scored.episode.id} does not say what its subagent "
+                    f"{trace.id} contributed. That is asked only while a run trains with leave_one_out, of environments "
                     "that implement contributions() (docs/credit.md). Train a run with it, or set credit.type: "
                     "group_mean."
                 )
@@ -244,7 +244,7 @@ def drop_one(group: Group, config: Credit) -> dict[Agent, float]:
     return _orchestrators(group, config) | _subagents(group, worth, config)
 
 
-def siblings(group: Group, config: Credit) -> dict[Agent, float]:
+def resample(group: Group, config: Credit) -> dict[Agent, float]:
     """Subagent with siblings: A = its own success - the mean of theirs; all other agents: as `group_mean`.
 
     Siblings are k further samples of one assignment, so they differ in nothing but chance: the baseline of a state by
@@ -272,8 +272,8 @@ _RULES: Mapping[str, Callable[[Group, Credit], Advantages]] = {
     "role_normalized": role_normalized,
     "hierarchical": hierarchical,
     "per_turn": per_turn,
-    "drop_one": drop_one,
-    "siblings": siblings,
+    "leave_one_out": leave_one_out,
+    "resample": resample,
 }
 
 

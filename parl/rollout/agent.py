@@ -16,14 +16,14 @@ from parl.core.types import AgentTrace, Role, Status, ToolCall, Turn
 from parl.env.base import ANSWER_NOW
 from parl.env.tools import ToolSpec
 from parl.policy.base import Generation, PolicyHandle, Request, WindowFull
-from parl.policy.tape import Tape, seen
+from parl.policy.tape import Tape, images_in
 
 ANSWER_RESERVE = 0.25
 """Share of the window kept free for the answer when `on_overflow: answer`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ToolResults:
     """How tool calls were answered: one text per call, and how many of them ran in the environment."""
 
     observations: tuple[str, ...]
@@ -32,7 +32,7 @@ class Answered:
     """A reason to end the agent as truncated after this turn (a budget of the episode)."""
 
 
-Dispatch = Callable[[Sequence[ToolCall], int, int], Awaitable[Answered]]
+Dispatch = Callable[[Sequence[ToolCall], int, int], Awaitable[ToolResults]]
 """(calls of the turn, index of the turn, tokens that the agent has written so far, this turn's included) -> answers."""
 
 
@@ -80,7 +80,7 @@ async def _run(
 ) -> AgentTrace:
     renderer = policy.renderer
     prompt = renderer.start(spec.system, tools if policy.tools_in_prompt else (), spec.prompt)
-    tape = Tape(prompt, seen(renderer, (spec.system, spec.prompt)))
+    tape = Tape(prompt, images_in(renderer, (spec.system, spec.prompt)))
     messages = _opening(spec)
     turns: list[Turn] = []
     told_to_answer = False
@@ -119,7 +119,7 @@ async def _run(
         start, text, calls = _record(policy, tape, start, turns, generation)
         said = tape.ids[start:]
         cut = generation.finish == "length"
-        answered = Answered((), 0)
+        answered = ToolResults((), 0)
         if calls and not cut:
             answered = await dispatch(calls, len(turns), spent + len(tape.ids) - start)
         turns.append(
@@ -153,7 +153,7 @@ async def _run(
         if len(tape.ids) + len(fed) >= limits.context_tokens:
             reason = "context_tokens"
             break
-        tape.feed(fed, seen(renderer, observations))
+        tape.feed(fed, images_in(renderer, observations))
         messages += _exchange(text, calls, observations)
     return trace_of(spec, policy, tape, turns, status, reason, result)
 

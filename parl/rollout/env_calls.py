@@ -15,7 +15,7 @@ from typing import Any
 
 from parl.core.errors import EnvFailure
 from parl.core.messages import assistant
-from parl.core.text import normal
+from parl.core.text import normalize_text
 from parl.core.types import Task, ToolCall
 from parl.env.base import AgentEnv
 
@@ -47,7 +47,7 @@ async def score_env(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Ma
     try:
         _, _, _, _, info = await call_env(env, env.step, assistant(answer))
         parts = env.num_parts()
-        outcome = {str(k): finite(v, f"outcome '{k}'") for k, v in info["outcome"].items()}
+        outcome = {str(k): require_finite(v, f"outcome '{k}'") for k, v in info["outcome"].items()}
         if not 0 <= outcome["score"] <= 1:
             raise ValueError(f"score is {outcome['score']}, outside of 0..1")
         facts = dict(info["facts"]) | ({} if parts is None else {"num_parts": int(parts)})
@@ -68,7 +68,7 @@ async def contradictions(env: AgentEnv, messages: Sequence[str]) -> dict[str, li
     try:
         for message in messages:
             for key, value in (await call_env(env, env.claims, message)).items():
-                values.setdefault(normal(key), set()).add(normal(value))
+                values.setdefault(normalize_text(key), set()).add(normalize_text(value))
     except Exception as error:
         raise failure_of(error, f"claims: {error!r}") from error
     return {"contradictions": [key for key, given in values.items() if len(given) > 1]}
@@ -80,12 +80,12 @@ async def contributions(env: AgentEnv, answer: str, messages: Sequence[str]) -> 
         worth = await call_env(env, env.contributions, answer, messages)
         if worth is not None and len(worth) != len(messages):
             raise ValueError(f"{len(worth)} values for {len(messages)} messages")
-        return None if worth is None else [finite(v, "contribution") for v in worth]
+        return None if worth is None else [require_finite(v, "contribution") for v in worth]
     except Exception as error:
         raise failure_of(error, f"contributions: {error!r}") from error
 
 
-def finite(value: object, what: str) -> float:
+def require_finite(value: object, what: str) -> float:
     """A number that may enter a mean: one NaN would spread to the weights."""
     number = float(value)  # type: ignore[arg-type]
     if not math.isfinite(number):

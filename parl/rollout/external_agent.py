@@ -69,13 +69,13 @@ Harness = Callable[[Task, str, str, Tools], Awaitable[str]]
 
 
 def _failed(why: str) -> EpisodeFailure:
-    return EpisodeFailure("harness", why)
+    return EpisodeFailure("external_agent", why)
 
 
-def load_harness(role: Role, name: str) -> Harness:
+def load_external_agent(role: Role, name: str) -> Harness:
     """The function of `module:function`. Raises ConfigError."""
     module, _, function = name.partition(":")
-    where = f"roles.{role}.harness is '{name}'"
+    where = f"roles.{role}.external_agent is '{name}'"
     try:
         found: Harness = getattr(importlib.import_module(module), function)
     except (ImportError, ValueError, AttributeError) as error:
@@ -198,7 +198,7 @@ class _Agent:
         return ApiError(400, "history_rewritten", f"The episode has failed: {why}.", "messages")
 
 
-async def run_harness(
+async def run_external_agent(
     spec: AgentSpec,
     policy: PolicyHandle,
     world: AgentEnv,
@@ -207,12 +207,12 @@ async def run_harness(
     token_budget: int | None,
     task: Task,
     gateway: Gateway,
-    harness: Harness,
+    external_agent: Harness,
 ) -> AgentTrace:
     """Let the harness work on the task until it answers (completed) or has met a limit (truncated, as in `run_agent`).
 
     A harness that meets a limit may still answer with what it has. Raises what environment and engine raised, and
-    EpisodeFailure `harness` for what it did wrong itself.
+    EpisodeFailure `external_agent` for what it did wrong itself.
     """
     agent = _Agent(spec, policy, limits, sampling, token_budget)
 
@@ -226,7 +226,7 @@ async def run_harness(
     answer, error = "", None
     async with gateway.open(spec.session.rpartition("/")[0], spec.id, agent) as address:
         try:
-            answer = await harness(task, address.base_url, address.api_key, env)
+            answer = await external_agent(task, address.base_url, address.api_key, env)
         except Exception as raised:
             error = raised
         finally:

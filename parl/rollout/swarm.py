@@ -16,14 +16,14 @@ from parl.config.objective import Credit
 from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
 from parl.core.errors import EndpointFailure
 from parl.core.seeds import seed_for
-from parl.core.text import normal
+from parl.core.text import normalize_text
 from parl.core.types import ORCHESTRATOR_ID, AgentTrace, Clock, Episode, Task, ToolCall
 from parl.env.base import AgentEnv
 from parl.env.mixture import env_of
 from parl.env.swarm_tools import ASSIGN, CREATE, SWARM_TOOLS
 from parl.gateway.live import Gateway
 from parl.policy.base import PolicyHandle
-from parl.rollout.agent import AgentSpec, Answered, Dispatch, run_agent
+from parl.rollout.agent import AgentSpec, Dispatch, ToolResults, run_agent
 from parl.rollout.clock import schedule
 from parl.rollout.env_calls import (
     EpisodeFailure,
@@ -32,11 +32,11 @@ from parl.rollout.env_calls import (
     contributions,
     env_calls,
     failure_of,
-    finite,
+    require_finite,
     reset_env,
     score_env,
 )
-from parl.rollout.external_agent import load_harness, run_harness
+from parl.rollout.external_agent import load_external_agent, run_external_agent
 
 BUDGET_EXHAUSTED = "budget exhausted"
 Decoding = Literal["train", "greedy", "sampled"]
@@ -57,7 +57,7 @@ class SwarmRunner:
     credit: Credit = field(default_factory=Credit)
     """Two rules need more of a rollout: what each subagent contributed, or siblings of subagents."""
     gateway: Gateway = field(default_factory=Gateway, compare=False)
-    """Where agents of other frameworks ask their policy (`harness`)."""
+    """Where agents of other frameworks ask their policy (`external_agent`)."""
 
     def with_policies(self, policies: Mapping[str, PolicyHandle]) -> SwarmRunner:
         """The same runner over other engines (a worker's own, say)."""
@@ -74,7 +74,7 @@ class SwarmRunner:
             trace = await live.orchestrate(task)
             outcome, facts = await score_env(env, trace.result)
             facts = {**facts, **await contradictions(env, [read_message(t) for t in live.children])}
-            counted = self.credit.type == "drop_one"
+            counted = self.credit.type == "leave_one_out"
             children = (
                 await _with_contributions(env, trace.result, live.children)
                 if counted
@@ -177,7 +177,7 @@ class _LiveEpisode:
             forced_prefix=self.runner.forced_prefix if swarm.mode == "swarm" else "",
         )
         policy = self.runner.policies["orchestrator"]
-        if role.harness is not None:
+        if role.external_agent is not None:
             return await self._harness(
                 role, spec, policy, self.env, limits, swarm.token_budget, task
             )
@@ -193,17 +193,20 @@ class _LiveEpisode:
         token_budget: int | None,
         task: Task,
     ) -> AgentTrace:
-        """Somebody else's agent in a role (`roles.ROLE.harness`)."""
-        assert role.harness is not None
-        harness, gateway = load_harness(spec.role, role.harness), self.runner.gateway
-        trace = await run_harness(
-            spec, policy, world, limits, role.sampling, token_budget, task, gateway, harness
+        """Somebody else's agent in a role (`roles.ROLE.external_agent`)."""
+        assert role.external_agent is not None
+        external_agent, gateway = (
+            load_external_agent(spec.role, role.external_agent),
+            self.runner.gateway,
+        )
+        trace = await run_external_agent(
+            spec, policy, world, limits, role.sampling, token_budget, task, gateway, external_agent
         )
         if trace.stop_reason == "turns" and limits.turns < role.limits.turns:
             trace = replace(trace, stop_reason="critical_step_budget")
         return trace
 
-    async def dispatch(self, calls: Sequence[ToolCall], turn: int, spent: int) -> Answered:
+    async def dispatch(self, calls: Sequence[ToolCall], turn: int, spent: int) -> ToolResults:
         """Answer the calls of one orchestrator turn, in their order; assignments run concurrently."""
         self.critical += 1
         answers: list[str] = [""] * len(calls)
@@ -223,7 +226,7 @@ class _LiveEpisode:
                 else:
                     launches.append((i, call.arguments["agent"], call.arguments["prompt"]))
                     self.num_launched += 1
-                    self.prompts.add(normal(call.arguments["prompt"]))
+                    self.prompts.add(normalize_text(call.arguments["prompt"]))
             elif limit is not None and len(to_env) >= limit:
                 answers[i] = f"error: at most {limit} environment call(s) per turn"
             else:
@@ -234,7 +237,7 @@ class _LiveEpisode:
         if launches:
             for (i, _, _), text in zip(launches, await self._launch(launches, turn), strict=True):
                 answers[i] = text
-        return Answered(tuple(answers), len(to_env), self._over_budget(spent))
+        return ToolResults(tuple(answers), len(to_env), self._over_budget(spent))
 
     def _over_budget(self, spent: int) -> str | None:
         """The budget that the episode has reached. `spent`: the orchestrator's own tokens so far."""
@@ -262,7 +265,7 @@ class _LiveEpisode:
             return f"error: no subagent '{agent}'; create it first"
         if self.num_launched >= swarm.max_subagents:
             return f"error: at most {swarm.max_subagents} subagents per episode"
-        if swarm.refuse_duplicates and normal(prompt) in self.prompts:
+        if swarm.refuse_duplicates and normalize_text(prompt) in self.prompts:
             return "error: duplicate task"
         if self._turns_left() <= 0:
             return BUDGET_EXHAUSTED
@@ -294,7 +297,7 @@ class _LiveEpisode:
     ) -> list[Coroutine[Any, Any, AgentTrace]]:
         """Further attempts at the assignments that are drawn, each in a world and with a random stream of its own."""
         credit = self.runner.credit
-        if credit.type != "siblings":
+        if credit.type != "resample":
             return []
         assignments = [(first + k, agent, prompt) for k, (_, agent, prompt) in enumerate(launches)]
         drawn = [
@@ -329,7 +332,7 @@ class _LiveEpisode:
         )
         limits = role.limits.replace(turns=min(role.limits.turns, turns_left))
         policy = self.runner.policies["subagent"]
-        if role.harness is not None:
+        if role.external_agent is not None:
             data = {
                 "name": name,
                 "system_prompt": spec.system,
@@ -349,7 +352,7 @@ class _LiveEpisode:
         try:
             accepted = await call_env(world, world.check_result, trace.result)
             score = await call_env(world, world.subtask_score, trace.result)
-            score = None if score is None else finite(score, "subtask_score")
+            score = None if score is None else require_finite(score, "subtask_score")
             return replace(trace, accepted=bool(accepted), score=score)
         except Exception as error:
             raise failure_of(error, f"result of a subagent: {error!r}") from error
@@ -358,7 +361,7 @@ class _LiveEpisode:
 def _in_world(world: AgentEnv, limit: int | None) -> Dispatch:
     """Answers the calls of a subagent, at most `limit` of a turn."""
 
-    async def dispatch(calls: Sequence[ToolCall], _turn: int, _spent: int) -> Answered:
+    async def dispatch(calls: Sequence[ToolCall], _turn: int, _spent: int) -> ToolResults:
         good = [c for c in calls if c.error is None][:limit]
         texts = iter(await env_calls(world, good))
         answers, ran = [], 0
@@ -370,7 +373,7 @@ def _in_world(world: AgentEnv, limit: int | None) -> Dispatch:
                 ran += 1
             else:
                 answers.append(f"error: at most {limit} environment call(s) per turn")
-        return Answered(tuple(answers), ran)
+        return ToolResults(tuple(answers), ran)
 
     return dispatch
 

@@ -226,7 +226,7 @@ SHORTER, LONGER = 0.8, 1.25
 
 def length_bias(curves: Curves) -> Found:
     """Asynchronous mode: the episodes that are trained on are shorter or longer than those that are sampled."""
-    ratio = curves.level("tokens/episode") / curves.level("rollout/tokens_finished")
+    ratio = curves.level("swarm/tokens_per_episode") / curves.level("rollout/tokens_finished")
     there = level(np.isnan(curves.raw("rollout/tokens_finished")).astype(float)) == 0
     yield (
         there & ((ratio <= SHORTER) | (ratio >= LONGER)),
@@ -320,12 +320,12 @@ ADVICE = {
     "anneal that of parallel, count accepted assignments only, set swarm.refuse_duplicates: true.",
     "reward_hacking": "Read the episodes with the highest reward: what are they paid for? Lower or anneal that term, "
     "and try it on the stored episodes with parl rescore before training again.",
-    "length_bias": "Lower train.max_staleness, and see whether long episodes fail (failures/timeout, "
+    "length_bias": "Lower train.max_off_policy_steps, and see whether long episodes fail (failures/timeout, "
     "rollout.episode_deadline_s).",
     "entropy_collapse": "Go back to a checkpoint before this step. Lower the learning rate or train.updates_per_step, "
     "set loss.entropy_bonus, or take tasks on which the group's episodes differ.",
     "logp_mismatch": "Stop: the ratios in the loss are wrong. Suspect the engine (its cache, its dtype, a chat "
     "template that renders other tokens), not the learning rate.",
-    "stale_weights": "Lower train.max_staleness, or sample faster (rollout.num_workers). If versions stand still, the "
+    "stale_weights": "Lower train.max_off_policy_steps, or sample faster (rollout.num_workers). If versions stand still, the "
     "weights do not reach the engines: stop and look at the workers' logs.",
 }

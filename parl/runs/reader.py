@@ -62,7 +62,7 @@ class RunReader:
         """Those of the single agent that was trained beside the run (RUN-single); [] without one."""
         path = self.path.resolve()
         control = path.with_name(f"{path.name}-single")
-        if self._raw.get("control") is None or not (control / "metrics.jsonl").is_file():
+        if self._raw.get("baseline") is None or not (control / "metrics.jsonl").is_file():
             return []
         return RunReader(control).metrics() if (control / "config.resolved.yaml").is_file() else []
 

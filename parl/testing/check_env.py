@@ -1,6 +1,6 @@
 """What `parl envs check` does: the checks of an environment, in order.
 
-In: an environment's config. Out: one `Finding` after another. A check runs when those of all earlier stages passed, so
+In: an environment's config. Out: one `CheckResult` after another. A check runs when those of all earlier stages passed, so
 that one mistake is not reported ten times; each has a deadline, since an environment may hang.
 """
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """Of one check. `--`: it did not run, for what an earlier one found."""
 
     what: str
@@ -51,7 +51,7 @@ def made(config: EnvConfig, deadline_s: float = DEADLINE_S) -> AgentEnv:
         raise ConfigError(f"{config.id} cannot be made: {contract.raised(error, '')}") from error
 
 
-def check(config: EnvConfig, deadline_s: float = DEADLINE_S) -> Iterator[Finding]:
+def check(config: EnvConfig, deadline_s: float = DEADLINE_S) -> Iterator[CheckResult]:
     """Check an environment. Raises ConfigError when it cannot be made."""
     package = type(made(config, deadline_s)).__module__.partition(".")[0]
 
@@ -77,7 +77,7 @@ def check(config: EnvConfig, deadline_s: float = DEADLINE_S) -> Iterator[Finding
     passed = 9  # the last stage that may run
     for stage, what, function in checks:
         if stage > passed:
-            yield Finding(what, "--", "not checked; correct the above first")
+            yield CheckResult(what, "--", "not checked; correct the above first")
             continue
         finding, hangs = _run(what, function, deadline_s, package)
         yield finding
@@ -89,18 +89,18 @@ def check(config: EnvConfig, deadline_s: float = DEADLINE_S) -> Iterator[Finding
 
 def _run(
     what: str, function: Callable[[], str | None], deadline_s: float, package: str
-) -> tuple[Finding, bool]:
+) -> tuple[CheckResult, bool]:
     """The finding, and whether a call hangs."""
     try:
-        return Finding(what, "ok", _within(deadline_s, function, package) or ""), False
+        return CheckResult(what, "ok", _within(deadline_s, function, package) or ""), False
     except _Hang as hang:
-        return Finding(what, "BAD", str(hang)), True
+        return CheckResult(what, "BAD", str(hang)), True
     except contract.Broken as broken:
-        return Finding(what, "BAD", str(broken)), False
+        return CheckResult(what, "BAD", str(broken)), False
     except contract.Slow as slow:
-        return Finding(what, "slow", str(slow)), False
+        return CheckResult(what, "slow", str(slow)), False
     except Exception as error:  # whatever the plugin raises is the finding
-        return Finding(what, "BAD", contract.raised(error, package)), False
+        return CheckResult(what, "BAD", contract.raised(error, package)), False
 
 
 def _within(deadline_s: float, function: Callable[[], T], package: str) -> T:

@@ -28,7 +28,7 @@ from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, 
 from parl.core.messages import Message, assistant
 from parl.core.types import ToolCall
 from parl.env.base import AgentEnv
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.registry import make_env
 from parl.env.swarm_tools import ASSIGN, CREATE
 from parl.policy.base import PolicyHandle
@@ -336,10 +336,10 @@ class _Script:
     def __init__(self, env: AgentEnv) -> None:
         self._specs = env.tool_specs()
 
-    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         prompt = next(m["content"] for m in messages if m["role"] == "user")
         if any(m["role"] == "assistant" for m in messages):
-            return [Said("42")]
+            return [Segment("42")]
         calls = [good_call(spec, rng, prompt.split() or ["word"]) for spec in self._specs]
         if messages[0]["role"] != "system":
             calls.append(ToolCall(CREATE, {"name": "worker", "system_prompt": "worker"}))
@@ -347,7 +347,7 @@ class _Script:
                 {"agent": "worker", "prompt": f"{prompt} (part {i})"} for i in range(self.WIDTH)
             ]
             calls += [ToolCall(ASSIGN, part) for part in parts]
-        return [Said(call_text(c)) for c in calls] or [Said("42")]
+        return [Segment(call_text(c)) for c in calls] or [Segment("42")]
 
 
 def speed(env: AgentEnv) -> str:

@@ -16,10 +16,10 @@ from parl.core.progress import Progress
 from parl.runs.folder import read_resolved
 
 
-class Control:
-    """Starts `config.control` beside the run (same seed, folder RUN-single); `result` waits for its summary.
+class BaselineRun:
+    """Starts `config.baseline` beside the run (same seed, folder RUN-single); `result` waits for its summary.
 
-    Raises CheckpointError, before anything is started, when the folder holds another control.
+    Raises CheckpointError, before anything is started, when the folder holds another baseline.
     """
 
     def __init__(self, config: Config, run: Path) -> None:
@@ -27,11 +27,11 @@ class Control:
         self._path = run.with_name(f"{run.name}-single")
         self._process: subprocess.Popen[bytes] | None = None
         self._overrides = [f"run_dir={self._path}", f"seed={config.seed}"]
-        if config.control is not None and (self._path / "config.resolved.yaml").is_file():
-            self._check_same(load(config.control, self._overrides))
+        if config.baseline is not None and (self._path / "config.resolved.yaml").is_file():
+            self._check_same(load(config.baseline, self._overrides))
 
-    def __enter__(self) -> Control:
-        if self._config.control is None:
+    def __enter__(self) -> BaselineRun:
+        if self._config.baseline is None:
             return self
         command = [sys.executable, "-m", "parl.cli", "train"]
         if (self._path / "config.resolved.yaml").is_file():
@@ -39,7 +39,7 @@ class Control:
                 return self
             command += [str(self._path / "config.resolved.yaml"), "--resume", str(self._path)]
         else:
-            command += [str(self._config.control), *self._overrides]
+            command += [str(self._config.baseline), *self._overrides]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._path.with_name(f"{self._path.name}.log")
         env = {**os.environ, "OMP_NUM_THREADS": str(self._config.threads)}
@@ -55,23 +55,23 @@ class Control:
         different = sorted(k for k in own if k != "run_dir" and own[k] != other.get(k))
         if different:
             raise CheckpointError(
-                f"{self._path} holds a control of another config (different: {', '.join(different)}). Delete it, or "
+                f"{self._path} holds a baseline of another config (different: {', '.join(different)}). Delete it, or "
                 "choose another run_dir=... for the run."
             )
 
     def check(self) -> None:
-        """Raise RuntimeError when the control has died: better now than after hours."""
+        """Raise RuntimeError when the baseline has died: better now than after hours."""
         if self._process is not None and self._process.poll() not in (None, 0):
             raise RuntimeError(
-                f"the control run failed with exit code {self._process.returncode}; see {self._log}"
+                f"the baseline run failed with exit code {self._process.returncode}; see {self._log}"
             )
 
     def result(self) -> dict[str, Any] | None:
         """The control's summary, waited for. None without a control. Raises RuntimeError when it failed."""
-        if self._config.control is None:
+        if self._config.baseline is None:
             return None
         if self._process is not None:
-            with Progress(f"waiting for the control ({self._log})", 1):
+            with Progress(f"waiting for the baseline ({self._log})", 1):
                 self._process.wait()
             self.check()
         return dict(json.loads((self._path / "summary.json").read_text()))

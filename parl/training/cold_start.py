@@ -61,7 +61,7 @@ def run_cold_start(
     held = Demonstrator(env, renderer, config, seed + 1, tools)
     reports = []
     for stage in cold.stages:
-        stage = stage.replace(kwargs={**cold.demos, **stage.kwargs})
+        stage = stage.replace(demonstrator={**cold.demonstrator, **stage.demonstrator})
         measure = _gate(stage, model, held, config, env, policies, evaluator)
         steps = 0
         attempts = 0
@@ -109,7 +109,7 @@ def _gate(
     metric = stage.until.metric
     if metric.startswith("accuracy/"):
         kind = metric.removeprefix("accuracy/")
-        probe = [t for _ in range(40) for t in held.item(kind, knobs_of(kind, stage.kwargs))]
+        probe = [t for _ in range(40) for t in held.item(kind, knobs_of(kind, stage.demonstrator))]
         return lambda: token_accuracy(model, probe)
     mode, name = gate_of(metric)
     ability = (

@@ -23,7 +23,7 @@ SUBAGENTS_PER_EPISODE = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class SftExample:
     """A token sequence and which of its tokens carry loss."""
 
     token_ids: tuple[int, ...]
@@ -53,14 +53,14 @@ class Demonstrator:
         self._rng = np.random.default_rng(seed)
         self._seed, self._count = seed, 0
 
-    def draw(self, stage: Stage) -> list[Text]:
+    def draw(self, stage: Stage) -> list[SftExample]:
         """One item of the mixture: a practice text, or the traces of one episode."""
         kinds = sorted(stage.data)
         shares = np.array([stage.data[k] for k in kinds])
         kind = kinds[int(self._rng.choice(len(kinds), p=shares / shares.sum()))]
-        return self.item(kind, knobs_of(kind, stage.kwargs))
+        return self.item(kind, knobs_of(kind, stage.demonstrator))
 
-    def item(self, kind: str, knobs: dict[str, Any]) -> list[Text]:
+    def item(self, kind: str, knobs: dict[str, Any]) -> list[SftExample]:
         made = self._env.demonstrate(kind, self._rng, **knobs)
         if isinstance(made, Demonstration):
             return self._play(made, kind)
@@ -73,9 +73,9 @@ class Demonstrator:
                 new = self._renderer.encode(part)
                 tape.ids += new
                 tape.mask += [int(piece.train)] * len(new)
-        return [Text(tuple(tape.ids), tuple(tape.mask), kind, tuple(tape.images))]
+        return [SftExample(tuple(tape.ids), tuple(tape.mask), kind, tuple(tape.images))]
 
-    def _play(self, demo: Demonstration, kind: str) -> list[Text]:
+    def _play(self, demo: Demonstration, kind: str) -> list[SftExample]:
         self._count += 1
         handle = PolicyHandle(
             "expert", self._renderer, ScriptedEngine(demo.script, self._renderer), self._lists_tools
@@ -98,7 +98,7 @@ class Demonstrator:
             order = self._rng.permutation(len(kept))[:SUBAGENTS_PER_EPISODE]
             kept = tuple(kept[i] for i in order)
         return [
-            Text(t.token_ids, t.mask, f"{kind}/{t.role}", t.images)
+            SftExample(t.token_ids, t.mask, f"{kind}/{t.role}", t.images)
             for t in (episode.orchestrator, *kept)
         ]
 

@@ -21,14 +21,14 @@ from parl.core.messages import Message
 from parl.core.types import ROLES, Episode, Task
 from parl.env import registry as plugins
 from parl.env.base import AgentEnv
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.mixture import env_of
 from parl.env.registry import make_env
 from parl.evaluation.metrics import heldout_metrics, step_metrics
 from parl.policy.base import Engine, PolicyHandle, Request
 from parl.policy.engines.scripted import ScriptedEngine
 from parl.reward.scorer import Scorer, validate
-from parl.rollout.external_agent import load_harness
+from parl.rollout.external_agent import load_external_agent
 from parl.rollout.swarm import SwarmRunner
 
 LATER = ("outcome/subtask", "swarm/finish_rate", "reward/subagent")
@@ -42,16 +42,16 @@ def check_names(config: Config) -> AgentEnv:
     validate(config.reward)
     env = make_env(config.env)
     for role in ROLES:
-        harness = config.roles.of(role).harness
-        if harness is not None:
-            load_harness(role, harness)
-    if config.control is not None:
+        external_agent = config.roles.of(role).external_agent
+        if external_agent is not None:
+            load_external_agent(role, external_agent)
+    if config.baseline is not None:
         try:
-            control = load(config.control)
-            validate(control.reward)
-            make_env(control.env)
+            baseline = load(config.baseline)
+            validate(baseline.reward)
+            make_env(baseline.env)
         except ConfigError as error:
-            raise ConfigError(f"control: {error}") from None
+            raise ConfigError(f"baseline: {error}") from None
     return env
 
 
@@ -91,9 +91,9 @@ def check_run(config: Config, tasks: Sequence[Task], policies: Any) -> None:
                 f"`parl envs check {env_id}` may tell more."
             )
         cannot_tell = type(env_of(env, task)).contributions is AgentEnv.contributions
-        if config.credit.type == "drop_one" and cannot_tell:
+        if config.credit.type == "leave_one_out" and cannot_tell:
             raise ConfigError(
-                f"credit.type is drop_one, but {env_id} cannot tell what a subagent contributed. Implement its "
+                f"credit.type is leave_one_out, but {env_id} cannot tell what a subagent contributed. Implement its "
                 "contributions() (docs/credit.md), or set credit.type: group_mean."
             )
     scored = [s for e in episodes for s in Scorer(config.reward).score([e], 0, {})[0]]
@@ -193,7 +193,7 @@ def _rehearse(config: Config, env: AgentEnv, task: Task, renderers: Any) -> Epis
     for name in ("orchestrator", "subagent"):
         renderer = renderers[config.roles.of(name).policy]
         handles[name] = PolicyHandle(
-            name, renderer, ScriptedEngine(lambda messages, rng: [Said("")], renderer), False
+            name, renderer, ScriptedEngine(lambda messages, rng: [Segment("")], renderer), False
         )
     runner = SwarmRunner(handles, config.roles, config.swarm, config.clock)
     return asyncio.run(
@@ -222,7 +222,7 @@ def _check_stage(
         env, renderer, config, seed=0, lists_tools=config.policies[name].lists_tools
     )
     for kind in stage.data:
-        knobs = knobs_of(kind, {**config.cold_start.demos, **stage.kwargs})
+        knobs = knobs_of(kind, {**config.cold_start.demonstrator, **stage.demonstrator})
         try:
             source.item(kind, knobs)
         except ConfigError:
@@ -230,7 +230,7 @@ def _check_stage(
         except Exception as error:  # whatever an environment's demonstrator raises
             raise ConfigError(
                 f"{where}: the demonstration '{kind}' with the knobs {knobs} raised {type(error).__name__}: {error}. "
-                "Correct cold_start.demos, the stage's kwargs, or the environment's demonstrate()."
+                "Correct cold_start.demonstrator, the stage's demonstrator, or the environment's demonstrate()."
             ) from error
     metric = stage.until.metric
     mode, measure = gate_of(metric)

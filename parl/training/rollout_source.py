@@ -20,7 +20,7 @@ from parl.rollout.pool.local import Job, Pool, StreamPool
 from parl.rollout.swarm import SwarmRunner
 
 
-class Shares:
+class MixtureSampler:
     """Which ability the n-th problem has: after any n problems each has had weight * n of them, less than one off.
 
     So a step has its exact share wherever that is a whole number, and over steps nothing is lost. By Balinski and
@@ -44,7 +44,7 @@ class Shares:
         return self._dealt[number]
 
 
-class Problems:
+class TaskSampler:
     """The n-th problem of a run: a permutation of the tasks that is dealt anew each epoch, K episodes of each.
 
     Args:
@@ -60,7 +60,7 @@ class Problems:
         weights: Mapping[str, float] | None = None,
     ) -> None:
         self.seed, self.tasks_per_step, self.group_size = seed, tasks_per_step, group_size
-        self._shares = Shares(weights or {"": 1.0})
+        self._shares = MixtureSampler(weights or {"": 1.0})
         self._tasks: dict[str, list[Task]] = {}
         for task in tasks:
             self._tasks.setdefault(task.ability if weights else "", []).append(task)
@@ -81,7 +81,7 @@ class Problems:
         return [Job(task, name, f"{step}-{k}", step, f"{self.seed}/{name}") for name in names]
 
 
-class Feed(Protocol):
+class RolloutSource(Protocol):
     """Where a step's groups come from."""
 
     def next(self, step: int, runner: SwarmRunner) -> list[list[Episode]]:
@@ -103,13 +103,13 @@ class Feed(Protocol):
         ...
 
 
-class SyncFeed:
+class SyncSource:
     """Samples the step's problems under the current weights, and waits for all of them."""
 
     pending: tuple[int, ...] = ()
     metrics: Mapping[str, float] = {}
 
-    def __init__(self, problems: Problems, pool: Pool) -> None:
+    def __init__(self, problems: TaskSampler, pool: Pool) -> None:
         self._problems, self._pool = problems, pool
 
     def next(self, step: int, runner: SwarmRunner) -> list[list[Episode]]:
@@ -122,10 +122,10 @@ class SyncFeed:
         """The pool takes the weights with the next episodes."""
 
 
-class AsyncFeed:
+class AsyncSource:
     """Keeps problems in the works while the learner learns.
 
-    A problem that was started at step v is trained at step v + `max_staleness` at the latest: no more are started than
+    A problem that was started at step v is trained at step v + `max_off_policy_steps` at the latest: no more are started than
     can be trained by then, and a step waits for those that are due. Otherwise it takes what is done, the oldest first.
     Nothing is thrown away for its age. (AReaL, 2505.24298, eq. 3, bounds admission likewise.)
 
@@ -137,14 +137,14 @@ class AsyncFeed:
 
     def __init__(
         self,
-        problems: Problems,
+        problems: TaskSampler,
         pool: StreamPool,
-        max_staleness: int,
+        max_off_policy_steps: int,
         num_steps: int,
         step: int = 0,
         pending: Sequence[int] = (),
     ) -> None:
-        self._problems, self._pool, self._max_staleness = problems, pool, max_staleness
+        self._problems, self._pool, self._max_staleness = problems, pool, max_off_policy_steps
         self._last = num_steps * problems.tasks_per_step
         self._again = sorted(pending)
         self._cursor = step * problems.tasks_per_step + len(
@@ -175,7 +175,7 @@ class AsyncFeed:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """A length bias would show here: tokens of what finished since the last step, beside `tokens/episode`."""
+        """A length bias would show here: tokens of what finished since the last step, beside `swarm/tokens_per_episode`."""
         ok = [e.tokens() for e in self._finished if e.status != "failed"]
         whole = sum(self._is_done(n) for n in self._started)
         return {
@@ -200,7 +200,7 @@ class AsyncFeed:
 
     def _choose(self, step: int) -> list[int] | None:
         done = {n for n in self._started if self._is_done(n)}
-        return oldest_in_time(
+        return choose_due_problems(
             self._started, done, step, self._max_staleness, self._problems.tasks_per_step
         )
 
@@ -208,14 +208,14 @@ class AsyncFeed:
         return len(self._done[number]) == self._problems.group_size
 
 
-def oldest_in_time(
-    started: Mapping[int, int], done: Container[int], step: int, max_staleness: int, num: int
+def choose_due_problems(
+    started: Mapping[int, int], done: Container[int], step: int, max_off_policy_steps: int, num: int
 ) -> list[int] | None:
     """The `num` problems of a step, None while it has to wait: of those that are done the oldest, if all others can
     still be trained in time, as many a step. `started`: problem -> the step at which it was started."""
     order = sorted(started, key=lambda n: (started[n], n))
     chosen = [n for n in order if n in done][:num]
     taken = set(chosen)
-    left = [started[n] + max_staleness for n in order if n not in taken]
+    left = [started[n] + max_off_policy_steps for n in order if n not in taken]
     late = any(step + 1 + i // num > due for i, due in enumerate(left))
     return None if late or len(chosen) < num else sorted(chosen)

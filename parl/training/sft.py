@@ -17,7 +17,7 @@ from parl.core.progress import Progress
 from parl.learner.batch import micro_batches
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
 from parl.policy.models.vision import forward as passes
-from parl.training.demonstrator import Demonstrator, Text
+from parl.training.demonstrator import Demonstrator, SftExample
 
 IGNORE = -100
 
@@ -26,7 +26,7 @@ MICRO_BATCHES = 3
 
 
 @torch.inference_mode()
-def token_accuracy(model: Any, texts: Sequence[Text], budget: int = 8192) -> float:
+def token_accuracy(model: Any, texts: Sequence[SftExample], budget: int = 8192) -> float:
     """Share of loss-carrying tokens that the model's argmax predicts."""
     right = total = 0
     was_training = model.training
@@ -55,7 +55,7 @@ def loss_on_labels(
     return torch.nn.functional.cross_entropy(logits, labels_BT[:, 1:][here], reduction="sum")
 
 
-def _pad(texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad(texts: Sequence[SftExample]) -> tuple[torch.Tensor, torch.Tensor]:
     width = max(len(t.token_ids) for t in texts)
     ids = torch.zeros((len(texts), width), dtype=torch.long)
     labels = torch.full((len(texts), width), IGNORE)
@@ -70,7 +70,7 @@ def _pad(texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
 def _batches(source: Demonstrator, stage: Stage) -> Iterator[dict[str, Any]]:
     """Micro-batches without end: each optimizer step takes MICRO_BATCHES of them, of similar lengths inside."""
     while True:
-        texts: list[Text] = []
+        texts: list[SftExample] = []
         while (
             sum(len(t.token_ids) for t in texts) < stage.tokens_per_step
             or len(texts) < MICRO_BATCHES
@@ -82,10 +82,10 @@ def _batches(source: Demonstrator, stage: Stage) -> Iterator[dict[str, Any]]:
             yield {"input_ids": ids, "labels": labels, "images": [t.images for t in part]}
 
 
-def _equal_parts(texts: Sequence[Text], num: int) -> list[list[Text]]:
+def _equal_parts(texts: Sequence[SftExample], num: int) -> list[list[SftExample]]:
     """Cut sorted texts into `num` parts of about equal padded size, none empty."""
     total = sum(len(t.token_ids) for t in texts)
-    parts: list[list[Text]] = [[]]
+    parts: list[list[SftExample]] = [[]]
     size = 0
     for k, text in enumerate(texts):
         left = len(texts) - k

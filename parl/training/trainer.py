@@ -47,9 +47,9 @@ from parl.rollout.pool import make_pool
 from parl.rollout.swarm import SwarmRunner
 from parl.runs import alarms
 from parl.runs.folder import RunFolder, read_metrics, read_resolved
-from parl.training.baseline import Control
+from parl.training.baseline import BaselineRun
 from parl.training.preflight import check_names, check_run, check_words, rehearse_without_models
-from parl.training.rollout_source import AsyncFeed, Feed, Problems, SyncFeed
+from parl.training.rollout_source import AsyncSource, RolloutSource, SyncSource, TaskSampler
 from parl.training.tracking import Tracker
 
 
@@ -62,7 +62,7 @@ def train(config: Config, resume: Path | None, dry_run: bool) -> None:
     if dry_run:
         print(f"ok: {config.name} would run in {config.run_path}; nothing was trained or written.")
         return
-    control = Control(config, config.run_path)
+    control = BaselineRun(config, config.run_path)
     folder = RunFolder.resume(resume) if resume else RunFolder.create(config.run_path, config)
     with closing(folder), closing(run.pool), control:
         run.go(folder, control)
@@ -124,7 +124,7 @@ class Run:
             )
         folder.write_json("tasks.json", splits)
 
-    def go(self, folder: RunFolder, control: Control) -> None:
+    def go(self, folder: RunFolder, control: BaselineRun) -> None:
         """Cold start if there is none yet, RL from the last checkpoint on, final evaluation."""
         started = time.monotonic()
         self.open(folder)
@@ -176,7 +176,7 @@ class Run:
         for group in groups:
             done, budgets = self.scorer.score(group, step, budgets)
             scored.append(done)
-        samples, mass = credit.learnable(scored, config.credit, config.loss, roles, step)
+        samples, mass = credit.build_samples(scored, config.credit, config.loss, roles, step)
         chosen, mass = self._choose(samples, mass, step)
         update = self.policies.update(chosen, mass, step)
         learned = time.monotonic()
@@ -259,19 +259,19 @@ class Run:
         if self.state.step == 0 and not (self.folder.path / "eval" / "cold_start.json").is_file():
             self._evaluate_cold_start()
 
-    def _feed(self) -> Feed:
+    def _feed(self) -> RolloutSource:
         train = self.config.train
         weights = self.config.env.weights if isinstance(self.config.env, MixConfig) else None
-        problems = Problems(
+        problems = TaskSampler(
             self.tasks["train"], self.config.seed, train.tasks_per_step, train.group_size, weights
         )
         if train.mode == "sync":
-            return SyncFeed(problems, self.pool)
+            return SyncSource(problems, self.pool)
         stream: Any = self.pool  # the config allows async mode on Ray alone, whose pool streams
-        return AsyncFeed(
+        return AsyncSource(
             problems,
             stream,
-            train.max_staleness,
+            train.max_off_policy_steps,
             train.num_steps,
             self.state.step,
             self.state.pending,
@@ -400,7 +400,7 @@ class Run:
             )
         self.folder.write_json("eval/cold_start.json", result)
 
-    def _finish(self, started: float, control: Control) -> None:
+    def _finish(self, started: float, control: BaselineRun) -> None:
         mode: Mode = self.config.swarm.mode
         decodings = self.config.eval.decoding
         trained: dict[str, Any] = {

@@ -18,7 +18,7 @@ from parl.core.messages import Message
 from parl.core.types import ToolCall
 from parl.env import registry as plugins
 from parl.env.base import AgentEnv
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.registry import make_env
 from parl.learner.policies import PolicySet
 from parl.policy.base import Generation, PolicyHandle, Renderer, Request
@@ -33,7 +33,7 @@ def set_up(overrides: Sequence[str] = (), threads: int = 1) -> tuple[Config, Age
     """The quickstart with its untrained policy."""
     pin_threads(threads)
     plugins.load()
-    config = load(QUICKSTART, ["control=null", *overrides])
+    config = load(QUICKSTART, ["baseline=null", *overrides])
     env = make_env(config.env)
     return config, env, PolicySet(config, env)
 
@@ -51,11 +51,11 @@ class SwarmScript:
     seconds: float = 0.0
     """Spent in here: not the runtime's."""
 
-    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         began = time.perf_counter()
         said = self._say(messages)
         self.seconds += time.perf_counter() - began
-        return [Said(said)]
+        return [Segment(said)]
 
     def _say(self, messages: Sequence[Message]) -> str:
         turns = sum(m["role"] == "assistant" for m in messages)

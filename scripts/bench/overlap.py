@@ -61,11 +61,11 @@ def measure(name: str, shape: list[str], args: argparse.Namespace, run: Path) ->
     """Mean seconds of a step and of its parts, and generated tokens a second."""
     print(f"{name} ...", file=sys.stderr)
     overrides = [
-        "control=null",
+        "baseline=null",
         f"run_dir={run}",
         f"cold_start.from_run={args.run.resolve()}",
         f"train.num_steps={args.steps}",
-        f"train.max_staleness={args.staleness}",
+        f"train.max_off_policy_steps={args.staleness}",
         "train.checkpoint_every=1000",
         "eval={num_tasks: 2, every: null, split: validation}",
         "env.tasks.validation.num=2",

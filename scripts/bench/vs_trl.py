@@ -102,7 +102,7 @@ def run_ours(args: argparse.Namespace, run: Path) -> dict[str, float]:
     return summary(
         [r["time/step_s"] for r in rows],
         args.tasks * args.group,
-        [r["tokens/episode"] for r in rows],
+        [r["swarm/tokens_per_episode"] for r in rows],
         [r["reward/total"] for r in rows],
     )
 

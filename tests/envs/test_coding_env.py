@@ -292,7 +292,7 @@ def test_merging_lines(
 def play(parallel: float, **knobs: Any) -> Any:
     config = load(ROOT / "configs" / "coding_swarm.yaml")
     env = Coding(**config.env.kwargs)
-    demo = env.demonstrate("episode", np.random.default_rng(5), parallel=parallel, **knobs)
+    demo = env.demonstrate("episode", np.random.default_rng(5), delegate_prob=parallel, **knobs)
     assert isinstance(demo, Demonstration)
     renderer = CharRenderer()
     handle = PolicyHandle("expert", renderer, ScriptedEngine(demo.script, renderer), False)
@@ -323,7 +323,7 @@ def test_the_expert_repairs_everything_alone_and_in_a_swarm() -> None:
     assert (alone.critical_steps, swarm.critical_steps) == (2 * n + 1, 6)
     assert [t.score for t in swarm.subagents] == [1.0] * n
     assert all(t.accepted for t in swarm.subagents)
-    assert play(1.0, lazy=1.0).outcome["score"] == 0.0
+    assert play(1.0, give_up_prob=1.0).outcome["score"] == 0.0
 
 
 def test_every_word_of_an_episode_is_in_the_vocabulary() -> None:

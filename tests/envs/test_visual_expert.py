@@ -47,7 +47,7 @@ def test_the_expert_answers_everything_alone_and_in_a_swarm(
 ) -> None:
     env = VisualTools(questions=[question], unanswerable=unanswerable)
     for seed in range(4):
-        alone, swarm = play(env, seed, parallel=0.0), play(env, seed, parallel=1.0)
+        alone, swarm = play(env, seed, delegate_prob=0.0), play(env, seed, delegate_prob=1.0)
         for episode in (alone, swarm):
             assert (episode.status, episode.outcome["score"]) == ("completed", 1.0)
             assert episode.outcome["zoom_iou"] == pytest.approx(1.0)
@@ -58,7 +58,7 @@ def test_the_expert_answers_everything_alone_and_in_a_swarm(
 
 def test_pages_are_split_over_subagents() -> None:
     env = VisualTools(questions=["list", "max"], paged=True, n=[6, 6])
-    swarm, alone = play(env, parallel=1.0), play(env, parallel=0.0)
+    swarm, alone = play(env, delegate_prob=1.0), play(env, delegate_prob=0.0)
     assert swarm.outcome["score"] == alone.outcome["score"] == 1.0
     assert [t.prompt.split()[1] for t in swarm.subagents] == [f"p{i}" for i in range(1, 7)]
     assert swarm.critical_steps == 5  # launch, open the page, zoom, read, answer
@@ -72,10 +72,10 @@ def test_pages_are_split_over_subagents() -> None:
 
 def test_with_a_full_window_the_expert_answers_with_what_it_has_seen() -> None:
     env = VisualTools(questions=["list"], paged=True, n=[6, 6])
-    whole = play(env, parallel=0.0)
+    whole = play(env, delegate_prob=0.0)
     for window in range(600, len(whole.orchestrator.token_ids), 150):
         room = Limits(context_tokens=window, env_calls_per_turn=1, turns=40, on_overflow="answer")
-        cut = play(env, limits=room, parallel=0.0)
+        cut = play(env, limits=room, delegate_prob=0.0)
         assert cut.orchestrator.turns[-1].observations == ()
         assert cut.status == "completed"
         assert ANSWER_NOW in cut.orchestrator.turns[-2].observations[0]
@@ -92,13 +92,13 @@ def test_with_a_full_window_the_expert_answers_with_what_it_has_seen() -> None:
 
 def test_a_lazy_expert_does_not_look() -> None:
     env = VisualTools(questions=["read"])
-    lazy = [play(env, seed, parallel=0.0, lazy=1.0) for seed in range(20)]
+    lazy = [play(env, seed, delegate_prob=0.0, give_up_prob=1.0) for seed in range(20)]
     assert all(e.outcome["tool_use"] == 0.0 for e in lazy)
     assert np.mean([e.outcome["score"] for e in lazy]) < 0.4
 
 
 def test_without_tools_the_expert_says_the_answer() -> None:
-    episode = play(VisualTools(questions=["read"], tools=False), parallel=0.0)
+    episode = play(VisualTools(questions=["read"], tools=False), delegate_prob=0.0)
     assert (
         episode.outcome["score"],
         episode.outcome["tool_use"],

@@ -28,7 +28,7 @@ def test_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         start(self, task)
 
     shape = [
-        "control=null",
+        "baseline=null",
         "eval={num_tasks: 2, every: 1}",
         "cold_start=null",
         f"run_dir={tmp_path / 'run'}",
@@ -36,18 +36,18 @@ def test_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     config = load(ROOT / "configs" / "smoke.yaml", shape)
     broken[0] = False  # the rehearsal must pass
     monkeypatch.setattr(WideSearch, "start", fail)
-    next_groups = feed.SyncFeed.next
+    next_groups = feed.SyncSource.next
 
-    def breaking(self: feed.SyncFeed, step: int, runner: object) -> list[list[object]]:
+    def breaking(self: feed.SyncSource, step: int, runner: object) -> list[list[object]]:
         broken[0] = step < 2
         return next_groups(self, step, runner)  # type: ignore[arg-type,return-value]
 
-    monkeypatch.setattr(feed.SyncFeed, "next", breaking)
+    monkeypatch.setattr(feed.SyncSource, "next", breaking)
     train(config, None, False)
     rows = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
-    assert [r["failures/environment"] if r["failures/total"] else 0 for r in rows] == [4, 4, 0]
+    assert [r["failures/environment"] if r["failures/num_failed"] else 0 for r in rows] == [4, 4, 0]
     stored = [read_episodes(f) for f in sorted((tmp_path / "run" / "episodes").glob("*.zst"))]
     assert [[e["status"] for e in step] for step in stored[:2]] == [["failed"] * 4] * 2
     assert all(

@@ -15,17 +15,17 @@ import ray
 from parl.config import load
 from parl.core.errors import Interrupted
 from parl.runs.folder import read_episodes
-from parl.training.rollout_source import AsyncFeed
+from parl.training.rollout_source import AsyncSource
 from parl.training.trainer import Run, train
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("some_number")]
 STEPS, TASKS = 6, 2
 SHAPE = [
-    "rollout={backend: ray, num_workers: 1, stall_s: 20}",
-    "control=null",
+    "rollout={backend: ray, num_workers: 1, hang_timeout_s: 20}",
+    "baseline=null",
     "train.mode=async",
-    "train.max_staleness=2",
+    "train.max_off_policy_steps=2",
     f"train.num_steps={STEPS}",
     f"train.tasks_per_step={TASKS}",
     "train.checkpoint_every=1",
@@ -93,9 +93,9 @@ def test_a_stopped_run_goes_on_without_losing_or_repeating_a_problem(
 def test_a_lost_worker_costs_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed while it has problems in the works; they run again."""
     killed = Counter[str]()
-    push = AsyncFeed.push
+    push = AsyncSource.push
 
-    def kill_after_the_first_step(self: AsyncFeed, policies: Any) -> None:
+    def kill_after_the_first_step(self: AsyncSource, policies: Any) -> None:
         pool: Any = self._pool
         if not killed and pool._running:
             [actor] = pool._manager.actors().values()
@@ -103,11 +103,11 @@ def test_a_lost_worker_costs_no_problem(tmp_path: Path, monkeypatch: pytest.Monk
             killed["worker"] += 1
         push(self, policies)
 
-    monkeypatch.setattr(AsyncFeed, "push", kill_after_the_first_step)
+    monkeypatch.setattr(AsyncSource, "push", kill_after_the_first_step)
     run = tmp_path / "run"
     train(config(run), None, False)
     assert killed["worker"] == 1
     assert sorted(trained(run)) == EVERY_PROBLEM
     rows = metrics(run)
     assert sum(r.get("rollout/workers_lost", 0) for r in rows) == 1
-    assert all(r["failures/total"] == 0 for r in rows)
+    assert all(r["failures/num_failed"] == 0 for r in rows)

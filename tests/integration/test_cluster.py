@@ -50,12 +50,12 @@ def test_training_survives_the_loss_of_a_node(
 
     monkeypatch.setattr(Run, "_step", step)
     shape = [
-        "control=null",
+        "baseline=null",
         "eval={num_tasks: 2, every: null}",
         "train.num_steps=4",
         f"run_dir={tmp_path / 'run'}",
     ]
-    workers = "rollout={backend: ray, num_workers: 2, stall_s: 4, max_restarts: 20}"
+    workers = "rollout={backend: ray, num_workers: 2, hang_timeout_s: 4, max_restarts: 20}"
     train(load(ROOT / "configs" / "smoke.yaml", [*shape, workers]), None, False)
     assert len(used) == 2
     files = sorted((tmp_path / "run" / "episodes").glob("*.zst"))

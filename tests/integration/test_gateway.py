@@ -24,7 +24,7 @@ import zstandard
 from parl.config import Config, parse
 from parl.core.types import Episode, ToolCall
 from parl.env.base import AgentEnv
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.registry import make_env
 from parl.policy.base import Generation, PolicyHandle, Request
 from parl.policy.engines.scripted import ScriptedEngine, call_text
@@ -43,7 +43,7 @@ TEMPLATE = ROOT / "envs" / "template"
 def config(folder: Path, **more: Any) -> Config:
     return parse(
         {
-            "name": "harness",
+            "name": "external_agent",
             "run_dir": str(folder / "run"),
             "env": {
                 "id": "calc_env:calc/Calc-v0",
@@ -57,7 +57,7 @@ def config(folder: Path, **more: Any) -> Config:
             "policies": {"main": {"model": "tiny", "tiny": {"hidden_size": 32, "ff_size": 32}}},
             "roles": {
                 "orchestrator": {
-                    "harness": "tests.harnesses:calls_tools",
+                    "external_agent": "tests.external_agents:calls_tools",
                     "sampling": {"max_tokens": 24},
                     "limits": {"turns": 6, "context_tokens": 256},
                 }
@@ -96,7 +96,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     model, tokenizer = load_policy("main", made.policies["main"], env, 0, torch.float32)
     renderer = ChatML(tokenizer)
     engine = ScriptedEngine(
-        lambda messages, rng: [Said(said[sum(m["role"] == "assistant" for m in messages)])],
+        lambda messages, rng: [Segment(said[sum(m["role"] == "assistant" for m in messages)])],
         renderer,
     )
     episode = play(made, env, PolicyHandle("main", renderer, engine, False), "script")
@@ -189,7 +189,7 @@ def test_the_run_has_learned_from_them(run: Path) -> None:
         assert (
             line["policy/main/logp_mismatch_max"] < 1e-4
         )  # sampled with the weights that it trains
-        assert line["failures/total"] == 0
+        assert line["failures/num_failed"] == 0
 
 
 def test_a_harness_runs_on_ray(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_a_harness_runs_on_ray(policy: Path, monkeypatch: pytest.MonkeyPatch) ->
     for line in lines:
         assert line["policy/main/grad_norm"] > 0
         assert line["policy/main/logp_mismatch_max"] < 1e-4
-        assert line["failures/total"] == 0
+        assert line["failures/num_failed"] == 0
     calls = sum(t["env_calls"] for e in episodes(made.run_path, 0) for t in e["traces"][0]["turns"])
     assert calls > 8  # of 8 episodes with two look-ups each
 

@@ -123,5 +123,5 @@ def test_workers_on_ray_play_the_same_episodes(run: Path, tmp_path: Path) -> Non
     on_ray = ("rollout.backend=ray", "rollout.num_workers=1")
     train(run.parent / "c.yaml", f"run_dir={again}", *SETTINGS, *on_ray)
     first, second = metrics(run)[0], metrics(again)[0]
-    for name in ("ability/search/score", "ability/visual/tool_use", "tokens/episode"):
+    for name in ("ability/search/score", "ability/visual/tool_use", "swarm/tokens_per_episode"):
         assert first[name] == second[name]

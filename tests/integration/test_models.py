@@ -18,7 +18,7 @@ from tests.tokenizers import qwen3
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("some_number")]
 LONG = "{limits: {context_tokens: 4000}, sampling: {max_tokens: 500}}"
 SHAPE = [
-    "control=null",
+    "baseline=null",
     "policies.main.gradient_checkpointing=true",
     f"roles={{orchestrator: {LONG}, subagent: {LONG}}}",
     "reward.terms={outcome: {weight: 1}, some_number: {weight: 1}}",

@@ -74,7 +74,7 @@ def hostile() -> Episode:
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pages") / "run"
-    parl("train", ROOT / "configs" / "smoke.yaml", f"run_dir={path}", "control=null")
+    parl("train", ROOT / "configs" / "smoke.yaml", f"run_dir={path}", "baseline=null")
     folder = RunFolder.resume(path)
     rewards = {
         "0": RewardBreakdown({"outcome": 1.0, "parallel": 0.5}, {"outcome": 1.0, "parallel": 0.2})

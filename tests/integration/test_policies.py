@@ -20,7 +20,7 @@ from parl.config import load
 from parl.core.errors import ConfigError, Interrupted
 from parl.core.messages import Message
 from parl.core.types import ROLES, Episode, Sample, ToolCall
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.learner.policies import PolicySet
 from parl.policy.engines.scripted import ScriptedEngine, call_text
 from parl.reward import terms
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 SMOKE = ROOT / "configs" / "smoke.yaml"
 GATE = "until: {metric: swarm/num_subagents, value: 2, max_steps: 9}"
 SETTINGS = [
-    "control=null",
+    "baseline=null",
     "train.num_steps=4",
     "eval={num_tasks: 2, every: null}",
     "reward.terms={outcome: {weight: 1}, own_number: {weight: 1}}",
@@ -67,12 +67,12 @@ def own_number() -> Iterator[None]:
     del terms._REGISTRY["own_number"]
 
 
-def delegate(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+def delegate(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
     if sum(m["role"] == "assistant" for m in messages):
-        return [Said("#1 done")]
+        return [Segment("#1 done")]
     calls = [ToolCall("create_subagent", {"name": "capital", "system_prompt": "find"})]
     calls += [ToolCall("assign_task", {"agent": "capital", "prompt": f"find #{i}"}) for i in (1, 2)]
-    return [Said("".join(map(call_text, calls)))]
+    return [Segment("".join(map(call_text, calls)))]
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +175,9 @@ def test_policies_begin_as_copies_of_the_one_that_had_the_cold_start(tmp_path: P
     ]
     run = tmp_path / "run"
     train(
-        load(SMOKE, ["control=null", "train.num_steps=1", *settings, f"run_dir={run}"]), None, False
+        load(SMOKE, ["baseline=null", "train.num_steps=1", *settings, f"run_dir={run}"]),
+        None,
+        False,
     )
     found = {
         f.parent.name: f.read_bytes()
@@ -188,7 +190,7 @@ def test_policies_begin_as_copies_of_the_one_that_had_the_cold_start(tmp_path: P
 def test_a_copy_of_another_shape_is_refused(tmp_path: Path) -> None:
     settings = ["cold_start.policy=main", "policies.subagent={}", "roles.subagent.policy=subagent"]
     with pytest.raises(ConfigError, match="subagent cannot begin as a copy of main"):
-        train(load(SMOKE, ["control=null", *settings, f"run_dir={tmp_path / 'run'}"]), None, False)
+        train(load(SMOKE, ["baseline=null", *settings, f"run_dir={tmp_path / 'run'}"]), None, False)
     assert not (tmp_path / "run").exists()
 
 

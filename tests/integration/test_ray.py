@@ -17,7 +17,7 @@ from parl.config import load
 from parl.core.messages import Message
 from parl.core.types import ROLES, Episode
 from parl.env import registry as plugins
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.registry import make_env
 from parl.learner.policies import PolicySet
 from parl.policy.base import PolicyHandle
@@ -110,10 +110,10 @@ class Slow:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         (self.folder / str(os.getpid())).touch()
         time.sleep(0.15)
-        return [Said(f"#1 {rng.integers(1000)}")]
+        return [Segment(f"#1 {rng.integers(1000)}")]
 
 
 def test_a_killed_worker_costs_nothing_but_time(

@@ -26,7 +26,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         reward = "reward.terms={outcome: {weight: 1}, some_number: {weight: 1}}"
         shape = [
             "rollout.backend=ray",
-            "control=null",
+            "baseline=null",
             "train.num_steps=4",
             "eval={num_tasks: 2, every: null}",
         ]

@@ -8,7 +8,7 @@ import pytest
 
 from parl.config import load
 from parl.env import registry as plugins
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.registry import make_env
 from parl.policy.base import PolicyHandle
 from parl.policy.engines.scripted import ScriptedEngine
@@ -28,7 +28,7 @@ def test_a_worker_above_the_limit_is_replaced() -> None:
     )
     renderer: Any = Characters()
     handle = PolicyHandle(
-        "main", renderer, ScriptedEngine(lambda messages, rng: [Said("x")], renderer), False
+        "main", renderer, ScriptedEngine(lambda messages, rng: [Segment("x")], renderer), False
     )
     runner = SwarmRunner(
         {"orchestrator": handle, "subagent": handle}, config.roles, config.swarm, config.clock

@@ -40,16 +40,16 @@ ALWAYS = {
     "swarm/num_subagents",
     "swarm/num_assigned",
     "swarm/width",
-    "swarm/work_over_span",
+    "swarm/average_parallelism",
     "tokens/orchestrator",
     "tokens/subagent",
-    "tokens/episode",
+    "swarm/tokens_per_episode",
     "rollout/tokens_per_s",
     "rollout/episodes_per_s",
     "rollout/staleness_mean",
     "rollout/staleness_max",
     "learner/tokens_per_s",
-    "failures/total",
+    "failures/num_failed",
     "system/rss_mb",
     "time/step_s",
     "time/rollout_s",
@@ -251,7 +251,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_way_out(run: Path) -> None:
 
 # A cost of tokens gives the untrained policy something to learn: without it, both runs would agree by standing still.
 SHORT = (
-    "control=null",
+    "baseline=null",
     "train.num_steps=4",
     "train.checkpoint_every=1",
     "eval.every=2",

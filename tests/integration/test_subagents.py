@@ -23,8 +23,8 @@ from parl.core.errors import ConfigError
 from parl.core.messages import Message
 from parl.core.types import UNKNOWN_TOKEN, Episode, ToolCall
 from parl.deploy.model import export
-from parl.deploy.serve import Served, Service, _policies
-from parl.env.demonstrations import Said
+from parl.deploy.serve import ServedPolicy, Service, _policies
+from parl.env.demonstrations import Segment
 from parl.env.registry import make_env
 from parl.gateway.app import Limits, make_app
 from parl.policy.base import Generation, PolicyHandle, Request
@@ -81,20 +81,20 @@ def config(folder: Path, name: str, **more: Any) -> Config:
     )
 
 
-def expert(messages: Sequence[Message], rng: np.random.Generator) -> list[Said]:
+def expert(messages: Sequence[Message], rng: np.random.Generator) -> list[Segment]:
     """Both roles: by the prompt it is told what it is."""
     prompt = next(m["content"] for m in messages if m["role"] == "user")
     heard = [m["content"] for m in messages if m["role"] == "tool"]
     names = prompt.removeprefix("sum : ").split()
     if len(names) == 1:  # a subagent
-        return [Said(heard[0] if heard else call_text(ToolCall("lookup", {"name": names[0]})))]
+        return [Segment(heard[0] if heard else call_text(ToolCall("lookup", {"name": names[0]})))]
     if heard:
-        return [Said(str(sum(map(int, heard[1:]))))]
+        return [Segment(str(sum(map(int, heard[1:]))))]
     create = ToolCall("create_subagent", {"name": "task", "system_prompt": "solve"})
     assign = [
         ToolCall("assign_task", {"agent": "task", "prompt": f"sum : {name}"}) for name in names
     ]
-    return [Said("\n".join(map(call_text, (create, *assign))))]
+    return [Segment("\n".join(map(call_text, (create, *assign))))]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def episodes(run: Path, step: int) -> list[dict[str, Any]]:
 
 # --- agents of another framework -------------------------------------------------------------------------------------
 
-HARNESS = {"subagent": {"harness": "tests.harnesses:calls_tools"}}
+HARNESS = {"subagent": {"external_agent": "tests.external_agents:calls_tools"}}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def sampled() -> Iterator[dict[str, list[tuple[Request, Generation]]]]:
 def test_subagents_of_another_framework_are_trained_on_what_was_sampled(
     policy: Path, sampled: dict[str, list[tuple[Request, Generation]]]
 ) -> None:
-    made = config(policy.parent, "harness", policies={"main": main(policy)}, roles=HARNESS)
+    made = config(policy.parent, "external_agent", policies={"main": main(policy)}, roles=HARNESS)
     train(made, None, False)
     num_subagents = num_calls = 0
     for step in range(2):
@@ -206,7 +206,7 @@ def test_subagents_of_another_framework_are_trained_on_what_was_sampled(
     for line in lines(made.run_path):
         assert line["policy/main/grad_norm"] > 0
         assert line["policy/main/logp_mismatch_max"] < 1e-4
-        assert line["failures/total"] == 0
+        assert line["failures/num_failed"] == 0
         assert line["tokens/subagent"] > 0
 
 
@@ -221,7 +221,7 @@ def test_an_orchestrator_is_trained_with_subagents_behind_an_endpoint(policy: Pa
     )
     renderer = ChatML(tokenizer)
     handle = PolicyHandle("expert", renderer, ScriptedEngine(expert, renderer), False)
-    service = Service({"expert": Served(handle, 256, 24, 1.0)})
+    service = Service({"expert": ServedPolicy(handle, 256, 24, 1.0)})
     with serving(make_app(lambda path, key: service, Limits(), ["127.0.0.1"])) as address:
         engine = {"type": "openai", "base_url": f"{address}/v1", "model": "expert"}
         made = config(
@@ -247,7 +247,7 @@ def test_an_orchestrator_is_trained_with_subagents_behind_an_endpoint(policy: Pa
     for line in lines(made.run_path):
         assert line["policy/main/grad_norm"] > 0
         assert line["policy/main/logp_mismatch_max"] < 1e-4
-        assert line["failures/total"] == 0
+        assert line["failures/num_failed"] == 0
         assert line["tokens/subagent"] > 0
         assert "policy/far/loss" not in line
     with pytest.raises(ConfigError, match="no weights of it"):

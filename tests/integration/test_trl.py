@@ -20,13 +20,13 @@ from parl.config.objective import Credit, Loss, Reward
 from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
 from parl.core.messages import Message
 from parl.core.types import AgentTrace, Episode, Task
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.registry import load, make_env
 from parl.policy.base import PolicyHandle
 from parl.policy.engines.scripted import ScriptedEngine
 from parl.policy.models.vision.forward import hidden_states
 from parl.policy.renderers.chatml import ChatML
-from parl.reward.credit import learnable
+from parl.reward.credit import build_samples
 from parl.reward.scorer import Scorer
 from parl.rollout.swarm import SwarmRunner
 from parl_envs.visual.pictures import words
@@ -63,8 +63,8 @@ def attempts(task: Task) -> list[list[str]]:
 
 
 def ours(task: Task, texts: Sequence[str], name: str, renderer: Any) -> Episode:
-    def script(messages: Sequence[Message], rng: np.random.Generator) -> list[Said]:
-        return [Said(texts[sum(m["role"] == "assistant" for m in messages)])]
+    def script(messages: Sequence[Message], rng: np.random.Generator) -> list[Segment]:
+        return [Segment(texts[sum(m["role"] == "assistant" for m in messages)])]
 
     role = RoleConfig(
         system_prompt="orchestrator",
@@ -99,7 +99,7 @@ def test_trl_trains_the_same_tokens_for_the_same_reward(tmp_path: Path) -> None:
     episodes = [e for group in groups for e in group]
     scorer = Scorer(Reward.model_validate({"terms": {"outcome": {"weight": 1.0}}}))
     scored = [scorer.score(group, 0, {})[0] for group in groups]
-    samples, _ = learnable(scored, Credit(), Loss(), Roles(), 0)
+    samples, _ = build_samples(scored, Credit(), Loss(), Roles(), 0)
 
     own_logps = [raw_logps(model, e.orchestrator) for e in episodes]
     before = {k: v.clone() for k, v in model.state_dict().items()}

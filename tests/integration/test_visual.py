@@ -29,10 +29,15 @@ def short(name: str, folder: Path, kwargs: dict[str, Any], control: Path | None 
         stage["tokens_per_step"] = 600
         stage["until"] |= {"max_steps": 2, "min_steps": 0}
     raw["cold_start"]["max_attempts"] = 1
-    raw["train"] |= {"num_steps": 1, "tasks_per_step": 2, "group_size": 4, "max_staleness": 1}
+    raw["train"] |= {
+        "num_steps": 1,
+        "tasks_per_step": 2,
+        "group_size": 4,
+        "max_off_policy_steps": 1,
+    }
     raw["eval"]["num_tasks"] = 2
     raw["tracking"]["wandb"]["mode"] = "disabled"
-    return parse(raw | {"control": control, "run_dir": str(folder)})
+    return parse(raw | {"baseline": control, "run_dir": str(folder)})
 
 
 @pytest.mark.parametrize(
@@ -50,7 +55,7 @@ def test_a_visual_config_trains(name: str, kwargs: dict[str, Any], tmp_path: Pat
     train(short(name, run, kwargs), None, False)
     (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert row["policy/main/sync_mismatch"] < 1e-5
-    assert row["failures/total"] == 0
+    assert row["failures/num_failed"] == 0
     assert 0 <= row["outcome/zoom_iou"] <= row["outcome/tool_use"] <= 1
     if name == "visual_blind":
         assert row["outcome/tool_use"] == 0

@@ -357,7 +357,7 @@ def test_adapters_are_served_on_one_base(tmp_path: Path) -> None:
 
 LONG = "{limits: {context_tokens: 3500}, sampling: {max_tokens: 500}}"
 RUN = [
-    "control=null",
+    "baseline=null",
     "policies.main.engine={type: vllm, kv_cache_gb: 0.25}",
     f"roles={{orchestrator: {LONG}, subagent: {LONG}}}",
     "reward.terms={outcome: {weight: 1}, some_number: {weight: 1}}",

@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from parl.config import parse
 from parl.core.types import RewardBreakdown, ScoredEpisode, ToolCall
-from parl.deploy.dataset import Wanted, export_episodes
+from parl.deploy.dataset import DatasetRequest, export_episodes
 from parl.policy.base import PolicyHandle
 from parl.policy.engines.scripted import ScriptedEngine, call_text
 from parl.policy.renderers.families import make_renderer
@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(run: Path, folder: Path, kind: Any) -> datasets.Dataset:
-    export_episodes(run, folder, Wanted(kind))
+    export_episodes(run, folder, DatasetRequest(kind))
     return datasets.load_dataset(str(folder), split="train", cache_dir=str(folder.parent / "cache"))
 
 

@@ -64,7 +64,7 @@ def demonstration(seed: int, **knobs: Any) -> Demonstration:
 def test_an_expert_that_is_not_lazy_solves_the_task_in_the_expected_steps(
     seed: int, parallel: int
 ) -> None:
-    demo = demonstration(seed, parallel=parallel, lazy=0)
+    demo = demonstration(seed, delegate_prob=parallel, give_up_prob=0)
     episode = play(demo)
     num, hop = len(demo.task.data["gold"]), demo.task.data["two_hop"]
     assert (episode.status, episode.outcome["score"], episode.outcome["success"]) == (
@@ -89,7 +89,7 @@ def test_the_expert_abstains_where_no_page_tells_and_only_after_it_has_looked(
     rng = np.random.default_rng(0)
     unanswerable = 0
     for _ in range(6):
-        demo = env.demonstrate("episode", rng, parallel=parallel, lazy=0)
+        demo = env.demonstrate("episode", rng, delegate_prob=parallel, give_up_prob=0)
         assert isinstance(demo, Demonstration)
         episode = play(demo)
         counts = episode.facts["calibration"]
@@ -122,13 +122,15 @@ def test_the_expert_solves_the_real_tasks_too(split: str) -> None:
     env = WideSearch(**config().env.kwargs)
     for task in env.generate_tasks(split, 4, 5):
         episode = play(
-            Demonstration(env, task, Expert(task, np.random.default_rng(0), parallel=1, lazy=0))
+            Demonstration(
+                env, task, Expert(task, np.random.default_rng(0), delegate_prob=1, give_up_prob=0)
+            )
         )
         assert episode.outcome["success"] == 1.0
 
 
 def test_a_lazy_subagent_does_not_finish() -> None:
-    episodes = [play(demonstration(seed, parallel=1, lazy=1.0)) for seed in range(4)]
+    episodes = [play(demonstration(seed, delegate_prob=1, give_up_prob=1.0)) for seed in range(4)]
     assert all(e.num_finished == 0 and e.outcome["success"] == 0.0 for e in episodes)
     assert all(t.result.endswith(" unknown") for e in episodes for t in e.subagents)
 
@@ -156,8 +158,8 @@ def test_no_word_of_a_real_page_or_prompt_is_unknown() -> None:
 
 
 def test_only_the_agents_own_tokens_carry_loss_and_the_decision_may_not() -> None:
-    whole = play(demonstration(3, parallel=1, decide=1.0)).orchestrator
-    masked = play(demonstration(3, parallel=1, decide=0.0)).orchestrator
+    whole = play(demonstration(3, delegate_prob=1, train_decision_prob=1.0)).orchestrator
+    masked = play(demonstration(3, delegate_prob=1, train_decision_prob=0.0)).orchestrator
     assert whole.token_ids == masked.token_ids
     own = {i for t in whole.turns for i in range(t.start, t.end)}
     assert {i for i, m in enumerate(whole.mask) if m} == own

@@ -18,7 +18,7 @@ from parl.learner.learner import Learner, check_engine
 from parl.policy.base import Request
 from parl.policy.engines.torch import TorchEngine
 from parl.policy.renderers.families import make_renderer
-from parl.training.demonstrator import Text
+from parl.training.demonstrator import SftExample
 from parl.training.sft import loss_on_labels, token_accuracy
 from tests.elsewhere import ELSEWHERE, Elsewhere, move
 from tests.learner.test_torch_engine import MODELS, STOP
@@ -74,7 +74,7 @@ def played(
     ids = torch.tensor([samples[0].token_ids], device=learner.bare_model.device)
     loss = float(loss_on_labels(learner.bare_model, ids, ids, [samples[0].images]).detach())
     right = token_accuracy(
-        learner.bare_model, [Text(s.token_ids, s.mask, "episode", s.images) for s in samples]
+        learner.bare_model, [SftExample(s.token_ids, s.mask, "episode", s.images) for s in samples]
     )
     return [s.token_ids for s in samples], metrics, off, loss, right
 

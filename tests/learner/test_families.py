@@ -28,7 +28,7 @@ from parl.evaluation.evaluator import FORCED
 from parl.policy.base import Generation, PolicyHandle, Renderer, Request
 from parl.policy.engines.scripted import ScriptedEngine, call_text
 from parl.policy.renderers.families import FamilyRenderer, detect, make_renderer
-from parl.rollout.agent import AgentSpec, Answered, run_agent
+from parl.rollout.agent import AgentSpec, ToolResults, run_agent
 from parl.rollout.swarm import SwarmRunner
 from parl.training.demonstrator import Demonstrator
 from parl_envs.search.wide_search import WideSearch
@@ -187,8 +187,8 @@ def run(
     engine = Recorded(turns)
     handle = PolicyHandle("main", renderer_of(family), engine)
 
-    async def dispatch(calls: Sequence[ToolCall], turn: int, spent: int) -> Answered:
-        return Answered(tuple(answers[turn]), len(calls))
+    async def dispatch(calls: Sequence[ToolCall], turn: int, spent: int) -> ToolResults:
+        return ToolResults(tuple(answers[turn]), len(calls))
 
     spec = AgentSpec("0", "orchestrator", None, None, "o", "be good", "find it", "s", "s")
     tools = WideSearch.own_tool_specs()
@@ -380,7 +380,11 @@ def test_an_expert_of_any_family_solves_the_task(family: str, parallel: int) -> 
     """Demonstrations are written once, for all formats: what is encoded is read back, through the whole runtime."""
     config = load(ROOT / "configs" / "smollm2_search.yaml")
     demo = WideSearch(**config.env.kwargs).demonstrate(
-        "episode", np.random.default_rng(1), parallel=parallel, lazy=0, decide=0
+        "episode",
+        np.random.default_rng(1),
+        delegate_prob=parallel,
+        give_up_prob=0,
+        train_decision_prob=0,
     )
     assert isinstance(demo, Demonstration)
     engine = ScriptedEngine(demo.script, renderer_of(family))
@@ -408,7 +412,7 @@ def test_demonstrations_list_the_tools_where_rollouts_do() -> None:
     config = config.model_copy(
         update={"roles": Roles(orchestrator=RoleConfig(**roomy), subagent=RoleConfig(**roomy))}
     )
-    env, knobs = WideSearch(**config.env.kwargs), {"parallel": 1, "lazy": 0}
+    env, knobs = WideSearch(**config.env.kwargs), {"delegate_prob": 1, "give_up_prob": 0}
     plain = Demonstrator(env, renderer_of("qwen3"), config, seed=0).item("episode", knobs)
     listed = Demonstrator(env, renderer_of("qwen3"), config, seed=0, lists_tools=True).item(
         "episode", knobs

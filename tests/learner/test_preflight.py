@@ -13,7 +13,7 @@ from parl.config.tiny import TinyModel
 from parl.core import manifest
 from parl.core.errors import CheckpointError, ConfigError, ModelUnavailable
 from parl.env.base import AgentEnv
-from parl.evaluation.plan import Asked, plan_run
+from parl.evaluation.plan import EvalRequest, plan_run
 from parl.learner import checkpoint
 from parl.policy.models.tiny import build_model, build_tokenizer
 from parl.training.trainer import train
@@ -34,9 +34,9 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
     [
         ("policies.main.model=/nope", "neither `tiny` nor `tiny_vlm`, nor a transformers folder"),
         ("policies.main.renderer=llama3", r"renderer is llama3, .* lacks <\|begin_of_text\|>"),
-        ("control=/nope.yaml", "control: There is no config file"),
+        ("baseline=/nope.yaml", "baseline: There is no config file"),
         ("cold_start.from_run=/nope", "/nope has no checkpoint"),
-        ("cold_start.demos.lasy=0.1", "'lasy': 0.1} raised TypeError"),
+        ("cold_start.demonstrator.lasy=0.1", "'lasy': 0.1} raised TypeError"),
         ("roles.orchestrator.limits.context_tokens=40", r"\(context_tokens\). Raise that limit"),
         ("reward.terms.outcome.metric=f2", "f2"),
         (
@@ -44,7 +44,7 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
             r"leaves no counts of abstentions .* env\.kwargs\.unanswerable",
         ),
         (
-            "credit.type=drop_one",
+            "credit.type=leave_one_out",
             r"parl/WideSearch-v0 cannot tell what a subagent contributed. Implement",
         ),
         ("roles.subagent.trainable=" + GATED % "outcome/subtsk", "Did you mean 'outcome/subtask'"),
@@ -70,7 +70,7 @@ def stage(data: str = "{episode: 1}", metric: str = "accuracy/episode") -> str:
 def test_refused_before_anything_is_written(
     tmp_path: Path, override: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "drop_one" in override:  # the shipped environment can tell
+    if "leave_one_out" in override:  # the shipped environment can tell
         from parl_envs.search.wide_search import WideSearch
 
         monkeypatch.setattr(WideSearch, "contributions", AgentEnv.contributions)
@@ -107,7 +107,7 @@ def test_a_gate_that_is_never_measured(tmp_path: Path) -> None:
 
 def test_a_gate_may_wait_for_abstentions_where_they_are_counted(tmp_path: Path) -> None:
     gated = "roles.subagent.trainable=" + GATED % "outcome/abstention_precision"
-    settings = [f"run_dir={tmp_path / 'run'}", "control=null", gated]
+    settings = [f"run_dir={tmp_path / 'run'}", "baseline=null", gated]
     with pytest.raises(ConfigError, match="waits for the metric 'outcome/abstention_precision'"):
         train(load(SMOKE, settings), None, True)
     train(load(SMOKE, [*settings, "env.kwargs.unanswerable=0.2"]), None, True)
@@ -140,7 +140,7 @@ def test_a_tiny_model_is_not_trained_on_words_it_lacks(tmp_path: Path) -> None:
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("mine")
     with pytest.raises(CheckpointError, match="is not empty, and no run"):
-        train(load(SMOKE, [f"run_dir={tmp_path}", "control=null"]), None, False)
+        train(load(SMOKE, [f"run_dir={tmp_path}", "baseline=null"]), None, False)
     assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
@@ -156,13 +156,13 @@ def test_a_run_that_cannot_be_written_is_not_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "parl.evaluation.evaluator.read_resolved", lambda run: load(SMOKE).model_dump(mode="json")
+        "parl.evaluation.plan.read_resolved", lambda run: load(SMOKE).model_dump(mode="json")
     )
     monkeypatch.setattr("parl.learner.checkpoint.find", lambda run, which: tmp_path)
     monkeypatch.setattr("parl.core.manifest.verify", lambda folder: None)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(CheckpointError, match=r"cannot be written\. Copy the run"):
-        plan_run(tmp_path, Asked())
+        plan_run(tmp_path, EvalRequest())
     assert not (tmp_path / "eval").exists()
 
 
@@ -177,13 +177,13 @@ def test_an_ablation_does_not_start_where_a_file_is(tmp_path: Path) -> None:
 
 def test_a_dry_run_without_the_model_checks_the_rest(tmp_path: Path) -> None:
     """What is wrong beside the model is said first; then, that the model alone is missing."""
-    changes = [f"run_dir={tmp_path / 'r'}", "policies.main.model=nobody/nothing", "control=null"]
+    changes = [f"run_dir={tmp_path / 'r'}", "policies.main.model=nobody/nothing", "baseline=null"]
     with pytest.raises(
         ModelUnavailable, match=r"hf download nobody/nothing .* Everything else .* fits\."
     ):
         train(load(SMOKE, changes), None, dry_run=True)
     with pytest.raises(ConfigError, match="raised TypeError"):
-        train(load(SMOKE, [*changes, "cold_start.demos.nonsense=1"]), None, dry_run=True)
+        train(load(SMOKE, [*changes, "cold_start.demonstrator.nonsense=1"]), None, dry_run=True)
     with pytest.raises(ModelUnavailable, match=r"--local-dir FOLDER\.$"):
         train(load(SMOKE, changes), None, dry_run=False)
     assert not (tmp_path / "r").exists()

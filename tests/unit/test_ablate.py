@@ -11,7 +11,7 @@ import pytest
 from parl.config import load
 from parl.core.errors import ConfigError
 from parl.evaluation.ablation import runner as ablate
-from parl.evaluation.ablation.runner import Job, cold_start_key, command, run_all
+from parl.evaluation.ablation.runner import VariantRun, cold_start_key, command, run_all
 from parl.evaluation.ablation.variants import Variant, vary_configs, vary_values
 
 BASE = """
@@ -138,14 +138,14 @@ time.sleep(0.2)
 
 
 @pytest.fixture
-def jobs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def jobs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[VariantRun]:
     """Two seeds of three variants; a run is a script that leaves the files of a run. Of seed 1, the first run fails."""
     variants = vary_values(base, ["loss.tau=1,2,3"])
-    found = [runner.make_job(tmp_path, v, seed) for seed in (0, 1) for v in variants]
+    found = [ablate.make_job(tmp_path, v, seed) for seed in (0, 1) for v in variants]
     for variant in variants:
         (tmp_path / variant.folder).mkdir()
 
-    def fake(job: Job, source: Job | None) -> list[str]:
+    def fake(job: VariantRun, source: VariantRun | None) -> list[str]:
         end = "fail" if job.seed == 1 and job.variant is variants[0] else "well"
         return [
             sys.executable,
@@ -162,7 +162,7 @@ def jobs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Jo
 
 
 def test_one_run_of_each_seed_trains_the_cold_start(
-    jobs: list[Job], capsys: pytest.CaptureFixture[str]
+    jobs: list[VariantRun], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_all(jobs, 4) == [jobs[3]]
     taken = [(j.path / "eval" / "cold_start.json").read_text() for j in jobs if j is not jobs[3]]
@@ -172,7 +172,7 @@ def test_one_run_of_each_seed_trains_the_cold_start(
 
 
 def test_finished_runs_are_not_run_again(
-    jobs: list[Job], capsys: pytest.CaptureFixture[str]
+    jobs: list[VariantRun], capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = [j for j in jobs if j is not jobs[3]]
     for job in done:
@@ -198,13 +198,16 @@ if sys.argv[2] == "ends":
 
 @pytest.mark.parametrize("how", ["ends", "dies"])
 def test_a_run_that_outlived_its_ablation_is_waited_for(
-    jobs: list[Job], how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    jobs: list[VariantRun],
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As after `kill -9` of the ablation: its runs go on alone, and hold their folders."""
     left = jobs[0]
     started = []
 
-    def fake(job: Job, source: Job | None) -> list[str]:
+    def fake(job: VariantRun, source: VariantRun | None) -> list[str]:
         started.append(job)
         return [
             sys.executable,
@@ -241,23 +244,23 @@ def test_a_run_that_outlived_its_ablation_is_waited_for(
 
 
 def test_a_stopped_ablation_stops_its_runs(
-    jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    jobs: list[VariantRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
     interrupted: list[bool] = []
 
-    def start(job: Job, source: Job | None) -> subprocess.Popen[bytes]:
+    def start(job: VariantRun, source: VariantRun | None) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
         return started[-1]
 
-    def steps(_: Job) -> int:
+    def steps(_: VariantRun) -> int:
         if len(started) == 2 and not interrupted:
             interrupted.append(True)
             raise KeyboardInterrupt
         return 0
 
     monkeypatch.setattr(ablate, "_start", start)
-    monkeypatch.setattr(ablate.Job, "steps", steps)
+    monkeypatch.setattr(ablate.VariantRun, "steps", steps)
     with pytest.raises(SystemExit, match="1"):
         run_all(jobs, 2)
     assert len(started) == 2
@@ -265,7 +268,7 @@ def test_a_stopped_ablation_stops_its_runs(
 
 
 def test_command_of_a_new_and_of_a_begun_run(base: Path, tmp_path: Path) -> None:
-    one, other = (runner.make_job(tmp_path, v, 3) for v in vary_values(base, ["loss.tau=1,2"]))
+    one, other = (ablate.make_job(tmp_path, v, 3) for v in vary_values(base, ["loss.tau=1,2"]))
     config = tmp_path / "loss.tau=2" / "config.yaml"
     assert command(other, one)[3:] == [
         "train",
@@ -278,7 +281,7 @@ def test_command_of_a_new_and_of_a_begun_run(base: Path, tmp_path: Path) -> None
     ]
     ablate.write_config(config.parent, other.variant)
     loaded = load(config, command(other, one)[5:])
-    assert (loaded.seed, loaded.run_dir, loaded.control) == (3, other.path, None)
+    assert (loaded.seed, loaded.run_dir, loaded.baseline) == (3, other.path, None)
     assert (loaded.name, loaded.tracking.wandb.group) == ("tau=2 seed 3", tmp_path.name)
     assert loaded.cold_start is not None
     assert loaded.cold_start.from_run == one.path

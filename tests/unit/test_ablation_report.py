@@ -11,7 +11,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from parl.evaluation.ablation.analysis import (
-    Measured,
+    VariantResults,
     analyse,
     difference,
     markdown,
@@ -23,14 +23,14 @@ from parl.evaluation.ablation.analysis import (
 from parl.report.ablation_page import learning_curves, write_page
 
 
-def measured(label: str, **metrics: list[float]) -> Measured:
+def measured(label: str, **metrics: list[float]) -> VariantResults:
     """A variant with a value of each metric for the seeds 0, 1, ..."""
     num = len(next(iter(metrics.values())))
     runs = {
         seed: {"greedy": {name: values[seed] for name, values in metrics.items()}}
         for seed in range(num)
     }
-    return Measured(label, label, runs, frozenset({"tasks"}))
+    return VariantResults(label, label, runs, frozenset({"tasks"}))
 
 
 # --- statistics ----------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_page_and_json_hold_all_that_was_measured(
 
 def test_notes_tell_what_is_missing_or_not_comparable() -> None:
     first = measured("a", score=[0.1, 0.2], num_failed=[0.0, 2.0])
-    other = Measured("b", "b", {0: {"greedy": {"score": 0.3}}}, frozenset({"other"}))
+    other = VariantResults("b", "b", {0: {"greedy": {"score": 0.3}}}, frozenset({"other"}))
     result = analyse([first, other], [0, 1])
     assert result["notes"] == [
         "a: 2 held-out episodes failed and are not in the means.",
@@ -155,7 +155,7 @@ def test_notes_tell_what_is_missing_or_not_comparable() -> None:
 
 
 def test_nothing_measured_is_still_a_page() -> None:
-    result = analyse([Measured("a", "a", {}), Measured("b", "b", {})], [0]) | {
+    result = analyse([VariantResults("a", "a", {}), VariantResults("b", "b", {})], [0]) | {
         "base": "x",
         "failed": [],
     }
@@ -212,7 +212,7 @@ def test_the_page_is_one_file_without_network(tmp_path: Path) -> None:
 
 
 def test_a_page_without_a_finished_run_has_no_charts(tmp_path: Path) -> None:
-    result = analyse([Measured("a", "a", {}), Measured("b", "b", {})], [0]) | {
+    result = analyse([VariantResults("a", "a", {}), VariantResults("b", "b", {})], [0]) | {
         "base": "x",
         "failed": [],
     }

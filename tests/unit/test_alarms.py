@@ -107,7 +107,9 @@ def altered(
 @pytest.mark.parametrize("ratio, heard", [(1.4, True), (0.7, True), (1.15, False), (0.9, False)])
 def test_a_length_bias(ratio: float, heard: bool) -> None:
     rows = altered(
-        "quickstart-0", lambda r: {"rollout/tokens_finished": r["tokens/episode"] * ratio}, start=20
+        "quickstart-0",
+        lambda r: {"rollout/tokens_finished": r["swarm/tokens_per_episode"] * ratio},
+        start=20,
     )
     assert history(rows) == ({"length_bias": list(range(27, 60))} if heard else {})
 
@@ -116,7 +118,7 @@ def test_what_is_sampled_now_is_trained_a_step_later() -> None:
     """An asynchronous run without a bias, while its episodes grow to three times their length."""
     rows = load("quickstart-0")
     for row, later in pairwise(rows):
-        row["rollout/tokens_finished"] = later["tokens/episode"]
+        row["rollout/tokens_finished"] = later["swarm/tokens_per_episode"]
         row |= {
             "rollout/staleness_mean": 1.0,
             "rollout/staleness_max": 1.0,

@@ -63,14 +63,12 @@ def test_a_null_knob_of_the_demonstrations_removes_it(folder: Path) -> None:
     stage = (
         f"{{name: demonstrations, data: {{episode: 1.0}}, tokens_per_step: 100, until: {until}}}"
     )
-    text = (
-        f"extends: base.yaml\ncold_start: {{demos: {{lazy: 0.1, decide: 0.2}}, stages: [{stage}]}}"
-    )
+    text = f"extends: base.yaml\ncold_start: {{demonstrator: {{give_up_prob: 0.1, train_decision_prob: 0.2}}, stages: [{stage}]}}"
     write(folder, text, "knobs.yaml")
-    child = write(folder, "extends: knobs.yaml\ncold_start: {demos: {lazy: null}}")
-    cold_start = load(child, ["cold_start.demos.parallel=0"]).cold_start
+    child = write(folder, "extends: knobs.yaml\ncold_start: {demonstrator: {give_up_prob: null}}")
+    cold_start = load(child, ["cold_start.demonstrator.delegate_prob=0"]).cold_start
     assert cold_start is not None
-    assert cold_start.demos == {"decide": 0.2, "parallel": 0}
+    assert cold_start.demonstrator == {"train_decision_prob": 0.2, "delegate_prob": 0}
 
 
 def test_overrides_are_yaml_and_create_what_is_not_there(folder: Path) -> None:
@@ -107,10 +105,10 @@ def test_overrides_win_over_files(folder: Path) -> None:
 def test_paths_are_relative_to_the_file_that_names_them(folder: Path) -> None:
     (folder / "sub").mkdir()
     tasks = "env: {tasks: {test: {path: data/test.jsonl}}}"
-    write(folder / "sub", f"extends: ../base.yaml\n{tasks}\ncontrol: single.yaml", "middle.yaml")
+    write(folder / "sub", f"extends: ../base.yaml\n{tasks}\nbaseline: single.yaml", "middle.yaml")
     config = load(write(folder, "extends: sub/middle.yaml"))
     assert config.env.tasks.test.path == folder / "sub" / "data" / "test.jsonl"
-    assert config.control == folder / "sub" / "single.yaml"
+    assert config.baseline == folder / "sub" / "single.yaml"
 
 
 def test_a_schedule_moves_linearly_and_stays(folder: Path) -> None:
@@ -214,7 +212,7 @@ WRONG = {
     "no such rule": (
         "extends: base.yaml\ncredit: {type: shapley}",
         [],
-        r"credit\.type: .*'drop_one'.*'shapley'",
+        r"credit\.type: .*'leave_one_out'.*'shapley'",
     ),
     "no such policy": (
         "extends: base.yaml",

@@ -22,7 +22,7 @@ from parl.core.types import (
     Task,
     Turn,
 )
-from parl.reward.credit import assign, learnable, token_mass
+from parl.reward.credit import assign, build_samples, token_mass
 
 TASK = Task("t", "parl/Test-v0", "prompt", {})
 BOTH = Roles()
@@ -270,7 +270,7 @@ def worth(episode: ScoredEpisode, *values: float | None) -> ScoredEpisode:
 
 def test_drop_one_compares_what_the_answer_would_have_lost() -> None:
     group = [worth(A[0], 0.6, 0.0), worth(A[1], 0.1), A[2]]
-    got = advantages(assign([group], Credit(type="drop_one"), BOTH, 0))
+    got = advantages(assign([group], Credit(type="leave_one_out"), BOTH, 0))
     # baseline of the subagents: ((.6 + 0)/2 + .1)/2 = .2
     assert got == {
         ("a", "0"): pytest.approx(0.5),
@@ -286,7 +286,7 @@ def test_drop_one_needs_the_environments_word() -> None:
     with pytest.raises(
         ConfigError, match=r"episode a does not say what its subagent 1 contributed.*group_mean"
     ):
-        assign([[scored("a", 1.0, [1.0])]], Credit(type="drop_one"), BOTH, 0)
+        assign([[scored("a", 1.0, [1.0])]], Credit(type="leave_one_out"), BOTH, 0)
 
 
 def test_siblings_are_compared_with_each_other() -> None:
@@ -303,7 +303,7 @@ def test_siblings_are_compared_with_each_other() -> None:
             a.episode, traces=kids, siblings=(sibling("1.1", 0.0), sibling("1.2", 0.5))
         ),
     )
-    samples = assign([[a, b]], Credit(type="siblings"), BOTH, 0)
+    samples = assign([[a, b]], Credit(type="resample"), BOTH, 0)
     assert advantages(samples) == {
         ("a", "0"): 0.5,
         ("a", "1"): 0.5,  # 1 less the mean of 1, 0 and .5
@@ -320,7 +320,7 @@ def test_siblings_are_compared_with_each_other() -> None:
     # where nobody can tell, a message that is finished has succeeded
     unknown = (sibling("2.1", None), replace(sibling("2.2", None), result=" "))
     mute = replace(a, episode=replace(a.episode, siblings=unknown))
-    got = advantages(assign([[mute, b]], Credit(type="siblings"), BOTH, 0))
+    got = advantages(assign([[mute, b]], Credit(type="resample"), BOTH, 0))
     assert (got["a", "2"], got["a", "2.1"], got["a", "2.2"]) == pytest.approx(
         (1 / 3, 1 / 3, -2 / 3)
     )
@@ -335,12 +335,12 @@ def test_siblings_are_compared_with_each_other() -> None:
 def test_dapo_leaves_out_groups_without_variance() -> None:
     even = [scored("a", 0.3, [0.1]), scored("b", 0.3, [0.1])]
     odd = [scored("c", 1.0), scored("d", 0.0)]
-    samples, mass = learnable([even, odd], Credit(), Loss(type="dapo"), BOTH, 0)
+    samples, mass = build_samples([even, odd], Credit(), Loss(type="dapo"), BOTH, 0)
     assert [s.episode for s in samples] == ["c", "d"]
     assert mass == {"main": 6.0}
-    assert learnable([even, odd], Credit(), Loss(type="grpo"), BOTH, 0)[1] == {"main": 16.0}
-    assert learnable([even], Credit(), Loss(type="dapo"), BOTH, 0) == ([], {})
-    per_problem, _ = learnable(
+    assert build_samples([even, odd], Credit(), Loss(type="grpo"), BOTH, 0)[1] == {"main": 16.0}
+    assert build_samples([even], Credit(), Loss(type="dapo"), BOTH, 0) == ([], {})
+    per_problem, _ = build_samples(
         [even, odd], Credit(), Loss(type="dapo", denominator="problem"), BOTH, 0
     )
     assert {s.weight for s in per_problem} == {1.0}  # the only problem that is left
@@ -348,7 +348,7 @@ def test_dapo_leaves_out_groups_without_variance() -> None:
 
 def test_gspo_counts_traces() -> None:
     group = [scored("a", 1.0, [1.0, 0.0]), scored("b", 0.0)]
-    samples, mass = learnable([group], Credit(), Loss(type="gspo"), BOTH, 0)
+    samples, mass = build_samples([group], Credit(), Loss(type="gspo"), BOTH, 0)
     assert mass == {"main": 3.0}  # two orchestrators, and two subagents of one half each
     weights = {(s.episode, s.agent): s.weight * sum(s.mask) for s in samples}
     assert weights == pytest.approx(
@@ -361,7 +361,7 @@ def test_each_problem_has_the_same_part_of_the_denominator() -> None:
         [scored("a", 1.0), scored("b", 0.0)],
         [scored(n, float(n == "c"), [0.5]) for n in "cdef"],
     )
-    samples, mass = learnable([small, large], Credit(), Loss(denominator="problem"), BOTH, 0)
+    samples, mass = build_samples([small, large], Credit(), Loss(denominator="problem"), BOTH, 0)
     assert mass == {"main": 6.0 + 20.0}
     parts = [
         sum(s.weight * sum(s.mask) for s in samples if s.episode in names)

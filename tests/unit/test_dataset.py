@@ -15,7 +15,7 @@ from parl.config import parse
 from parl.config.roles import Limits
 from parl.core.errors import CheckpointError, ConfigError
 from parl.core.types import Episode, RewardBreakdown, ScoredEpisode
-from parl.deploy.dataset import Wanted, export_episodes
+from parl.deploy.dataset import DatasetRequest, export_episodes
 from parl.rollout.env_calls import EpisodeFailure
 from parl.rollout.swarm import failed_episode
 from parl.runs.folder import RunFolder, read_episodes
@@ -84,7 +84,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def test_each_row_is_a_trace_of_the_run(folder: Path, tmp_path: Path) -> None:
-    written = export_episodes(folder, tmp_path / "out", Wanted("sft"))
+    written = export_episodes(folder, tmp_path / "out", DatasetRequest("sft"))
     found = {(r["episode"], r["agent"]): r for r in rows(tmp_path / "out")}
     files = sorted((folder / "episodes").glob("*.zst"))
     stored = {
@@ -118,7 +118,7 @@ def test_each_row_is_a_trace_of_the_run(folder: Path, tmp_path: Path) -> None:
 
 
 def test_messages_say_what_the_agent_read_and_did(folder: Path, tmp_path: Path) -> None:
-    export_episodes(folder, tmp_path / "out", Wanted("sft"))
+    export_episodes(folder, tmp_path / "out", DatasetRequest("sft"))
     found = {(r["episode"], r["agent"]): r for r in rows(tmp_path / "out")}
     system, user, first, *heard, last = found["e1", "0"]["messages"]
     assert (system, user) == (
@@ -143,7 +143,7 @@ def test_messages_say_what_the_agent_read_and_did(folder: Path, tmp_path: Path) 
 def test_the_answers_that_a_stopped_agent_never_read_are_left_out(
     folder: Path, tmp_path: Path
 ) -> None:
-    written = export_episodes(folder, tmp_path / "out", Wanted("sft", role="orchestrator"))
+    written = export_episodes(folder, tmp_path / "out", DatasetRequest("sft", role="orchestrator"))
     row = next(r for r in rows(tmp_path / "out") if r["episode"] == "e4")
     assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant"]
     assert (row["status"], row["stop_reason"]) == ("truncated", "turns")
@@ -152,19 +152,19 @@ def test_the_answers_that_a_stopped_agent_never_read_are_left_out(
 
 
 def test_filters(folder: Path, tmp_path: Path) -> None:
-    good = export_episodes(folder, tmp_path / "good", Wanted("sft", min_score=0.5))
+    good = export_episodes(folder, tmp_path / "good", DatasetRequest("sft", min_score=0.5))
     assert all(r["score"] >= 0.5 for r in rows(tmp_path / "good"))
     assert good.counts["traces below --min-score, left out"] == 18 - good.num_rows == 6
-    export_episodes(folder, tmp_path / "late", Wanted("sft", role="subagent", steps="4"))
+    export_episodes(folder, tmp_path / "late", DatasetRequest("sft", role="subagent", steps="4"))
     assert {(r["step"], r["role"]) for r in rows(tmp_path / "late")} == {(4, "subagent")}
-    export_episodes(folder, tmp_path / "all", Wanted("sft", steps="0-3"))
+    export_episodes(folder, tmp_path / "all", DatasetRequest("sft", steps="0-3"))
     assert {r["step"] for r in rows(tmp_path / "all")} == {3}
 
 
 def test_pairs_are_the_best_against_the_worst_of_the_same_prompt(
     folder: Path, tmp_path: Path
 ) -> None:
-    written = export_episodes(folder, tmp_path / "out", Wanted("preferences"))
+    written = export_episodes(folder, tmp_path / "out", DatasetRequest("preferences"))
     found = rows(tmp_path / "out")
     told = [
         (r["chosen_episode"], r["chosen_agent"], r["rejected_episode"], r["rejected_agent"])
@@ -192,11 +192,13 @@ def test_a_truncated_attempt_is_never_the_chosen_one(folder: Path, tmp_path: Pat
     stopped, wrong = replace(cut("e4"), outcome={"score": 1.0}), attempt("e2", "green")
     made.write_episodes(0, [scored(stopped), scored(wrong)], [])
     with pytest.raises(ConfigError, match="No row fits"):
-        export_episodes(made.path, tmp_path / "out", Wanted("preferences", role="orchestrator"))
+        export_episodes(
+            made.path, tmp_path / "out", DatasetRequest("preferences", role="orchestrator")
+        )
     made.write_episodes(
         1, [scored(replace(stopped, outcome={"score": 0.0})), scored(attempt("e1", "blue"))], []
     )
-    export_episodes(made.path, tmp_path / "out", Wanted("preferences", role="orchestrator"))
+    export_episodes(made.path, tmp_path / "out", DatasetRequest("preferences", role="orchestrator"))
     (row,) = rows(tmp_path / "out")
     assert (row["chosen_episode"], row["rejected_episode"], row["rejected_status"]) == (
         "e1",
@@ -206,7 +208,7 @@ def test_a_truncated_attempt_is_never_the_chosen_one(folder: Path, tmp_path: Pat
 
 
 def test_the_card_counts_and_says_how(folder: Path, tmp_path: Path) -> None:
-    export_episodes(folder, tmp_path / "out", Wanted("sft", min_score=0.5))
+    export_episodes(folder, tmp_path / "out", DatasetRequest("sft", min_score=0.5))
     _, head, text = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(head)["configs"][0]["data_files"] == "*.parquet"
     for line in (
@@ -228,26 +230,26 @@ def test_the_card_counts_and_says_how(folder: Path, tmp_path: Path) -> None:
 
 def test_what_is_refused_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--steps 9-8: no stored step .* stored are 3 to 4"):
-        export_episodes(folder, tmp_path / "out", Wanted("sft", steps="9-8"))
+        export_episodes(folder, tmp_path / "out", DatasetRequest("sft", steps="9-8"))
     with pytest.raises(ConfigError, match=r"No row fits .*failed episodes, left out: 1"):
-        export_episodes(folder, tmp_path / "out", Wanted("sft", min_score=1.1))
+        export_episodes(folder, tmp_path / "out", DatasetRequest("sft", min_score=1.1))
     (tmp_path / "mine").write_text("")
     with pytest.raises(CheckpointError, match="holds something already"):
-        export_episodes(folder, tmp_path, Wanted("sft"))
+        export_episodes(folder, tmp_path, DatasetRequest("sft"))
     empty = RunFolder.create(
         tmp_path / "empty", parse({"name": "r", "env": {"id": "parl/WideSearch-v0"}})
     )
     with pytest.raises(CheckpointError, match="has no stored episodes"):
-        export_episodes(empty.path, tmp_path / "out", Wanted("sft"))
+        export_episodes(empty.path, tmp_path / "out", DatasetRequest("sft"))
     played = parse(
         {
             "name": "r",
             "env": {"id": "parl/WideSearch-v0"},
             "swarm": {"mode": "single"},
-            "roles": {"orchestrator": {"harness": "a:b"}},
+            "roles": {"orchestrator": {"external_agent": "a:b"}},
         }
     )
-    harness = RunFolder.create(tmp_path / "harness", played)
+    external_agent = RunFolder.create(tmp_path / "external_agent", played)
     with pytest.raises(ConfigError, match="not stored as messages"):
-        export_episodes(harness.path, tmp_path / "out", Wanted("sft"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "harness", "mine"]
+        export_episodes(external_agent.path, tmp_path / "out", DatasetRequest("sft"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "external_agent", "mine"]

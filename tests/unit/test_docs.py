@@ -23,9 +23,9 @@ RECORDED = {
     "outcome": "score item_f1 item_f1_nonkey row_f1 item_recall success subtask "
     "accuracy_answered abstention_precision abstention_recall",
     "swarm": "critical_steps total_steps num_subagents num_assigned num_refused num_duplicates spawn_rate width "
-    "work_over_span truncated finish_rate contradictions",
-    "tokens": "orchestrator subagent episode",
-    "failures": "total environment timeout",
+    "average_parallelism truncated_rate tokens_per_episode finish_rate contradictions",
+    "tokens": "orchestrator subagent",
+    "failures": "num_failed environment timeout",
     "policy/main": "loss grad_norm entropy lr weight_version clipped_fraction logp_mismatch_mean logp_mismatch_p50 "
     "logp_mismatch_p99 logp_mismatch_max sync_mismatch router_agreement",
     "rollout": "tokens_per_s episodes_per_s staleness_mean staleness_max",

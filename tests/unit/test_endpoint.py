@@ -32,9 +32,9 @@ from parl.core.types import (
 )
 from parl.env.base import ANSWER_NOW
 from parl.policy.base import PolicyHandle, Request, WindowFull
-from parl.policy.engines.openai import EndpointEngine, Uncounted, chat_messages
+from parl.policy.engines.openai import EndpointEngine, NullRenderer, chat_messages
 from parl.report.episode import decoder
-from parl.reward.credit import learnable
+from parl.reward.credit import build_samples
 from parl.rollout.pool.local import LocalPool
 from parl.rollout.swarm import SwarmRunner
 from parl.runs.records import episode_of, episode_record
@@ -119,7 +119,7 @@ def swarm(remote: RemoteConfig, who: Roles | None = None, num: int = 1) -> Swarm
     """A scripted orchestrator that assigns `num` tasks to subagents behind the endpoint."""
     calls = [assign("w", f"task {i}") for i in range(num)]
     made = runner(script([turns(create("w"), *calls), "blue"]), who=who)
-    subagent = PolicyHandle("far", Uncounted(), EndpointEngine(remote), False)
+    subagent = PolicyHandle("far", NullRenderer(), EndpointEngine(remote), False)
     return made.with_policies({**made.policies, "subagent": subagent})
 
 
@@ -192,7 +192,7 @@ def test_it_is_stored_and_never_trained_on(endpoint: tuple[Fake, str]) -> None:
     ]
     assert episode_of(json.loads(json.dumps(episode_record(group[0], {})))) == episode
     made = parse({"name": "n", "env": {"id": "x"}})
-    samples, mass = learnable(
+    samples, mass = build_samples(
         [group], made.credit, made.loss, made.roles, 0
     )  # even if somebody says it is trainable
     assert ([s.role for s in samples], list(mass)) == (["orchestrator"] * 2, ["main"])
@@ -377,8 +377,8 @@ FROZEN = {"subagent": {"policy": "far", "trainable": False}}
         ),
         ({"rollout": {"backend": "ray", "inference": {"far": {}}}}, "rollout.inference.far"),
         (
-            {"roles": {"subagent": {**FROZEN["subagent"], "harness": "a:b"}}},
-            "remove roles.subagent.harness",
+            {"roles": {"subagent": {**FROZEN["subagent"], "external_agent": "a:b"}}},
+            "remove roles.subagent.external_agent",
         ),
     ],
 )

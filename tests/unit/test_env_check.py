@@ -14,7 +14,7 @@ from parl.core.messages import Message
 from parl.env.registry import make_env
 from parl.testing import contract as promises
 from parl.testing.calls import transcript
-from parl.testing.check_env import Finding, check
+from parl.testing.check_env import CheckResult, check
 
 RUNS = "an episode starts and ends"
 ANSWERS = "calls are answered with text"
@@ -44,13 +44,13 @@ def config(name: str) -> EnvConfig:
     return EnvConfig(id=f"tests.broken_envs:broken/{name}-v0")
 
 
-def checked(name: str, deadline_s: float = 20.0) -> dict[str, Finding]:
+def checked(name: str, deadline_s: float = 20.0) -> dict[str, CheckResult]:
     found = {f.what: f for f in check(config(name), deadline_s)}
     assert list(found) == ALL
     return found
 
 
-def bad(found: dict[str, Finding]) -> list[str]:
+def bad(found: dict[str, CheckResult]) -> list[str]:
     return [what for what, finding in found.items() if finding.status == "BAD"]
 
 

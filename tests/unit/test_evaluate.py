@@ -14,22 +14,30 @@ from parl.config import load
 from parl.core.errors import CheckpointError, ConfigError
 from parl.core.types import Mode, Task
 from parl.evaluation.metrics import heldout_rows
-from parl.evaluation.plan import Asked, Evaluated, Plan, against, check_seeds, plan_controls, pooled
+from parl.evaluation.plan import (
+    EvalPlan,
+    EvalRequest,
+    EvalResult,
+    check_seeds,
+    combine_runs,
+    compare_with_baselines,
+    plan_controls,
+)
 from parl.report.evaluation import interval, print_evaluation
 from tests.helpers import ROOT, WordsEnv, assign, call, create, run, script, turns
 
 CONFIG = load(ROOT / "configs" / "smoke.yaml")
 
 
-def plan(path: Path, mode: Mode = "swarm", num: int = 2) -> Plan:
+def plan(path: Path, mode: Mode = "swarm", num: int = 2) -> EvalPlan:
     tasks = [Task(f"t{k}", "e", "p", {}) for k in range(num)]
     config = CONFIG.model_copy(update={"swarm": CONFIG.swarm.model_copy(update={"mode": mode})})
-    return Plan(
+    return EvalPlan(
         config, WordsEnv(), tasks, "test", mode, 1, path, path / "checkpoints" / "step_000003"
     )
 
 
-def evaluated(name: str, *scores: float, steps: float = 5.0) -> Evaluated:
+def evaluated(name: str, *scores: float, steps: float = 5.0) -> EvalResult:
     rows = [
         {
             "task": f"t{k}",
@@ -48,7 +56,7 @@ def evaluated(name: str, *scores: float, steps: float = 5.0) -> Evaluated:
         "mode": "swarm",
         "trials": 1,
     }
-    return Evaluated({**result, "greedy": metrics, "statistics": {"greedy": {}}}, {"greedy": rows})
+    return EvalResult({**result, "greedy": metrics, "statistics": {"greedy": {}}}, {"greedy": rows})
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -106,7 +114,7 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_swarm_is_compared_with_its_control(tmp_path: Path, control: Path) -> None:
-    (found,) = plan_controls([plan(tmp_path / "a")], Asked(trials=3))
+    (found,) = plan_controls([plan(tmp_path / "a")], EvalRequest(trials=3))
     assert (found.run, found.mode, found.trials) == (control, "single", 3)
 
 
@@ -114,8 +122,8 @@ def test_only_a_swarm_has_a_control(tmp_path: Path, control: Path) -> None:
     swarm_alone = replace(
         plan(tmp_path / "a"), mode="single"
     )  # --mode single: the swarm without its tools
-    assert plan_controls([swarm_alone], Asked()) == []
-    assert plan_controls([plan(tmp_path / "no-control")], Asked()) == []
+    assert plan_controls([swarm_alone], EvalRequest()) == []
+    assert plan_controls([plan(tmp_path / "no-control")], EvalRequest()) == []
 
 
 def test_why_there_is_no_comparison_is_said(
@@ -125,7 +133,7 @@ def test_why_there_is_no_comparison_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def said() -> str:
-        assert plan_controls([plan(tmp_path / "a")], Asked()) == []
+        assert plan_controls([plan(tmp_path / "a")], EvalRequest()) == []
         return capsys.readouterr().err
 
     monkeypatch.setattr(
@@ -134,14 +142,14 @@ def test_why_there_is_no_comparison_is_said(
     assert "Not compared with a single agent: " in (text := said())
     assert "different tasks" in text
 
-    def missing(path: Path, asked: Asked) -> Plan:
+    def missing(path: Path, asked: EvalRequest) -> EvalPlan:
         raise CheckpointError("no checkpoint '7'")
 
     monkeypatch.setattr("parl.evaluation.plan.plan_run", missing)
     assert "no checkpoint '7'" in said()
     (control / "summary.json").unlink()
     assert "a-single has not finished" in said()
-    assert plan_controls([plan(tmp_path / "a"), plan(tmp_path / "b")], Asked()) == []
+    assert plan_controls([plan(tmp_path / "a"), plan(tmp_path / "b")], EvalRequest()) == []
 
 
 # --- what is made of the rows ----------------------------------------------------------------------------------------
@@ -149,11 +157,11 @@ def test_why_there_is_no_comparison_is_said(
 
 def test_one_run_is_its_own_result() -> None:
     done = evaluated("a", 0.5, 1.0)
-    assert pooled([done]) == done.result
+    assert combine_runs([done]) == done.result
 
 
 def test_several_runs_are_pooled_by_seed_and_task() -> None:
-    result = pooled([evaluated("a", 0.5, 1.0), evaluated("b", 0.7, 1.0)])
+    result = combine_runs([evaluated("a", 0.5, 1.0), evaluated("b", 0.7, 1.0)])
     assert result["greedy"]["score"] == pytest.approx(0.8)
     assert [one["run"] for one in result["runs"]] == ["a", "b"]
     found = result["statistics"]["greedy"]["score"]["avg"]
@@ -167,7 +175,7 @@ def test_a_comparison_is_paired_by_seed_and_task() -> None:
         evaluated("a-single", 0.4, 0.9, steps=20),
         evaluated("b-single", 0.6, 0.9, steps=20),
     ]
-    found = against(runs, controls)
+    found = compare_with_baselines(runs, controls)
     assert found["runs"] == ["a-single", "b-single"]
     assert found["greedy"]["score"]["difference"] == {
         "mean": pytest.approx(0.1),
@@ -199,7 +207,7 @@ def test_all_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         evaluated("a-single", 0.4, 0.8, steps=20),
         evaluated("b-single", 0.6, 0.9, steps=20),
     ]
-    print_evaluation(pooled(runs) | {"against": against(runs, controls)})
+    print_evaluation(combine_runs(runs) | {"against": compare_with_baselines(runs, controls)})
     out = capsys.readouterr().out
     assert "2 runs, mean" in out
     assert "+0.125 (+0.100..+0.200)" in out

@@ -14,9 +14,9 @@ from parl.policy.base import PolicyHandle
 from parl.rollout.env_calls import EpisodeFailure
 from parl.rollout.pool.local import Job, Sink, StreamPool
 from parl.rollout.swarm import failed_episode
-from parl.training.rollout_source import AsyncFeed, Problems
+from parl.training.rollout_source import AsyncSource, TaskSampler
 
-PROBLEMS = Problems(
+PROBLEMS = TaskSampler(
     [Task(f"t{i}", "x", "p", {}) for i in range(5)], seed=3, tasks_per_step=3, group_size=2
 )
 RUNNER: Any = None
@@ -53,9 +53,9 @@ class Pool:
     def close(self) -> None: ...
 
 
-def feed(pool: Pool, staleness: int, steps: int = 20, **resumed: Any) -> AsyncFeed:
+def feed(pool: Pool, staleness: int, steps: int = 20, **resumed: Any) -> AsyncSource:
     stream: StreamPool = pool
-    return AsyncFeed(PROBLEMS, stream, staleness, steps, **resumed)
+    return AsyncSource(PROBLEMS, stream, staleness, steps, **resumed)
 
 
 def groups(batch: Sequence[Sequence[Episode]]) -> list[str]:

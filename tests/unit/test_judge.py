@@ -230,7 +230,7 @@ def test_a_judge_that_fails_masks_the_episode(endpoint: tuple[Fake, str]) -> Non
     ] * 2
     scored: list[ScoredEpisode] = []
     metrics = step_metrics(scored, failed)
-    assert (metrics["failures/judge_unavailable"], metrics["failures/total"]) == (2.0, 2.0)
+    assert (metrics["failures/judge_unavailable"], metrics["failures/num_failed"]) == (2.0, 2.0)
     assert not [name for name in metrics if name.startswith(("reward/", "outcome/"))]
 
 

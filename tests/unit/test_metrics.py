@@ -28,7 +28,7 @@ def test_siblings_cost_tokens_and_no_steps() -> None:
     before, after = swarm_metrics([one, one]), swarm_metrics([more, one])
     written = len("RED") + 1
     assert after.pop("tokens/siblings") == written  # two in one of two episodes
-    assert after.pop("tokens/episode") == before.pop("tokens/episode") + written
+    assert after.pop("swarm/tokens_per_episode") == before.pop("swarm/tokens_per_episode") + written
     assert after == before
 
 

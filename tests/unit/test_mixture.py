@@ -20,8 +20,8 @@ from parl.core.errors import ConfigError
 from parl.core.messages import Message, assistant
 from parl.core.types import Episode, Task
 from parl.env.base import Demonstration
-from parl.env.demonstrations import Said
-from parl.env.mixture import Mixture, by_turns, env_of
+from parl.env.demonstrations import Segment
+from parl.env.mixture import Mixture, env_of, interleave
 from parl.env.registry import make_env
 from parl.env.tasks import load_tasks
 from parl.evaluation.ablation.runner import cold_start_key
@@ -32,7 +32,7 @@ from parl.report.summary import summary_table
 from parl.reward.scorer import Scorer
 from parl.rollout.swarm import SwarmRunner
 from parl.runs.records import episode_of, episode_record, task_of
-from parl.training.rollout_source import Problems, Shares
+from parl.training.rollout_source import MixtureSampler, TaskSampler
 from tests.helpers import END, ROOT, Characters
 
 TASKS = {"train": {"num": 6}, "validation": {"num": 3}, "test": {"num": 3}}
@@ -74,7 +74,7 @@ def mixture(made: Config) -> Mixture:
 def test_each_has_its_share_of_any_number_of_problems_less_than_one_off(
     weights: list[float],
 ) -> None:
-    shares = Shares({str(i): w for i, w in enumerate(weights)})
+    shares = MixtureSampler({str(i): w for i, w in enumerate(weights)})
     had: Counter[str] = Counter()
     for number in range(400):
         ability, before = shares.at(number)
@@ -86,7 +86,7 @@ def test_each_has_its_share_of_any_number_of_problems_less_than_one_off(
 
 def test_a_step_has_the_exact_ratio_where_it_divides() -> None:
     tasks = [Task(f"{a}/{i}", "x", "p", {}, a) for a in ("search", "visual") for i in range(7)]
-    problems = Problems(tasks, 0, 10, 2, {"search": 4, "visual": 1})
+    problems = TaskSampler(tasks, 0, 10, 2, {"search": 4, "visual": 1})
     for step in range(6):
         dealt = Counter(problems.task(10 * step + k).ability for k in range(10))
         assert dealt == {"search": 8, "visual": 2}
@@ -94,17 +94,17 @@ def test_a_step_has_the_exact_ratio_where_it_divides() -> None:
 
 def test_each_ability_deals_its_tasks_once_before_any_comes_again() -> None:
     tasks = [Task(f"{a}/{i}", "x", "p", {}, a) for a in ("search", "visual") for i in range(5)]
-    problems = Problems(tasks, 0, 4, 2, {"search": 3, "visual": 1})
+    problems = TaskSampler(tasks, 0, 4, 2, {"search": 3, "visual": 1})
     order = [problems.task(n).id for n in range(40)]
     for ability, epochs in (("search", 6), ("visual", 2)):
         own = [task for task in order if task.startswith(ability)]
         assert len(own) == 5 * epochs
         for epoch in range(epochs):
             assert len(set(own[5 * epoch : 5 * epoch + 5])) == 5
-    again = Problems(tasks, 0, 4, 2, {"search": 3, "visual": 1})
+    again = TaskSampler(tasks, 0, 4, 2, {"search": 3, "visual": 1})
     assert again.task(33).id == order[33]  # of a run that is resumed: by its number alone
     assert [
-        Problems(tasks, 1, 4, 2, {"search": 3, "visual": 1}).task(n).id for n in range(40)
+        TaskSampler(tasks, 1, 4, 2, {"search": 3, "visual": 1}).task(n).id for n in range(40)
     ] != order
 
 
@@ -195,7 +195,7 @@ def test_a_specialist_is_its_part_of_the_mix_and_nothing_else(ability: str) -> N
     assert {kind.split("/")[0] for stage in alone.cold_start.stages for kind in stage.data} == {
         ability
     }
-    assert alone.cold_start.demos == {ability: joint.cold_start.demos[ability]}
+    assert alone.cold_start.demonstrator == {ability: joint.cold_start.demonstrator[ability]}
     kept = ("policies", "roles", "swarm", "reward", "loss", "credit", "eval", "train")
     assert all(getattr(alone, key) == getattr(joint, key) for key in kept)
     assert all(task.ability == ability for task in load_tasks(alone, mixture(alone), "test"))
@@ -249,7 +249,7 @@ def test_a_split_takes_turns_and_each_task_knows_its_environment() -> None:
     alone = make_env(EnvConfig(id="parl/WideSearch-v0"))
     assert env_of(alone, tasks[0]) is alone
     a, b, c = (Task(name, "x", "p", {}) for name in "abc")
-    assert by_turns([[a], [b, c]]) == [a, b, c]
+    assert interleave([[a], [b, c]]) == [a, b, c]
 
 
 def test_it_is_an_environment_like_any() -> None:
@@ -279,7 +279,9 @@ def test_demonstrations_go_by_ability_and_so_do_their_knobs() -> None:
     env = mixture(config())
     rng = np.random.default_rng(0)
     assert not isinstance(env.demonstrate("search/recall", rng), Demonstration)
-    demo = env.demonstrate("visual/episode", rng, visual={"lazy": 0.0}, search={"nonsense": 1})
+    demo = env.demonstrate(
+        "visual/episode", rng, visual={"give_up_prob": 0.0}, search={"nonsense": 1}
+    )
     assert isinstance(demo, Demonstration)
     assert demo.env is env.parts["visual"]
     assert demo.task.ability == "visual"
@@ -289,7 +291,7 @@ def test_demonstrations_go_by_ability_and_so_do_their_knobs() -> None:
     ):
         env.demonstrate("episode", rng)
     with pytest.raises(ConfigError, match="knobs go by ability"):
-        env.demonstrate("visual/episode", rng, lazy=0.1)
+        env.demonstrate("visual/episode", rng, give_up_prob=0.1)
 
 
 # --- an episode ------------------------------------------------------------------------------------------------------
@@ -298,9 +300,9 @@ def test_demonstrations_go_by_ability_and_so_do_their_knobs() -> None:
 def episodes(made: Config) -> tuple[list[Episode], list[Sequence[Message]]]:
     seen: list[Sequence[Message]] = []
 
-    def script(messages: Sequence[Message], rng: np.random.Generator) -> list[Said]:
+    def script(messages: Sequence[Message], rng: np.random.Generator) -> list[Segment]:
         seen.append(messages)
-        return [Said("a" + END)]
+        return [Segment("a" + END)]
 
     handle = PolicyHandle("main", Characters(), ScriptedEngine(script, Characters()), False)
     runner = SwarmRunner(

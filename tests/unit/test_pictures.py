@@ -9,13 +9,13 @@ from typing import Any
 from parl.config.roles import ClockConfig, Limits, Swarm
 from parl.core.messages import Message
 from parl.core.types import Episode, ScoredEpisode, Task
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.gateway.chat import ChatRequest
 from parl.gateway.conversation import Conversation
 from parl.policy.base import Generation, PolicyHandle, Request
 from parl.policy.engines.openai import chat_messages
 from parl.policy.engines.scripted import ScriptedEngine
-from parl.policy.renderers.images import Pictures, without_images
+from parl.policy.renderers.images import ImageSegmenter, without_images
 from parl.rollout.swarm import SwarmRunner
 from parl.runs.records import episode_of, episode_record
 from tests.helpers import Characters, WordsEnv, call, roles, run, script
@@ -24,7 +24,7 @@ RED, BLUE, BAD = (f"data:image/png;base64,{word}" for word in ("UkVE", "QkxV", "
 PAD = 7
 
 
-class Eyes:
+class ImageAdapter:
     """Sees every image but BAD, in three places."""
 
     forbidden = (PAD, 8)
@@ -40,7 +40,7 @@ class Eyes:
 class Seeing(Characters):
     """A character renderer with eyes."""
 
-    pictures = Pictures(Eyes())  # type: ignore[arg-type]
+    pictures = ImageSegmenter(ImageAdapter())  # type: ignore[arg-type]
 
     def start(self, system: str, tools: Any, user: str) -> list[int]:
         return self.show(f"{system}|{user}")
@@ -59,7 +59,7 @@ class Seeing(Characters):
 
 
 def test_pieces() -> None:
-    seeing, blind = Pictures(Eyes()), Pictures(None)  # type: ignore[arg-type]
+    seeing, blind = ImageSegmenter(ImageAdapter()), ImageSegmenter(None)  # type: ignore[arg-type]
     text = f"a {RED}{BLUE} b {BAD} c"
     assert seeing.pieces(text) == ["a ", (PAD,) * 3, (PAD,) * 3, " b [image] c"]
     assert seeing.shown(text) == (RED, BLUE)
@@ -80,8 +80,8 @@ class Engine(ScriptedEngine):
         self.left, self.renderer = said, Seeing()
         super().__init__(self._next, self.renderer)
 
-    def _next(self, messages: Any, rng: Any) -> list[Said]:
-        return [Said(self.left.pop(0))]
+    def _next(self, messages: Any, rng: Any) -> list[Segment]:
+        return [Segment(self.left.pop(0))]
 
     async def generate(self, request: Request) -> Generation:
         assert request.token_ids.count(PAD) == 3 * len(request.images)

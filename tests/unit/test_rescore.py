@@ -132,12 +132,12 @@ def contents(path: Path) -> dict[str, tuple[int, bytes]]:
         {"credit": {"type": "role_normalized"}},
         {"credit": {"type": "hierarchical"}},
         {"credit": {"type": "per_turn", "normalize_std": True}},
-        {"credit": {"type": "drop_one"}},
-        {"credit": {"type": "siblings"}},
+        {"credit": {"type": "leave_one_out"}},
+        {"credit": {"type": "resample"}},
     ],
     ids=[
         *("plain", "std", "frozen", "toggle", "rigid tree", "effort", "effort and toggle"),
-        *("trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one", "siblings"),
+        *("trajectory", "role_normalized", "hierarchical", "per_turn", "leave_one_out", "resample"),
     ],
 )
 def test_under_its_own_config_a_run_is_as_it_was(
@@ -180,7 +180,7 @@ def test_the_effort_budget_binds_in_these_runs(tmp_path: Path) -> None:
 
 def test_another_credit_rule_changes_the_subagents_advantages(tmp_path: Path) -> None:
     path = train(config(tmp_path / "run"))
-    for rule in ("trajectory", "role_normalized", "hierarchical", "per_turn", "drop_one"):
+    for rule in ("trajectory", "role_normalized", "hierarchical", "per_turn", "leave_one_out"):
         result = rescore_run(path, config(tmp_path / "run", credit={"type": rule}), rule)
         assert not result.exact, rule
         assert result.total.order_changed == 0
@@ -202,7 +202,7 @@ def test_episodes_that_do_not_say_what_subagents_contributed(tmp_path: Path) -> 
         ConfigError,
         match=r"does not say what its subagent 1 contributed. That is asked only while a run trains",
     ):
-        rescore_run(path, config(path, credit={"type": "drop_one"}), "other")
+        rescore_run(path, config(path, credit={"type": "leave_one_out"}), "other")
 
 
 def test_one_number_that_differs_is_seen(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from parl.core import images
 from parl.core.messages import Message
 from parl.core.net import own_names
 from parl.deploy import serve as module
-from parl.deploy.serve import Served, Service
-from parl.env.demonstrations import Said
-from parl.gateway.app import Limits, make_app
+from parl.deploy.serve import ServedPolicy, Service
+from parl.env.demonstrations import Segment
+from parl.gateway.app import ServerLimits, make_app
 from parl.policy.base import Generation, PolicyHandle, Request
 from parl.policy.engines.scripted import ScriptedEngine
-from tests.unit.test_harness import BAD, PEEK, Tagged
+from tests.unit.test_external_agent import BAD, PEEK, Tagged
 
 USER = {"role": "user", "content": "hi"}
 TOOLS = [
@@ -39,8 +39,8 @@ class Engine(ScriptedEngine):
         self.sessions: dict[str, tuple[int, ...]] = {}
         super().__init__(self._next, Tagged())
 
-    def _next(self, messages: Sequence[Message], rng: Any) -> Sequence[Said]:
-        return [Said(self.left.pop(0))]
+    def _next(self, messages: Sequence[Message], rng: Any) -> Sequence[Segment]:
+        return [Segment(self.left.pop(0))]
 
     async def generate(self, request: Request) -> Generation:
         known = self.sessions.get(request.session, ())
@@ -61,15 +61,17 @@ class Endpoint:
         self,
         *said: str,
         window: int = 10_000,
-        limits: Limits | None = None,
+        limits: ServerLimits | None = None,
         renderer: Tagged | None = None,
         adapter: str = "",
     ) -> None:
         self.engine = Engine(said)
         self.record = io.StringIO()
         policy = PolicyHandle("main", renderer or Tagged(), self.engine, adapter=adapter)
-        self.service = Service({"main": Served(policy, window, 500, 1.0)}, self.record)
-        app = make_app(lambda path, key: self.service, limits or Limits(), own_names("127.0.0.1"))
+        self.service = Service({"main": ServedPolicy(policy, window, 500, 1.0)}, self.record)
+        app = make_app(
+            lambda path, key: self.service, limits or ServerLimits(), own_names("127.0.0.1")
+        )
         self.client = TestClient(app, base_url="http://127.0.0.1")
 
     def post(self, messages: Sequence[Any], **more: Any) -> Any:
@@ -376,7 +378,7 @@ def test_the_window() -> None:
 
 
 def test_the_body_the_type_and_the_host() -> None:
-    here = Endpoint("x", limits=Limits(body_bytes=300))
+    here = Endpoint("x", limits=ServerLimits(body_bytes=300))
     assert error(here.post([{"role": "user", "content": "x" * 300}]))[:2] == (413, "body_too_large")
     assert (
         error(
@@ -399,7 +401,7 @@ def test_the_body_the_type_and_the_host() -> None:
 def test_the_deadline_frees_the_engine_and_the_conversation_can_go_on() -> None:
     import asyncio
 
-    here = Endpoint("blue", "fine", limits=Limits(deadline_s=0.2))
+    here = Endpoint("blue", "fine", limits=ServerLimits(deadline_s=0.2))
     messages: list[Any] = [dict(USER)]
     here.say(messages)
     quick = Engine.generate
@@ -417,7 +419,7 @@ def test_the_deadline_frees_the_engine_and_the_conversation_can_go_on() -> None:
 
 
 def test_too_many_at_once() -> None:
-    assert error(Endpoint("x", limits=Limits(concurrent=0)).post([USER]))[:2] == (
+    assert error(Endpoint("x", limits=ServerLimits(concurrent=0)).post([USER]))[:2] == (
         429,
         "too_many_requests",
     )

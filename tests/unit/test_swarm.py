@@ -16,7 +16,7 @@ from parl.config.rollout import Rollout
 from parl.core.messages import Message
 from parl.core.types import Episode
 from parl.env.base import AgentEnv
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.policy.base import Generation, Request
 from parl.policy.engines.scripted import ScriptedEngine
 from parl.rollout.pool.local import LocalPool
@@ -85,7 +85,7 @@ def test_a_subagent_has_the_environments_tools_and_not_the_swarms() -> None:
 class Together(ScriptedEngine):
     """Answers a subagent only when `num` of them wait."""
 
-    def __init__(self, play: Callable[..., Sequence[Said]], num: int) -> None:
+    def __init__(self, play: Callable[..., Sequence[Segment]], num: int) -> None:
         super().__init__(play, Characters())
         self._barrier = asyncio.Barrier(num)
 
@@ -251,7 +251,7 @@ def test_what_subagents_contributed_is_asked_only_if_it_is_needed() -> None:
     who = roles(subagent=Limits(turns=2, context_tokens=10_000))
 
     def played(env: AgentEnv, answer: str = "blue", contributions: bool = True) -> Episode:
-        credit = Credit(type="drop_one" if contributions else "group_mean")
+        credit = Credit(type="leave_one_out" if contributions else "group_mean")
         asks = replace(runner(script([three, answer], **kids), None, who), credit=credit)
         return asyncio.run(asks.run(env, TASK, episode_id="e", group="g", step=0, seed="s"))
 
@@ -310,14 +310,16 @@ def test_only_messages_that_were_read_can_contradict() -> None:
 def test_siblings_are_sampled_and_not_read() -> None:
     """Each attempt says the number of its draw, so attempts differ; what is read is the first one's."""
 
-    def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         if messages[-1]["role"] == "tool":
-            return [Said("blue")]
+            return [Segment("blue")]
         three = turns(create("a"), *(assign("a", p) for p in ("red", "green", "pink")))
-        return [Said(three if messages[-1]["content"] == TASK.prompt else str(rng.integers(10**9)))]
+        return [
+            Segment(three if messages[-1]["content"] == TASK.prompt else str(rng.integers(10**9)))
+        ]
 
     def played(**knobs: Any) -> Episode:
-        asks = replace(runner(play), credit=Credit(type="siblings", **knobs))
+        asks = replace(runner(play), credit=Credit(type="resample", **knobs))
         return asyncio.run(asks.run(WordsEnv(), TASK, episode_id="e", group="g", step=0, seed="s"))
 
     plain, episode = run(play), played(siblings=2, sibling_share=1.0)
@@ -424,10 +426,10 @@ def test_the_token_budget_counts_the_whole_tree() -> None:
 
 
 def test_the_same_seed_gives_the_same_episode() -> None:
-    def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def play(messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         if messages[-1]["role"] == "user":
-            return [Said(call("peek", at=str(rng.integers(10**9))))]
-        return [Said(str(rng.integers(10**9)))]
+            return [Segment(call("peek", at=str(rng.integers(10**9))))]
+        return [Segment(str(rng.integers(10**9)))]
 
     pool = LocalPool(WordsEnv, Rollout())
     first, second = (pool.run(runner(play), jobs(2)) for _ in range(2))

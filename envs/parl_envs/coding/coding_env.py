@@ -18,7 +18,7 @@ from pydantic import Field
 from parl.core.errors import ConfigError, did_you_mean
 from parl.core.types import Task
 from parl.env.base import AgentEnv, Demonstration
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.tools import tool
 from parl_envs.coding import expert, functions, practice, tasks
 from parl_envs.coding.merge import merge
@@ -251,7 +251,7 @@ class Coding(AgentEnv):
 
     def demonstrate(
         self, kind: str, rng: np.random.Generator, **knobs: Any
-    ) -> Demonstration | Sequence[Said]:
+    ) -> Demonstration | Sequence[Segment]:
         """`recall`, `enumerate`, `copy`, `locate`, `repair`: texts to practise on. `episode`: the expert at work."""
         if kind in practice.KINDS:
             return practice.KINDS[kind](rng, self.knobs)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parl.core.messages import Message
-from parl.env.demonstrations import Said, written_call
+from parl.env.demonstrations import Segment, written_call
 from parl_envs.coding.functions import correct
 
 SUBAGENT_SYSTEM = "fixer"
@@ -26,23 +26,23 @@ class Expert:
     """Plays the orchestrator and its subagents on one task.
 
     Args:
-        parallel: probability of delegating.
-        decide: probability that a delegating episode trains its decision tokens.
-        lazy: probability that a file is written as it was found, mistake included.
+        delegate_prob: probability of delegating.
+        train_decision_prob: probability that a delegating episode trains its decision tokens.
+        give_up_prob: probability that a file is written as it was found, mistake included.
     """
 
     rng: np.random.Generator
-    parallel: float = 0.5
-    decide: float = 0.2
-    lazy: float = 0.0
+    delegate_prob: float = 0.5
+    train_decision_prob: float = 0.2
+    give_up_prob: float = 0.0
     _delegates: bool = field(init=False)
     _trains_decision: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self._delegates = bool(self.rng.random() < self.parallel)
-        self._trains_decision = bool(self.rng.random() < self.decide)
+        self._delegates = bool(self.rng.random() < self.delegate_prob)
+        self._trains_decision = bool(self.rng.random() < self.train_decision_prob)
 
-    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         if messages[0]["role"] == "system" and messages[0]["content"] == SUBAGENT_SYSTEM:
             return self._fix(messages[1:], [messages[1]["content"]], rng)
         at = next(i for i, m in enumerate(messages) if m["role"] == "user")
@@ -51,33 +51,33 @@ class Expert:
             return self._orchestrate(messages[at:], files)
         return self._fix(messages[at:], files, rng)
 
-    def _orchestrate(self, messages: Sequence[Message], files: Sequence[str]) -> Sequence[Said]:
+    def _orchestrate(self, messages: Sequence[Message], files: Sequence[str]) -> Sequence[Segment]:
         if len(messages) == 1:
             launches = [
                 written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in files
             ]
             head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
-            return [Said(head, self._trains_decision), Said(" ".join(launches))]
+            return [Segment(head, self._trains_decision), Segment(" ".join(launches))]
         merged = sum(m["role"] == "assistant" for m in messages) > 1
-        return [Said(DONE if merged else written_call("merge"))]
+        return [Segment(DONE if merged else written_call("merge"))]
 
     def _fix(
         self, messages: Sequence[Message], files: Sequence[str], rng: np.random.Generator
-    ) -> Sequence[Said]:
+    ) -> Sequence[Segment]:
         """Read a file, write it, and so on; `messages` begin with the request, `files` are such as `#2 f7.py`."""
         place, writes = divmod(sum(m["role"] == "tool" for m in messages), 2)
         if place == len(files):
-            return [Said(DONE)]
+            return [Segment(DONE)]
         number, path = files[place].split()
         if not writes:
-            return [Said(f"{number} {written_call('read_file', path=path)}")]
+            return [Segment(f"{number} {written_call('read_file', path=path)}")]
         found = messages[-1]["content"]
         return [
-            Said(
+            Segment(
                 written_call(
                     "write_file",
                     path=path,
-                    content=found if rng.random() < self.lazy else correct(found),
+                    content=found if rng.random() < self.give_up_prob else correct(found),
                 )
             )
         ]

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from parl.env.demonstrations import Said, written_call
+from parl.env.demonstrations import Segment, written_call
 from parl_envs.coding.expert import AGENT_NAME, DONE, SUBAGENT_SYSTEM
 from parl_envs.coding.functions import CONSTANTS, LETTERS, SYMBOLS, Exercise, draw
 from parl_envs.coding.tasks import HIDDEN, MODULES, SHOWN, Knobs, numbered
@@ -49,7 +49,7 @@ def content_words() -> tuple[str, ...]:
     )
 
 
-def recall(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
+def recall(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     """Pairs of words, then the keys again: the values, of one to three words, are to be copied."""
     words = content_words()
     order = rng.permutation(len(words))
@@ -58,14 +58,14 @@ def recall(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     pool = [words[i] for i in order[num:]]
     longest = 1 if rng.random() < 0.5 else 3
     values = [" ".join(rng.choice(pool, size=int(rng.integers(1, longest + 1)))) for _ in keys]
-    said = [Said(" ".join(f"{k} {v}" for k, v in zip(keys, values, strict=True)), train=False)]
+    said = [Segment(" ".join(f"{k} {v}" for k, v in zip(keys, values, strict=True)), train=False)]
     in_order = rng.random() < 0.4
     for i in range(num) if in_order else rng.permutation(num):
-        said += [Said(keys[i], train=False), Said(values[i])]
+        said += [Segment(keys[i], train=False), Segment(values[i])]
     return said
 
 
-def enumerate_files(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
+def enumerate_files(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     """A task, then one assignment for each of its files."""
     num = int(rng.integers(1, knobs.n[1] + 1))
     paths = [f"{m}.py" for m in rng.choice(MODULES, size=num, replace=False)]
@@ -73,38 +73,38 @@ def enumerate_files(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
         written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in numbered(paths)
     )
     return [
-        Said(f"fix : {' ; '.join(numbered(paths))} {END}", train=False),
-        Said(f"{launches} {END}"),
+        Segment(f"fix : {' ; '.join(numbered(paths))} {END}", train=False),
+        Segment(f"{launches} {END}"),
     ]
 
 
-def copy_file(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
+def copy_file(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     """A file without a mistake is read and written again."""
     exercise = _draw(rng, knobs)
     return [
         _read(exercise, exercise.solution),
-        Said(written_call("write_file", path=_path(exercise), content=exercise.solution) + END),
+        Segment(written_call("write_file", path=_path(exercise), content=exercise.solution) + END),
     ]
 
 
-def locate(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
+def locate(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     """A file is read; the statement that contradicts the docstring is named."""
     exercise = _draw(rng, knobs)
     return [
         _read(exercise, exercise.source),
-        Said("wrong :", train=False),
-        Said(exercise.wrong.statements[exercise.at]),
+        Segment("wrong :", train=False),
+        Segment(exercise.wrong.statements[exercise.at]),
     ]
 
 
-def repair(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
+def repair(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     """A file is read and written again; only the words that must change are asked for."""
     exercise = _draw(rng, knobs)
     before, after = exercise.source.split(), exercise.solution.split()
     said = [_read(exercise, exercise.source)]
     text = written_call("write_file", path=_path(exercise), content="\0")
-    said.append(Said(text.split("\0")[0], train=False))
-    said += [Said(new, train=old != new) for old, new in zip(before, after, strict=True)]
+    said.append(Segment(text.split("\0")[0], train=False))
+    said += [Segment(new, train=old != new) for old, new in zip(before, after, strict=True)]
     return said
 
 
@@ -116,15 +116,15 @@ def _path(exercise: Exercise) -> str:
     return f"{exercise.right.name}.py"
 
 
-def _read(exercise: Exercise, text: str) -> Said:
+def _read(exercise: Exercise, text: str) -> Segment:
     """The turn that reads a file, as in an episode, up to where the next turn begins."""
-    return Said(
+    return Segment(
         f"{written_call('read_file', path=_path(exercise))}{END}{TO_TOOL}{text}{END}{TO_AGENT}",
         train=False,
     )
 
 
-KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Said]]] = {
+KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Segment]]] = {
     "recall": recall,
     "enumerate": enumerate_files,
     "copy": copy_file,

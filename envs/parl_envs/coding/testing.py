@@ -65,16 +65,16 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TestResult:
     """Whether a case passed, and what the code gave: the text of a value, or of an error."""
 
     passed: bool
     got: str
 
 
-def run_cases(files: Mapping[str, str], cases: Sequence[Case]) -> list[Verdict]:
+def run_cases(files: Mapping[str, str], cases: Sequence[Case]) -> list[TestResult]:
     """Verdicts in the order of the cases. One process for each file under test, so no file spoils another's."""
-    verdicts: dict[Case, Verdict] = {}
+    verdicts: dict[Case, TestResult] = {}
     for group in _by_setup(cases):
         needed = _needed(group, files)
         verdicts |= zip(group, _run(needed, tuple(group)), strict=True)
@@ -105,7 +105,7 @@ def _needed(group: Sequence[Case], files: Mapping[str, str]) -> tuple[tuple[str,
 
 
 @lru_cache(maxsize=65536)
-def _run(files: tuple[tuple[str, str], ...], cases: tuple[Case, ...]) -> tuple[Verdict, ...]:
+def _run(files: tuple[tuple[str, str], ...], cases: tuple[Case, ...]) -> tuple[TestResult, ...]:
     """Run the calls of one file and compare. Cached: the same text gives the same values."""
     runner = RUNNER % (LONGEST_VALUE + 1)
     job = json.dumps([cases[0].setup, [case.call for case in cases]])
@@ -132,13 +132,13 @@ def _answers(stdout: str, num: int) -> list[Mapping[str, Any] | None]:
     return [answers[0] if len(answers) == 1 else None for answers in found]
 
 
-def _verdict(case: Case, answer: Mapping[str, Any] | None, why: str) -> Verdict:
+def _verdict(case: Case, answer: Mapping[str, Any] | None, why: str) -> TestResult:
     if answer is None or not isinstance(answer.get("value"), str):
-        return Verdict(False, str((answer or {}).get("error", why)))
+        return TestResult(False, str((answer or {}).get("error", why)))
     text = answer["value"]
     if case.check:
-        return Verdict(_checks(case, text), text)
-    return Verdict(equal(text, case.expect), text)
+        return TestResult(_checks(case, text), text)
+    return TestResult(equal(text, case.expect), text)
 
 
 def equal(text: str, expect: str) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from parl.core.messages import Message
 from parl.core.types import Task
 from parl.env.base import ANSWER_NOW
-from parl.env.demonstrations import Said, written_call
+from parl.env.demonstrations import Segment, written_call
 
 SUBAGENT_SYSTEM = "searcher"
 AGENT_NAME = "scout"
@@ -26,17 +26,17 @@ class Expert:
     """Plays the orchestrator and its subagents on one task.
 
     Args:
-        parallel: probability of delegating.
-        decide: probability that a delegating episode trains its decision tokens.
-        lazy: probability that a subagent skips its last look-up and answers `unknown`.
+        delegate_prob: probability of delegating.
+        train_decision_prob: probability that a delegating episode trains its decision tokens.
+        give_up_prob: probability that a subagent skips its last look-up and answers `unknown`.
         width_limit: delegate all rows up to here, and each further row with probability `continue_p`.
     """
 
     task: Task
     rng: np.random.Generator
-    parallel: float = 0.5
-    decide: float = 0.2
-    lazy: float = 0.1
+    delegate_prob: float = 0.5
+    train_decision_prob: float = 0.2
+    give_up_prob: float = 0.1
     width_limit: int = 1000
     continue_p: float = 1.0
     _delegates: bool = field(init=False)
@@ -44,14 +44,14 @@ class Expert:
     _width: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._delegates = bool(self.rng.random() < self.parallel)
-        self._trains_decision = bool(self.rng.random() < self.decide)
+        self._delegates = bool(self.rng.random() < self.delegate_prob)
+        self._trains_decision = bool(self.rng.random() < self.train_decision_prob)
         num = len(self.task.data["gold"])
         self._width = min(num, self.width_limit)
         while self._width < num and self.rng.random() < self.continue_p:
             self._width += 1
 
-    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         if messages[0]["role"] == "system" and messages[0]["content"] == SUBAGENT_SYSTEM:
             return self._subagent(messages, rng)
         prompt = next(m["content"] for m in messages if m["role"] == "user")
@@ -62,24 +62,24 @@ class Expert:
 
     def _orchestrator(
         self, messages: Sequence[Message], columns: str, names: Sequence[str]
-    ) -> Sequence[Said]:
+    ) -> Sequence[Segment]:
         if messages[-1]["role"] == "user":
             head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
             launches = [
                 written_call("assign_task", agent=AGENT_NAME, prompt=f"{name} : {columns}")
                 for name in names[: self._width]
             ]
-            return [Said(head, self._trains_decision), Said(" ".join(launches))]
+            return [Segment(head, self._trains_decision), Segment(" ".join(launches))]
         results = [m["content"] for m in messages if m["role"] == "tool"][1:]
-        return [Said(" ".join(results))]
+        return [Segment(" ".join(results))]
 
-    def _subagent(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def _subagent(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         prompt = next(m["content"] for m in messages if m["role"] == "user")
         name, _, columns = prompt.partition(" : ")
         said = self._row(messages, name, columns, rng)
         last = columns.split()[-1]
-        if "<tool_call>" not in said[0].text and rng.random() < self.lazy:
-            return [Said(f"{said[0].text.rsplit(f' {last} ', 1)[0]} {last} unknown")]
+        if "<tool_call>" not in said[0].text and rng.random() < self.give_up_prob:
+            return [Segment(f"{said[0].text.rsplit(f' {last} ', 1)[0]} {last} unknown")]
         return said
 
     def _alone(
@@ -88,7 +88,7 @@ class Expert:
         columns: str,
         names: Sequence[str],
         rng: np.random.Generator,
-    ) -> Sequence[Said]:
+    ) -> Sequence[Segment]:
         """One row after the other; the turn that has read a row's last page notes its cells."""
         per_row = 4 if " > " in columns else 2
         tools = sum(m["role"] == "tool" for m in messages)
@@ -99,29 +99,29 @@ class Expert:
             if m["role"] == "assistant"
         ]
         if messages[-1]["content"] == ANSWER_NOW:
-            return [Said(" ".join(n for n in notes if n))]
+            return [Segment(" ".join(n for n in notes if n))]
         if at == 0 and done > 0:
             note = _cells(messages, names[done - 1], columns)
             if done == len(names):
-                return [Said(" ".join([*(n for n in notes if n), note]))]
-            return [Said(note + " " + written_call("search", query=_entity(names[done])))]
+                return [Segment(" ".join([*(n for n in notes if n), note]))]
+            return [Segment(note + " " + written_call("search", query=_entity(names[done])))]
         return self._row(messages[-2 * at :] if at else [], names[done], columns, rng)
 
     def _row(
         self, messages: Sequence[Message], name: str, columns: str, rng: np.random.Generator
-    ) -> Sequence[Said]:
+    ) -> Sequence[Segment]:
         observations = [m["content"] for m in messages if m["role"] == "tool"]
         step = len(observations)
         if step == 0:
-            return [Said(written_call("search", query=_entity(name)))]
+            return [Segment(written_call("search", query=_entity(name)))]
         hop = " > " in columns
         last = observations[-1]
         if step % 2 == 1:
             query = _entity(name) if step == 1 else _read(observations[1], "capital")
-            return [Said(written_call("open", doc=_find(last, query)))]
+            return [Segment(written_call("open", doc=_find(last, query)))]
         if hop and step == 2:
-            return [Said(written_call("search", query=_read(last, "capital")))]
-        return [Said(_cells(messages, name, columns))]
+            return [Segment(written_call("search", query=_read(last, "capital")))]
+        return [Segment(_cells(messages, name, columns))]
 
 
 def _parse_question(prompt: str) -> tuple[str, list[str]]:

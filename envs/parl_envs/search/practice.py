@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from parl.env.demonstrations import Said, written_call
+from parl.env.demonstrations import Segment, written_call
 from parl_envs.search.expert import AGENT_NAME, SUBAGENT_SYSTEM
 from parl_envs.search.tasks import Knobs
 from parl_envs.search.world import HOP, SIZES, WorldSpec, short_rows
@@ -56,7 +56,7 @@ def content_words(spec: WorldSpec) -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
-def recall(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Said]:
+def recall(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Segment]:
     """Pairs of key and value, then the keys again: the values are to be copied.
 
     Keys are document ids or words, values one to three words or an id; a colon may stand between, as on pages.
@@ -77,12 +77,15 @@ def recall(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Said
     ]
     gap = " \n " if colon else " "
     said = [
-        Said(gap.join(f"{k}{colon} {v}" for k, v in zip(keys, values, strict=True)), train=False)
+        Segment(gap.join(f"{k}{colon} {v}" for k, v in zip(keys, values, strict=True)), train=False)
     ]
     in_order = rng.random() < 0.4
     order = np.arange(len(keys)) if in_order else rng.permutation(len(keys))
     for place, i in enumerate(order):
-        said += [Said(keys[i] + colon, train=in_order and place > 0 and not colon), Said(values[i])]
+        said += [
+            Segment(keys[i] + colon, train=in_order and place > 0 and not colon),
+            Segment(values[i]),
+        ]
     return said
 
 
@@ -90,7 +93,7 @@ def _length(rng: np.random.Generator, longest: int) -> int:
     return 1 if longest == 1 else int(rng.choice([1, 1, 1, 2, 3]))
 
 
-def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Said]:
+def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Segment]:
     """A numbered list of random names, then one assignment for each: writing a list again in another form."""
     words = content_words(spec)
     num = int(rng.integers(2, knobs.largest + 1))
@@ -107,12 +110,12 @@ def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> l
         for i, name in enumerate(names, 1)
     ]
     return [
-        Said(f"find {columns} for : {listed} <|im_end|>", train=False),
-        Said(" ".join(launches) + " <|im_end|>"),
+        Segment(f"find {columns} for : {listed} <|im_end|>", train=False),
+        Segment(" ".join(launches) + " <|im_end|>"),
     ]
 
 
-KINDS: dict[str, Callable[[np.random.Generator, WorldSpec, Knobs], list[Said]]] = {
+KINDS: dict[str, Callable[[np.random.Generator, WorldSpec, Knobs], list[Segment]]] = {
     "recall": recall,
     "enumerate": enumerate_rows,
 }

@@ -20,7 +20,7 @@ from parl.core.abstention import Question, tally
 from parl.core.errors import ConfigError, did_you_mean
 from parl.core.types import Task
 from parl.env.base import AgentEnv, Demonstration
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.tools import tool
 from parl_envs.search import expert, practice, tasks
 from parl_envs.search.table import parse_rows, rows_to_markdown
@@ -277,7 +277,7 @@ class WideSearch(AgentEnv):
 
     def demonstrate(
         self, kind: str, rng: np.random.Generator, **knobs: Any
-    ) -> Demonstration | Sequence[Said]:
+    ) -> Demonstration | Sequence[Segment]:
         """`recall`, `enumerate`: texts to practise copying. `episode`: the expert at work."""
         if kind in practice.KINDS:
             return practice.KINDS[kind](rng, self.world_spec, self.knobs)

@@ -16,7 +16,7 @@ import numpy as np
 from parl.core.messages import Message
 from parl.core.types import Task
 from parl.env.base import ANSWER_NOW
-from parl.env.demonstrations import Said, written_call
+from parl.env.demonstrations import Segment, written_call
 from parl_envs.visual.pictures import UNITS, words
 from parl_envs.visual.questions import conclude
 from parl_envs.visual.scores import UNKNOWN
@@ -47,17 +47,17 @@ class Expert:
 
     Args:
         tools: whether there are any: without them it says the answer at once.
-        parallel: probability of delegating.
-        decide: probability that a delegating episode trains its decision tokens.
-        lazy: probability that what is in a box is guessed, not looked at.
+        delegate_prob: probability of delegating.
+        train_decision_prob: probability that a delegating episode trains its decision tokens.
+        give_up_prob: probability that what is in a box is guessed, not looked at.
     """
 
     task: Task
     rng: np.random.Generator
     tools: bool = True
-    parallel: float = 0.5
-    decide: float = 0.2
-    lazy: float = 0.0
+    delegate_prob: float = 0.5
+    train_decision_prob: float = 0.2
+    give_up_prob: float = 0.0
     _delegates: bool = field(init=False)
     _trains_decision: bool = field(init=False)
     _texts: list[str] = field(init=False)
@@ -65,31 +65,31 @@ class Expert:
     _guessed: list[bool] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._delegates = bool(self.rng.random() < self.parallel)
-        self._trains_decision = bool(self.rng.random() < self.decide)
+        self._delegates = bool(self.rng.random() < self.delegate_prob)
+        self._trains_decision = bool(self.rng.random() < self.train_decision_prob)
         self._boxes = asked(self.task.data)
         self._paged = len(self.task.data["pages"]) > 1
-        self._guessed = (self.rng.random(len(self._boxes)) < self.lazy).tolist()
+        self._guessed = (self.rng.random(len(self._boxes)) < self.give_up_prob).tolist()
         if not self._delegates:  # one who works alone looks at all of them or at none
             self._guessed = [self._guessed[0]] * len(self._boxes)
         guesses = self.rng.integers(10, size=len(self._boxes))
         both = zip(self._guessed, guesses, self._boxes, strict=True)
         self._texts = [str(guess) if guessed else box.text for guessed, guess, (_, box) in both]
 
-    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Said]:
+    def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         at = next(i for i, m in enumerate(messages) if m["role"] == "user")
         if messages[0]["role"] == "system" and messages[0]["content"] == SUBAGENT_SYSTEM:
-            return [Said(self._subagent(messages[at:]))]
+            return [Segment(self._subagent(messages[at:]))]
         return (
             self._orchestrate(messages[at:])
             if self._delegates
-            else [Said(self._alone(messages[at:]))]
+            else [Segment(self._alone(messages[at:]))]
         )
 
-    def _orchestrate(self, messages: Sequence[Message]) -> list[Said]:
+    def _orchestrate(self, messages: Sequence[Message]) -> list[Segment]:
         if len(messages) > 1:
             results = [m["content"].split()[-1] for m in messages if m["role"] == "tool"][1:]
-            return [Said(self._answer(results))]
+            return [Segment(self._answer(results))]
         prompts = [
             f"#{i} p{page} {box.colour}" + ("" if self._paged else f" {words(box.bbox)}")
             for i, (page, box) in enumerate(self._boxes, 1)
@@ -98,7 +98,7 @@ class Expert:
         launches = " ".join(
             written_call("assign_task", agent=AGENT_NAME, prompt=prompt) for prompt in prompts
         )
-        return [Said(head, self._trains_decision), Said(launches)]
+        return [Segment(head, self._trains_decision), Segment(launches)]
 
     def _subagent(self, messages: Sequence[Message]) -> str:
         """Its prompt is such as `#2 p1 red 3.125 15.625 9.375 21.875`, or `#2 p2 red`."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from parl.env.base import ANSWER_NOW
-from parl.env.demonstrations import Said, written_call
+from parl.env.demonstrations import Segment, written_call
 from parl_envs.visual.digits import COLOURS, EDGES, draw
 from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, zoom
 from parl_envs.visual.pictures import OPS, UNITS, Picture, words
@@ -45,18 +45,18 @@ def vocabulary(knobs: Knobs, max_images: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*fixed, *COLOURS, *asked, *numbers, *names]))
 
 
-def ground(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
+def ground(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     """An overview, then each of its boxes by its colour: where it is, as calls of `zoom` and assignments say it."""
     scene = draw_scene(knobs, rng, "train", len(COLOURS))
-    said = [Said(f"p1 {Picture(draw(scene), knobs.size).uri()}{END}{TO_AGENT}", train=False)]
+    said = [Segment(f"p1 {Picture(draw(scene), knobs.size).uri()}{END}{TO_AGENT}", train=False)]
     head = ZOOM if rng.random() < 0.5 else ""
     for i in rng.permutation(len(scene.boxes)):
         box = scene.boxes[i]
-        said += [Said(f"{box.colour} {head}", train=False), Said(words(box.bbox))]
+        said += [Segment(f"{box.colour} {head}", train=False), Segment(words(box.bbox))]
     return said
 
 
-def read(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
+def read(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     """Boxes that were enlarged, as an episode has them, and what each holds."""
     scene = draw_scene(knobs, rng, "train", READ_AT_ONCE)
     boxes = [
@@ -67,11 +67,11 @@ def read(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
     said = []
     for i, box in enumerate(boxes, 1):
         shown = page.zoom(box.bbox).uri()
-        said += [Said(f"{TO_TOOL}v{i} {shown}{END}{TO_AGENT}", train=False), Said(box.text)]
+        said += [Segment(f"{TO_TOOL}v{i} {shown}{END}{TO_AGENT}", train=False), Segment(box.text)]
     return said
 
 
-def aggregate(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
+def aggregate(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     """What boxes hold, as one's own notes or as subagents' messages, and the answer."""
     name = str(rng.choice([q for q in knobs.questions if q in SEVERAL] or ["list"]))
     num = int(rng.integers(knobs.n[0], knobs.n[1] + 1))
@@ -85,12 +85,12 @@ def aggregate(rng: np.random.Generator, knobs: Knobs) -> list[Said]:
         between = f" {zoom((0, 0, 0, 0), 1)}{END}{TO_TOOL}{END}{TO_AGENT}".join(notes)
     asked = TEXTS[name].format("").strip()
     return [
-        Said(f"{asked}{END}{TO_AGENT}{between}", train=False),
-        Said(conclusion(name, "", texts, [])),
+        Segment(f"{asked}{END}{TO_AGENT}{between}", train=False),
+        Segment(conclusion(name, "", texts, [])),
     ]
 
 
-KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Said]]] = {
+KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Segment]]] = {
     "ground": ground,
     "read": read,
     "aggregate": aggregate,

@@ -18,7 +18,7 @@ from parl.core.abstention import Question, tally
 from parl.core.errors import ConfigError, did_you_mean
 from parl.core.types import Task
 from parl.env.base import AgentEnv, Demonstration
-from parl.env.demonstrations import Said
+from parl.env.demonstrations import Segment
 from parl.env.tools import ToolSpec, tool
 from parl_envs.visual import expert, pictures, practice, scores, tasks
 from parl_envs.visual.digits import COLOURS, Box
@@ -266,7 +266,7 @@ class VisualTools(AgentEnv):
 
     def demonstrate(
         self, kind: str, rng: np.random.Generator, **knobs: Any
-    ) -> Demonstration | Sequence[Said]:
+    ) -> Demonstration | Sequence[Segment]:
         """`ground`, `read`, `aggregate`: texts to practise on. `episode`: the expert at work."""
         if kind in practice.KINDS:
             return practice.KINDS[kind](rng, self.knobs)

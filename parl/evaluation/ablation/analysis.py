@@ -55,7 +55,7 @@ FOOTER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class VariantResults:
     """What a variant's finished runs measured: seed -> decoding -> metric -> value, and on which tasks."""
 
     label: str
@@ -94,7 +94,7 @@ def difference(first: Mapping[int, float], other: Mapping[int, float]) -> dict[s
     return {"num": len(deltas), "mean": mean, "low": mean - half, "high": mean + half}
 
 
-def analyse(variants: Sequence[Measured], seeds: Sequence[int]) -> dict[str, Any]:
+def analyse(variants: Sequence[VariantResults], seeds: Sequence[int]) -> dict[str, Any]:
     """All numbers of the comparison. The first variant is what the others are compared with."""
     first = variants[0]
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -123,7 +123,7 @@ def analyse(variants: Sequence[Measured], seeds: Sequence[int]) -> dict[str, Any
     return out | {"verdicts": verdicts(out), "notes": _notes(variants, seeds)}
 
 
-def _metrics(variants: Sequence[Measured]) -> list[str]:
+def _metrics(variants: Sequence[VariantResults]) -> list[str]:
     """What is compared, in order: the score, that of each ability of a mix, the others."""
     measured = dict.fromkeys(
         name for v in variants for run in v.runs.values() for row in run.values() for name in row
@@ -150,7 +150,7 @@ def _row(values: Mapping[int, float], base: Mapping[int, float] | None) -> dict[
     }
 
 
-def _notes(variants: Sequence[Measured], seeds: Sequence[int]) -> list[str]:
+def _notes(variants: Sequence[VariantResults], seeds: Sequence[int]) -> list[str]:
     """What a reader has to know before comparing."""
     notes = []
     for variant in variants:

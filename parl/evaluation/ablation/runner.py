@@ -28,7 +28,7 @@ import yaml
 from parl.config import Config, load
 from parl.core.errors import CheckpointError, ConfigError
 from parl.core.progress import Progress
-from parl.evaluation.ablation.analysis import Measured
+from parl.evaluation.ablation.analysis import VariantResults
 from parl.evaluation.ablation.variants import Variant
 from parl.runs.folder import is_locked, write_atomic
 
@@ -39,7 +39,7 @@ STOP_S = 180.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class VariantRun:
     """One run: a variant with a seed. Everything about its progress is read from its folder."""
 
     variant: Variant
@@ -83,7 +83,7 @@ class Job:
 
 def write_config(folder: Path, variant: Variant) -> None:
     """The variant's config, where its runs read it. Raises ConfigError when the folder was made with another one."""
-    tree = variant.config.model_dump(mode="json") | {"control": None, "run_dir": None}
+    tree = variant.config.model_dump(mode="json") | {"baseline": None, "run_dir": None}
     file = folder / "config.yaml"
     if file.is_file():
         old = load(file).model_dump(mode="json")
@@ -128,8 +128,8 @@ def cold_start_key(config: Config, seed: int) -> str | None:
     return json.dumps([seed, kept, tree["eval"]["num_tasks"]], sort_keys=True)
 
 
-def make_job(folder: Path, variant: Variant, seed: int) -> Job:
-    return Job(
+def make_job(folder: Path, variant: Variant, seed: int) -> VariantRun:
+    return VariantRun(
         variant,
         seed,
         folder / variant.folder / f"seed_{seed}",
@@ -137,14 +137,14 @@ def make_job(folder: Path, variant: Variant, seed: int) -> Job:
     )
 
 
-def run_all(jobs: Sequence[Job], num_workers: int) -> list[Job]:
+def run_all(jobs: Sequence[VariantRun], num_workers: int) -> list[VariantRun]:
     """Run what is not done yet. Returns the runs that failed; the others do not stop for them."""
     waiting = [job for job in jobs if not job.done]
     say(f"{len(jobs)} runs, {len(jobs) - len(waiting)} done before; {num_workers} at once.")
     for job in (job for job in waiting if job.in_use):
         say(f"{job.name} is still running from an earlier start; waiting for it, log {job.log}")
-    running: dict[Job, subprocess.Popen[bytes]] = {}
-    failed: list[Job] = []
+    running: dict[VariantRun, subprocess.Popen[bytes]] = {}
+    failed: list[VariantRun] = []
     before = sum(job.steps() for job in waiting)
     total = sum(job.variant.config.train.num_steps for job in waiting) - before
     told = time.monotonic()
@@ -170,8 +170,8 @@ def run_all(jobs: Sequence[Job], num_workers: int) -> list[Job]:
 
 
 def _next(
-    todo: Sequence[Job], jobs: Sequence[Job], running: Mapping[Job, Any]
-) -> tuple[Job, Job | None] | None:
+    todo: Sequence[VariantRun], jobs: Sequence[VariantRun], running: Mapping[VariantRun, Any]
+) -> tuple[VariantRun, VariantRun | None] | None:
     """The first run that can start, and the one whose cold start it takes. None: all wait for others."""
     for job in todo:
         if job.in_use:
@@ -188,7 +188,7 @@ def _next(
     return None
 
 
-def command(job: Job, source: Job | None) -> list[str]:
+def command(job: VariantRun, source: VariantRun | None) -> list[str]:
     """The run's command line: resumed when it was begun, else new, with the cold start of `source` if there is one."""
     start = [sys.executable, "-m", "parl.cli", "train"]
     own = job.path / "config.resolved.yaml"
@@ -208,7 +208,7 @@ def command(job: Job, source: Job | None) -> list[str]:
     return [*start, str(config), *overrides]
 
 
-def _start(job: Job, source: Job | None) -> subprocess.Popen[bytes]:
+def _start(job: VariantRun, source: VariantRun | None) -> subprocess.Popen[bytes]:
     how = "resumed" if (job.path / "config.resolved.yaml").is_file() else "started"
     taken = f" (cold start of {source.name})" if source else ""
     say(f"{how}: {job.name}{taken}, log {job.log}")
@@ -226,7 +226,7 @@ def _start(job: Job, source: Job | None) -> subprocess.Popen[bytes]:
         )
 
 
-def _ended(job: Job, code: int, failed: list[Job]) -> None:
+def _ended(job: VariantRun, code: int, failed: list[VariantRun]) -> None:
     if code == 0 and job.done:
         say(f"done: {job.name}")
         return
@@ -237,7 +237,7 @@ def _ended(job: Job, code: int, failed: list[Job]) -> None:
     )
 
 
-def _where(job: Job) -> str:
+def _where(job: VariantRun) -> str:
     step = job.steps()
     what = (
         f"step {step}/{job.variant.config.train.num_steps}"
@@ -248,7 +248,7 @@ def _where(job: Job) -> str:
 
 
 @contextmanager
-def _stopping(running: Mapping[Job, subprocess.Popen[bytes]]) -> Iterator[None]:
+def _stopping(running: Mapping[VariantRun, subprocess.Popen[bytes]]) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the runs, each after its step and with a checkpoint, and end with exit code 1."""
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -267,7 +267,7 @@ def _stopping(running: Mapping[Job, subprocess.Popen[bytes]]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-def _stop(running: Mapping[Job, subprocess.Popen[bytes]]) -> None:
+def _stop(running: Mapping[VariantRun, subprocess.Popen[bytes]]) -> None:
     """A run in its steps writes a checkpoint first; one that is not there yet has nothing to write."""
     alive = [process for process in running.values() if process.poll() is None]
     for job, process in running.items():
@@ -286,7 +286,7 @@ def _stop(running: Mapping[Job, subprocess.Popen[bytes]]) -> None:
 # --- what came of them -------------------------------------------------------------------------------------------
 
 
-def read_results(variant: Variant, jobs: Sequence[Job]) -> Measured:
+def read_results(variant: Variant, jobs: Sequence[VariantRun]) -> VariantResults:
     """The held-out results of a variant's finished runs."""
     runs: dict[int, Mapping[str, Mapping[str, float]]] = {}
     tasks = set()
@@ -302,7 +302,7 @@ def read_results(variant: Variant, jobs: Sequence[Job]) -> Measured:
                     f"{job.path} has a summary that cannot be read ({error!r}); delete that folder and run the same "
                     "command again."
                 ) from None
-    return Measured(variant.label, variant.folder, runs, frozenset(tasks))
+    return VariantResults(variant.label, variant.folder, runs, frozenset(tasks))
 
 
 def say(text: str) -> None:

@@ -22,7 +22,7 @@ RESERVED = {
     "seed": "use --seeds N",
     "run_dir": "each run has its own",
     "name": "each run is named after its variant",
-    "control": "ablations run without a control",
+    "baseline": "ablations run without a baseline",
 }
 
 

@@ -21,9 +21,9 @@ from parl.config.endpoint import RemoteConfig
 from parl.core.errors import EndpointFailure
 from parl.core.messages import Message
 from parl.core.types import UNKNOWN_TOKEN, ToolCall
-from parl.env.chat_client import Malformed, ask, key_of
+from parl.env.chat_client import MalformedReply, ask, key_of
 from parl.env.tools import ToolSpec
-from parl.policy.base import Generation, Request, WindowFull, Written
+from parl.policy.base import Generation, Request, TextGeneration, WindowFull
 from parl.policy.engines.scripted import CharRenderer
 from parl.policy.renderers.images import without_images
 
@@ -64,7 +64,7 @@ class _Reply(BaseModel):
     usage: _Usage
 
 
-class Uncounted(CharRenderer):
+class NullRenderer(CharRenderer):
     """A renderer of texts that only the endpoint can count: what was read is no token before it has said how many."""
 
     def start(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
@@ -148,10 +148,10 @@ def turn_of(done: Any) -> Generation:
         reply = _Reply.model_validate(done.to_dict())
     except ValidationError as error:
         first = error.errors()[0]
-        raise Malformed(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise MalformedReply(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     choice, usage = reply.choices[0], reply.usage
     if choice.finish_reason == "content_filter":
-        raise Malformed("the endpoint's filter has withheld the reply")
+        raise MalformedReply("the endpoint's filter has withheld the reply")
     calls = tuple(_call(c.function) for c in choice.message.tool_calls or ())
     num = usage.completion_tokens
     return Generation(
@@ -160,7 +160,7 @@ def turn_of(done: Any) -> Generation:
         finish="length" if choice.finish_reason == "length" else "stop",
         versions=(0,),
         mask=(0,) * num,
-        written=Written(
+        written=TextGeneration(
             (choice.message.content or "").encode("utf-8", "replace").decode(),
             calls,
             usage.prompt_tokens,

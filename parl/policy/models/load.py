@@ -87,7 +87,7 @@ def load_adapter(name: str, model: Any, folder: Path) -> None:
 
 def lora_config(name: str, adapter: Adapter, base: Any) -> LoraConfig:
     """The adapter in peft's terms. Raises ConfigError for a target that is no linear layer of the base."""
-    head, sees = base.get_output_embeddings(), eyes.eyes_of(base) is not None
+    head, sees = base.get_output_embeddings(), eyes.image_adapter_of(base) is not None
     layers = [
         key for key, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m is not head
     ]

@@ -17,10 +17,10 @@ from parl.core import images
 from parl.core.errors import ConfigError
 from parl.core.types import ToolCall
 from parl.env.tools import ToolSpec
-from parl.policy.renderers.images import Pictures
+from parl.policy.renderers.images import ImageSegmenter
 
 if TYPE_CHECKING:
-    from parl.policy.models.vision.families import Eyes
+    from parl.policy.models.vision.families import ImageAdapter
 
 END = "<|im_end|>"
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
@@ -44,8 +44,8 @@ class ChatML:
         eyes: of a model that sees.
     """
 
-    def __init__(self, tokenizer: Any, eyes: Eyes | None = None) -> None:
-        self._tokenizer, self._eyes, self._pictures = tokenizer, eyes, Pictures(eyes)
+    def __init__(self, tokenizer: Any, eyes: ImageAdapter | None = None) -> None:
+        self._tokenizer, self._eyes, self._pictures = tokenizer, eyes, ImageSegmenter(eyes)
         self._backend = tokenizer.backend_tokenizer
         self._literal = _without_markup(self._backend)
         self._end = self._backend.token_to_id(END)
@@ -57,7 +57,7 @@ class ChatML:
         self._text = lru_cache(65536)(self._encode_text)
         self._parsed = lru_cache(65536)(self._parse)
 
-    def __reduce__(self) -> tuple[type[ChatML], tuple[Any, Eyes | None]]:
+    def __reduce__(self) -> tuple[type[ChatML], tuple[Any, ImageAdapter | None]]:
         return ChatML, (self._tokenizer, self._eyes)
 
     @property

@@ -19,10 +19,10 @@ from parl.core.types import ToolCall
 from parl.env.tools import ToolSpec
 from parl.policy.base import Renderer
 from parl.policy.renderers.chatml import ChatML
-from parl.policy.renderers.images import Pictures
+from parl.policy.renderers.images import ImageSegmenter
 
 if TYPE_CHECKING:
-    from parl.policy.models.vision.families import Eyes
+    from parl.policy.models.vision.families import ImageAdapter
 
 _HEAD = re.compile(r'<tool_call>\{"name": "([^"]*)", "arguments": ')
 _TAIL = "}</tool_call>"
@@ -104,7 +104,9 @@ FAMILIES = {
 CHOICES = ("chatml", *FAMILIES)
 
 
-def make_renderer(name: str, choice: str, tokenizer: Any, eyes: Eyes | None = None) -> Renderer:
+def make_renderer(
+    name: str, choice: str, tokenizer: Any, eyes: ImageAdapter | None = None
+) -> Renderer:
     """The renderer of the policy `name`, whose model may have eyes. Raises ConfigError: the tokenizer does not fit."""
     family = detect(tokenizer) if choice == "auto" else choice
     if family is None:
@@ -140,14 +142,14 @@ def detect(tokenizer: Any) -> str | None:
 class FamilyRenderer:
     """A renderer of the package `renderers` as one of ours."""
 
-    def __init__(self, family: str, tokenizer: Any, eyes: Eyes | None = None) -> None:
+    def __init__(self, family: str, tokenizer: Any, eyes: ImageAdapter | None = None) -> None:
         import renderers  # 0.7 s, so only where it is used
 
         self._family, self._tokenizer, self._eyes, self._pictures = (
             family,
             tokenizer,
             eyes,
-            Pictures(eyes),
+            ImageSegmenter(eyes),
         )
         traits = FAMILIES[family]
         self._write_calls = traits.write_calls
@@ -162,7 +164,7 @@ class FamilyRenderer:
         self._header = self._render("", (), "x")
         self._parsed = lru_cache(65536)(self._parse)
 
-    def __reduce__(self) -> tuple[type[FamilyRenderer], tuple[str, Any, Eyes | None]]:
+    def __reduce__(self) -> tuple[type[FamilyRenderer], tuple[str, Any, ImageAdapter | None]]:
         return FamilyRenderer, (self._family, self._tokenizer, self._eyes)
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from parl.core import images
 
 if TYPE_CHECKING:
-    from parl.policy.models.vision.families import Eyes
+    from parl.policy.models.vision.families import ImageAdapter
 
 BEGIN = "data:image/"
 
@@ -21,14 +21,14 @@ def without_images(text: str) -> str:
     return images.IMAGE.sub(images.NO_IMAGE, text) if BEGIN in text else text
 
 
-class Pictures:
+class ImageSegmenter:
     """What a renderer knows of images.
 
     Args:
         eyes: of the model; None where it reads text alone.
     """
 
-    def __init__(self, eyes: Eyes | None) -> None:
+    def __init__(self, eyes: ImageAdapter | None) -> None:
         self._eyes = eyes
         self.forbidden: frozenset[int] = frozenset(eyes.forbidden if eyes is not None else ())
         """Ids that stand for a piece of an image: no text, whosever it is, may have them."""

@@ -78,14 +78,14 @@ class EngineStore:
 class InferenceServer:
     """An actor that generates for the agents of all workers."""
 
-    def __init__(self, num_cpus: float, stall_s: float) -> None:
+    def __init__(self, num_cpus: float, hang_timeout_s: float) -> None:
         from parl.core.machine import pin_threads
 
         faulthandler.enable()
         pin_threads(
             max(1, int(num_cpus))
         )  # more than its share of the cores would slow everybody down
-        self._watchdog = Watchdog(stall_s)
+        self._watchdog = Watchdog(hang_timeout_s)
         self._store = EngineStore()
         self._running: dict[str, asyncio.Task[Generation]] = {}
 

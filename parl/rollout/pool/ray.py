@@ -31,7 +31,7 @@ from parl.policy.base import PolicyHandle
 from parl.rollout.env_calls import EpisodeFailure
 from parl.rollout.pool.inference import EngineState, InferenceServer, Scores
 from parl.rollout.pool.local import Job, Sink
-from parl.rollout.pool.worker import Answer, Batch, RolloutWorker, Seat
+from parl.rollout.pool.worker import JobBatch, PolicySpec, RolloutWorker, WorkerResult
 from parl.rollout.swarm import SwarmRunner, failed_episode
 
 PROBE_TOKENS = 64
@@ -102,10 +102,13 @@ class RayPool:
             server = ray.remote(
                 num_cpus=served.num_cpus, num_gpus=served.num_gpus, max_restarts=-1
             )(InferenceServer)
-            made = (server.remote(served.num_cpus, config.stall_s) for _ in range(served.instances))
+            made = (
+                server.remote(served.num_cpus, config.hang_timeout_s)
+                for _ in range(served.instances)
+            )
             self._servers[policy] = tuple(made)
         servers = (s for group in self._servers.values() for s in group)
-        ray_session.await_actors([*workers, *servers], 5 * config.stall_s)
+        ray_session.await_actors([*workers, *servers], 5 * config.hang_timeout_s)
         return FaultTolerantActorManager(workers)
 
     def close(self) -> None:
@@ -130,7 +133,7 @@ class RayPool:
         """Run all jobs. An episode that keeps losing its worker comes back as failed (`worker_lost`).
 
         Raises:
-            RuntimeError: no worker came (back) within five times `rollout.stall_s`.
+            RuntimeError: no worker came (back) within five times `rollout.hang_timeout_s`.
             EngineMismatch: a worker serves other weights.
         """
         done: dict[str, Episode] = {}
@@ -168,9 +171,9 @@ class RayPool:
         self._send(manager)
         if self._running:
             self._alive = time.monotonic()
-        elif self._waiting and time.monotonic() - self._alive > 5 * self._config.stall_s:
+        elif self._waiting and time.monotonic() - self._alive > 5 * self._config.hang_timeout_s:
             raise RuntimeError(
-                f"no rollout worker came back within {5 * self._config.stall_s:.0f} s; `ray status` tells what the "
+                f"no rollout worker came back within {5 * self._config.hang_timeout_s:.0f} s; `ray status` tells what the "
                 "cluster has left. The run goes on from its last checkpoint with --resume."
             )
         lost: dict[int, Exception] = {}  # each of a worker's calls tells of its death
@@ -178,7 +181,7 @@ class RayPool:
             if not result.ok:
                 lost[result.actor_id] = result.get()
                 continue
-            answer: Answer | Scores | Exception = result.get()
+            answer: WorkerResult | Scores | Exception = result.get()
             if isinstance(answer, Exception):
                 raise answer  # a bug, or engines that do not fit: not an accident of the machine
             if isinstance(answer, Scores):
@@ -225,7 +228,7 @@ class RayPool:
                 continue
             tag = str(next(self._tags))
             seats, engines, probe = self._describe(part.runner.policies)
-            batch = Batch(part.runner.with_policies({}), seats, engines, part.jobs, probe)
+            batch = JobBatch(part.runner.with_policies({}), seats, engines, part.jobs, probe)
             if manager.foreach_actor_async(
                 "run", tag, kwargs={"batch": batch}, remote_actor_ids=[part.worker]
             ):
@@ -239,7 +242,7 @@ class RayPool:
         now = time.monotonic()
         self._gone = {w: self._gone.get(w, now) for w in manager.actor_ids() if w not in healthy}
         for part in self._waiting:
-            if healthy and now - self._gone.get(part.worker, now) > self._config.stall_s:
+            if healthy and now - self._gone.get(part.worker, now) > self._config.hang_timeout_s:
                 part.worker = self._least_loaded(sorted(healthy))
                 self.lost["parts_reassigned"] += 1
 
@@ -278,7 +281,7 @@ class RayPool:
             with contextlib.suppress(
                 ray.exceptions.RayError
             ):  # it ends: the old process can answer no health check
-                ray.get(actor.end.remote(), timeout=self._config.stall_s)
+                ray.get(actor.end.remote(), timeout=self._config.hang_timeout_s)
             manager.set_actor_state(worker, healthy=False)
             del self._leaking[worker]
 
@@ -303,7 +306,9 @@ class RayPool:
         attempts = self._config.max_retries + 1
         for part in self._running.values():
             waves = -(-len(part.jobs) // self._config.max_concurrent_episodes)
-            allowed = waves * attempts * self._config.episode_deadline_s + 2 * self._config.stall_s
+            allowed = (
+                waves * attempts * self._config.episode_deadline_s + 2 * self._config.hang_timeout_s
+            )
             if time.monotonic() - part.sent > allowed:
                 ray.kill(manager.actors()[part.worker], no_restart=False)
                 part.sent = time.monotonic()
@@ -312,14 +317,14 @@ class RayPool:
 
     def _describe(
         self, policies: Mapping[str, PolicyHandle]
-    ) -> tuple[dict[str, Seat], dict[str, EngineState], list[int]]:
+    ) -> tuple[dict[str, PolicySpec], dict[str, EngineState], list[int]]:
         """Seats and engines as they travel. Weights go into the object store once per version."""
-        seats: dict[str, Seat] = {}
+        seats: dict[str, PolicySpec] = {}
         engines: dict[str, EngineState] = {}
         probe: list[int] = []
         for role, handle in policies.items():
             name = _name(handle)
-            seats[role] = Seat(
+            seats[role] = PolicySpec(
                 handle.name, handle.renderer, handle.tools_in_prompt, name, handle.adapter
             )
             probe = probe or handle.renderer.start("probe", (), "probe")[:PROBE_TOKENS]

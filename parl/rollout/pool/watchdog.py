@@ -7,13 +7,13 @@ import faulthandler
 
 
 class Watchdog:
-    """While anything runs inside `async with`, a loop that stands still for `stall_s` dumps all stacks and exits.
+    """While anything runs inside `async with`, a loop that stands still for `hang_timeout_s` dumps all stacks and exits.
 
     Many may be inside at once: it stays armed until the last has left.
     """
 
-    def __init__(self, stall_s: float) -> None:
-        self._stall_s = stall_s
+    def __init__(self, hang_timeout_s: float) -> None:
+        self._stall_s = hang_timeout_s
         self._inside = 0
         self._beat: asyncio.Task[None] | None = None
 

@@ -26,7 +26,7 @@ from parl.rollout.swarm import SwarmRunner
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class PolicySpec:
     """Who plays a role: everything about a policy but its weights, which are an object of the store."""
 
     policy: str
@@ -38,18 +38,18 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class JobBatch:
     """What a worker gets: jobs, and all that is needed to run them."""
 
     runner: SwarmRunner
-    seats: Mapping[str, Seat]
+    seats: Mapping[str, PolicySpec]
     engines: Mapping[str, EngineState]
     jobs: Sequence[Job]
     probe: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WorkerResult:
     """Episodes, and what the probe says of every engine whose weights were new."""
 
     episodes: list[Episode]
@@ -69,7 +69,7 @@ class RolloutWorker:
             max(1, int(rollout.num_cpus_per_worker))
         )  # more than its share of the cores would slow everybody down
         load()
-        self._watchdog = Watchdog(rollout.stall_s)
+        self._watchdog = Watchdog(rollout.hang_timeout_s)
         self._pool = LocalPool(lambda: make_env(env), rollout)
         self._store = EngineStore()
 
@@ -93,7 +93,7 @@ class RolloutWorker:
         except Exception as error:
             return error
 
-    async def run(self, batch: Batch) -> Answer:
+    async def run(self, batch: JobBatch) -> WorkerResult:
         """Run the jobs. Failures inside an episode are its status; this raises only for engines that do not fit."""
         async with self._watchdog:
             self._store.keep(batch.engines)
@@ -107,7 +107,7 @@ class RolloutWorker:
             }
             runner = batch.runner.with_policies(handles)
             episodes = await self._pool.gather(runner, batch.jobs)
-        return Answer(episodes, scores, rss_now_mb())
+        return WorkerResult(episodes, scores, rss_now_mb())
 
     async def follow(self, engines: Mapping[str, EngineState], probe: Sequence[int]) -> Scores:
         """Bring engines to these weights, also while they run."""

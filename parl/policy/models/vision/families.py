@@ -27,7 +27,7 @@ CACHED_BYTES = 256 * 2**20
 """Most memory for images that were prepared: an image is read by the renderer, the engine and the learner."""
 
 
-class Eyes(ABC):
+class ImageAdapter(ABC):
     """The eyes of one model. They travel with it (`model.eyes`) and with its renderer.
 
     Args:
@@ -57,10 +57,10 @@ class Eyes(ABC):
         self._prepared: OrderedDict[str, Pixels | None] = OrderedDict()
         self._bytes = 0
 
-    def __reduce__(self) -> tuple[type[Eyes], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[ImageAdapter], tuple[Any, ...]]:
         return type(self), self._arguments
 
-    def __deepcopy__(self, memo: Any) -> Eyes:
+    def __deepcopy__(self, memo: Any) -> ImageAdapter:
         return self  # a model's copy sees as the model does
 
     # --- one image ---------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Eyes(ABC):
         places after the first layers, if anything is."""
 
 
-class Qwen(Eyes):
+class Qwen(ImageAdapter):
     """Qwen2.5-VL and Qwen3-VL: any size; positions in time, height, width; features for several layers (DeepStack)."""
 
     marks = ("<|vision_start|>", "<|vision_end|>")
@@ -155,7 +155,7 @@ class Qwen(Eyes):
         )
 
 
-class Llava(Eyes):
+class Llava(ImageAdapter):
     """LLaVA: every image has the same size."""
 
     def _span(self, pixels: Pixels) -> tuple[int, ...]:
@@ -173,7 +173,7 @@ class Llava(Eyes):
         return [(found,) for found in output.pooler_output]
 
 
-class Idefics3(Eyes):
+class Idefics3(ImageAdapter):
     """Idefics3: a large image is cut into tiles of one size, and a small copy of the whole follows them."""
 
     marks = ("<fake_token_around_image>", "<global-img>")
@@ -207,7 +207,7 @@ class Idefics3(Eyes):
         return [(found.flatten(0, 1),) for found in tiles]
 
 
-FAMILIES: dict[str, type[Eyes]] = {
+FAMILIES: dict[str, type[ImageAdapter]] = {
     "qwen3_vl": Qwen,
     "qwen2_5_vl": Qwen,
     "llava": Llava,
@@ -216,18 +216,18 @@ FAMILIES: dict[str, type[Eyes]] = {
 """By the `model_type` of a model's config."""
 
 
-def eyes_of(model: Any) -> Eyes | None:
+def image_adapter_of(model: Any) -> ImageAdapter | None:
     """None: a model that reads text alone."""
     return getattr(model, "eyes", None)
 
 
 def save(model: Any, folder: Path) -> None:
     """Write what `load` reads, beside the model and the tokenizer; nothing for a model that reads text alone."""
-    if eyes_of(model) is not None:
+    if image_adapter_of(model) is not None:
         model.eyes.processor.save_pretrained(folder)
 
 
-def load(folder: Path, config: Any, tokenizer: Any) -> Eyes:
+def load(folder: Path, config: Any, tokenizer: Any) -> ImageAdapter:
     """The eyes of a model in a transformers folder. Raises ConfigError: its image processor is missing or damaged."""
     from transformers import AutoImageProcessor
 

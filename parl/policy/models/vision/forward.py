@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from parl.policy.models.vision.families import eyes_of
+from parl.policy.models.vision.families import image_adapter_of
 
 Features = Mapping[str, tuple[torch.Tensor, ...]]
 """Image -> its pieces, as `Eyes.features` says."""
@@ -34,7 +34,7 @@ def text_config(model: Any) -> Any:
 def logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Logits (..., V) in float32, under which what stands for a piece of an image is never written."""
     found: torch.Tensor = model.get_output_embeddings()(hidden).float()
-    eyes = eyes_of(model)
+    eyes = image_adapter_of(model)
     return (
         found
         if eyes is None
@@ -93,7 +93,7 @@ class Context:
 
 def context(model: Any, token_ids: Sequence[int], images: Sequence[str]) -> Context:
     """Look at a context of a model with eyes. Its pads must be those of its images."""
-    eyes = eyes_of(model)
+    eyes = image_adapter_of(model)
     assert eyes is not None
     pads = tuple(i for i, token in enumerate(token_ids) if token == eyes.pad)
     owners = tuple(i for i, uri in enumerate(images) for _ in range(eyes.num_pads(uri)))
@@ -108,7 +108,7 @@ def shortened(
     model: Any, token_ids: Sequence[int], images: Sequence[str], num: int
 ) -> tuple[list[int], list[str]]:
     """The first `num` tokens of a context with their images, more where that would cut an image."""
-    eyes = eyes_of(model)
+    eyes = image_adapter_of(model)
     if eyes is None or not images:
         return list(token_ids[:num]), []
     end, kept, place = num, 0, 0
@@ -124,7 +124,7 @@ def shortened(
 
 def features(model: Any, images: Sequence[str]) -> dict[str, tuple[torch.Tensor, ...]]:
     """What the model sees of images, in one pass of its vision part."""
-    eyes = eyes_of(model)
+    eyes = image_adapter_of(model)
     assert eyes is not None
     many = [eyes.pixels(uri) for uri in images]
     if not many:
@@ -147,7 +147,7 @@ def body(
 
     `seen` has the images whose pieces are among them.
     """
-    width, eyes = ids_BC.shape[1], eyes_of(model)
+    width, eyes = ids_BC.shape[1], image_adapter_of(model)
     assert eyes is not None
     embedded = model.get_input_embeddings()(ids_BC)
     rows = [
@@ -175,7 +175,7 @@ def body(
     return hidden
 
 
-class Sight:
+class FeatureCache:
     """What an engine keeps of images: their features, under the weights that it has."""
 
     def __init__(self, model: Any) -> None:
@@ -218,7 +218,7 @@ def hidden_states(
     Args:
         images: of each row, in the order of their spans. A model without eyes has none.
     """
-    if eyes_of(model) is None:
+    if image_adapter_of(model) is None:
         plain: torch.Tensor = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return plain
     rows = images or [()] * len(ids_BT)

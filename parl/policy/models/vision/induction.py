@@ -19,7 +19,7 @@ SHARPNESS = 2.0
 """Of attention in the first layer: the scale of its normalised queries and keys."""
 
 
-def begin_to_copy(text: Any, seed: int) -> None:
+def induction_init(text: Any, seed: int) -> None:
     """Draw the weights of a Qwen3-VL's text part anew, so that copying is near at hand.
 
     Embeddings share a mean, and later layers pass on what they attend to, as in `parl.policy.models.tiny`. Two heads of the

@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from parl.config.tiny import VISION_HEADS, TinyVlm
 from parl.policy.models.vision.families import Qwen
-from parl.policy.models.vision.induction import begin_to_copy
+from parl.policy.models.vision.induction import induction_init
 
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 """Tokens that the tokenizer must have."""
@@ -84,6 +84,6 @@ def build_model(shape: TinyVlm, tokenizer: Any, seed: int) -> Any:
         model: Any = Qwen3VLForConditionalGeneration(config)
         model.model.visual.pos_embed.weight.normal_()
         if shape.copies:
-            begin_to_copy(model.model.language_model, seed)
+            induction_init(model.model.language_model, seed)
     model.eyes = Qwen(config, processor, tokenizer)
     return model

@@ -10,7 +10,7 @@ from pathlib import Path
 
 COLUMNS = re.compile(
     r"step|outcome/score|reward/.*|swarm/(spawn_rate|num_(assigned|refused|duplicates|subagents)|finish_rate"
-    r"|critical_steps)|tokens/(subagent|episode)|rollout/(tokens_finished|staleness_m.*)"
+    r"|critical_steps)|tokens/subagent|swarm/tokens_per_episode|rollout/(tokens_finished|staleness_m.*)"
     r"|policy/.*/(loss|entropy|logp_mismatch_mean|weight_version)"
 )
 

@@ -21,7 +21,7 @@ from parl.policy.base import Generation, Request
 from parl.policy.engines.scripted import call_text
 from parl.policy.renderers.chatml import parse_calls
 from parl.rollout.env_calls import EpisodeFailure
-from parl.rollout.external_agent import load_harness
+from parl.rollout.external_agent import load_external_agent
 from parl.rollout.pool.local import LocalPool
 from parl.rollout.swarm import SwarmRunner
 from tests.helpers import TASK, Characters, WordsEnv, jobs, roles, runner, script
@@ -43,13 +43,13 @@ class Tagged(Characters):
 
 
 def played(
-    said: Sequence[str], harness: str | None = "calls_tools", limits: Limits | None = None
+    said: Sequence[str], external_agent: str | None = "calls_tools", limits: Limits | None = None
 ) -> SwarmRunner:
     """A runner of scripted turns, in the hands of a harness (None: of our own loop)."""
     who: Roles = roles(limits)
-    name = None if harness is None else f"tests.harnesses:{harness}"
-    system = "solve" if harness is None else ""
-    update = {"harness": name, "system_prompt": system}
+    name = None if external_agent is None else f"tests.external_agents:{external_agent}"
+    system = "solve" if external_agent is None else ""
+    update = {"external_agent": name, "system_prompt": system}
     made = runner(
         script(said),
         SINGLE,
@@ -67,12 +67,12 @@ def tagged(made: SwarmRunner) -> SwarmRunner:
 
 def run(
     said: Sequence[str],
-    harness: str | None = "calls_tools",
+    external_agent: str | None = "calls_tools",
     limits: Limits | None = None,
     **more: Any,
 ) -> Episode:
     env = more.pop("env", None) or WordsEnv()
-    made = played(said, harness, limits)
+    made = played(said, external_agent, limits)
     return asyncio.run(made.run(env, TASK, episode_id="e/1", group="g", step=0, seed="s"))
 
 
@@ -125,19 +125,19 @@ class Raising(WordsEnv):
 
 
 @pytest.mark.parametrize(
-    "harness, kind, reason, env",
+    "external_agent, kind, reason, env",
     [
-        ("raises", "harness", "a bug of its own", None),
-        ("silent", "harness", "never asked", None),
-        ("rewrites", "harness", "another history", None),
-        ("knocks_next_door", "harness", "key is not its own", None),
+        ("raises", "external_agent", "a bug of its own", None),
+        ("silent", "external_agent", "never asked", None),
+        ("rewrites", "external_agent", "another history", None),
+        ("knocks_next_door", "external_agent", "key is not its own", None),
         ("swallows", "environment", "the disk is gone", Raising()),
     ],
 )
 def test_what_goes_wrong_is_a_failure_and_no_score(
-    harness: str, kind: str, reason: str, env: AgentEnv | None
+    external_agent: str, kind: str, reason: str, env: AgentEnv | None
 ) -> None:
-    episode = run(["green", "blue"], harness, env=env)
+    episode = run(["green", "blue"], external_agent, env=env)
     assert (episode.status, episode.failure, episode.outcome) == ("failed", kind, {})
     assert reason in episode.orchestrator.stop_reason
 
@@ -199,7 +199,7 @@ def delegates(*prompts: str) -> list[str]:
 
 def swarm_of(
     orchestrator: Sequence[str],
-    harness: str | None = "calls_tools",
+    external_agent: str | None = "calls_tools",
     limits: Limits | None = None,
     swarm: Swarm | None = None,
     credit: Credit | None = None,
@@ -207,8 +207,10 @@ def swarm_of(
 ) -> SwarmRunner:
     """Our orchestrator; subagents in the hands of a harness (None: of our own loop)."""
     who: Roles = roles(subagent=limits)
-    name = None if harness is None else f"tests.harnesses:{harness}"
-    who = who.model_copy(update={"subagent": who.subagent.model_copy(update={"harness": name})})
+    name = None if external_agent is None else f"tests.external_agents:{external_agent}"
+    who = who.model_copy(
+        update={"subagent": who.subagent.model_copy(update={"external_agent": name})}
+    )
     made = tagged(runner(script(orchestrator, **subagents), swarm, who))
     return replace(made, credit=credit or Credit())
 
@@ -237,14 +239,15 @@ THREE = {
         {"swarm": Swarm(critical_step_budget=4)},
         {"swarm": Swarm(token_budget=700)},
         {"swarm": Swarm(max_subagents=2)},
-        {"credit": Credit(type="siblings", siblings=2)},
+        {"credit": Credit(type="resample", siblings=2)},
     ],
 )
 def test_a_swarm_of_them_is_that_of_our_own_loop(more: dict[str, Any]) -> None:
     """All of it: their traces, statuses, scores, forks; the orchestrator's observations, critical steps, the clock."""
     said = delegates("red", "green", "yellow")
     theirs, ours = (
-        run_swarm(swarm_of(said, harness, **more, **THREE)) for harness in ("calls_tools", None)
+        run_swarm(swarm_of(said, external_agent, **more, **THREE))
+        for external_agent in ("calls_tools", None)
     )
     assert len(ours.subagents) == min(3, more.get("swarm", Swarm()).max_subagents)
     assert theirs.subagents == ours.subagents
@@ -274,18 +277,18 @@ def test_a_subagent_that_a_limit_ends_gives_nothing_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "harness, kind, reason, env",
+    "external_agent, kind, reason, env",
     [
-        ("raises", "harness", "a bug of its own", None),
-        ("silent", "harness", "never asked", None),
-        ("rewrites", "harness", "another history", None),
+        ("raises", "external_agent", "a bug of its own", None),
+        ("silent", "external_agent", "never asked", None),
+        ("rewrites", "external_agent", "another history", None),
         ("swallows", "environment", "the disk is gone", Raising()),
     ],
 )
 def test_what_goes_wrong_in_a_subagent_is_a_failure(
-    harness: str, kind: str, reason: str, env: AgentEnv | None
+    external_agent: str, kind: str, reason: str, env: AgentEnv | None
 ) -> None:
-    made = swarm_of(delegates("red", "green"), harness, red=["x", "y"], green=["x", "y"])
+    made = swarm_of(delegates("red", "green"), external_agent, red=["x", "y"], green=["x", "y"])
     episode = run_swarm(made, env)
     assert (episode.status, episode.failure, episode.outcome) == ("failed", kind, {})
     assert reason in episode.orchestrator.stop_reason
@@ -303,27 +306,30 @@ def test_a_deadline_ends_all_subagents_of_an_episode() -> None:
     "name, message",
     [
         ("nowhere:run", "cannot be imported"),
-        ("tests.harnesses:x", "cannot be imported"),
-        ("tests.harnesses:no_coroutine", "async def"),
+        ("tests.external_agents:x", "cannot be imported"),
+        ("tests.external_agents:no_coroutine", "async def"),
     ],
 )
 def test_a_harness_that_is_none(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_harness("subagent", name)
+        load_external_agent("subagent", name)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         (
-            {"roles": {"subagent": {"harness": "a:b", "limits": {"on_overflow": "answer"}}}},
+            {"roles": {"subagent": {"external_agent": "a:b", "limits": {"on_overflow": "answer"}}}},
             "roles.subagent.system_prompt",
         ),
         (
-            {"roles": {"orchestrator": {"harness": "a:b"}}, "swarm": {"mode": "swarm"}},
+            {"roles": {"orchestrator": {"external_agent": "a:b"}}, "swarm": {"mode": "swarm"}},
             "mode: single",
         ),
-        ({"roles": {"orchestrator": {"harness": "a:b", "system_prompt": "x"}}}, "system_prompt"),
+        (
+            {"roles": {"orchestrator": {"external_agent": "a:b", "system_prompt": "x"}}},
+            "system_prompt",
+        ),
     ],
 )
 def test_configs_that_do_not_fit(change: dict[str, Any], message: str) -> None:
