@@ -22,7 +22,32 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ("parl", "envs/parl_envs", "rewards/parl_rewards")
 DIALECT = frozenset(
-    ["above", "asked", "below", "beside", "chosen", "found", "given", "gone", "got", "heard", "held", "kept", "left", "made", "mine", "ours", "own", "said", "seen", "taken", "theirs", "told", "wanted", "whole"]
+    [
+        "above",
+        "asked",
+        "below",
+        "beside",
+        "chosen",
+        "found",
+        "given",
+        "gone",
+        "got",
+        "heard",
+        "held",
+        "kept",
+        "left",
+        "made",
+        "mine",
+        "ours",
+        "own",
+        "said",
+        "seen",
+        "taken",
+        "theirs",
+        "told",
+        "wanted",
+        "whole",
+    ]
 )
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 LONG_LINE = 100

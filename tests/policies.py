@@ -49,8 +49,8 @@ class Wide(WordsEnv):
 
 def started(settings: Config | None = None, folder: Path | None = None) -> PolicySet:
     policies = PolicySet(settings or config(), Wide(), folder)
-    policies.start_engines()
-    policies.start_learners()
+    policies.engines.start()
+    policies.learners.start()
     return policies
 
 
@@ -103,5 +103,5 @@ def save(policies: PolicySet, run: Path, step: int) -> Path:
     cold, folder = root / manifest.COLD_START, root / checkpoint.step_name(step)
     if not cold.is_dir():
         checkpoint.save(cold, State(0, {}, []), policies.stored(), {})
-    checkpoint.save(folder, State(step, {}, []), policies.stored(cold), policies.learner_states())
+    checkpoint.save(folder, State(step, {}, []), policies.stored(cold), policies.learners.states())
     return folder

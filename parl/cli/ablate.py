@@ -18,7 +18,7 @@ from parl.evaluation.ablation.runner import (
 )
 from parl.evaluation.ablation.variants import Variant, vary_configs, vary_values
 from parl.report.ablation_page import write_page
-from parl.training.preflight import check_names
+from parl.training.light_parts import build_light_parts
 
 
 def ablate(path: Path, *, vary: Sequence[str], configs: Sequence[Path], seeds: int) -> None:
@@ -68,7 +68,6 @@ def _check(variants: Sequence[Variant]) -> None:
     """What `parl config check` does, for each variant: nothing starts when one of them cannot."""
     for variant in variants:
         try:
-            with check_names(variant.config):
-                pass
+            build_light_parts(variant.config).close()
         except ConfigError as error:
             raise ConfigError(f"variant {variant.label}: {error}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import typer
 import yaml
 
@@ -53,11 +55,11 @@ def config_check(config: ConfigPath, overrides: Overrides = None) -> None:
     Example:
         parl config check configs/quickstart.yaml loss.tau=0.1
     """
-    from parl.training.preflight import check_names
+    from parl.training.light_parts import build_light_parts
 
     loaded = load(config, overrides or ())
-    with check_names(loaded) as env:
-        tools = ", ".join(spec.name for spec in env.tool_specs())
+    with closing(build_light_parts(loaded)) as parts:
+        tools = ", ".join(spec.name for spec in parts.env.tool_specs())
     typer.echo(
         f"ok: {config}: {loaded.env.name} (tools: {tools}), rewards: {', '.join(loaded.reward.terms)}"
     )

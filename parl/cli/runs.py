@@ -103,9 +103,13 @@ def sft(config: ConfigPath, overrides: Overrides = None) -> None:
         parl sft configs/quickstart.yaml
     """
     loaded = load(config, overrides or ())
-    from parl.training.trainer import sft_command
+    from parl.training.trainer import run_cold_start_alone
 
-    sft_command(loaded)
+    path = run_cold_start_alone(loaded)
+    typer.echo(
+        f"The cold start is in {path}/checkpoints. Go on with: "
+        f"parl train {path}/config.resolved.yaml --resume {path}"
+    )
 
 
 @runs_app.command()

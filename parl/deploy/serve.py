@@ -202,7 +202,7 @@ def _policies(run: Path, checkpoint: str | None) -> tuple[dict[str, ServedPolicy
     manifest.verify(folder)
     pin_threads(config.threads)
     policies = PolicySet(config, make_env(config.env), folder)
-    policies.start_engines()
+    policies.engines.start()
     handles = policies.handles()
     served: dict[str, ServedPolicy] = {}
     for role in ROLES:

@@ -95,6 +95,14 @@ class AgentEnv(_Tools, gymnasium.Env[list[Message], Message]):
         child.np_random = np.random.default_rng(seed_for(self.np_random_seed, subtask))
         return child
 
+    def for_rehearsal(self) -> AgentEnv:
+        """Return the environment that a run is rehearsed with before it starts. Default: a shallow copy.
+
+        Override it where the environment remembers what it was asked (worlds that demonstrations draw, say): what a
+        rehearsal leaves behind must not change the run.
+        """
+        return copy.copy(self)
+
     def check_result(self, message: str) -> bool:
         """Whether a subagent's message is acceptable in form (called on its fork). Default: not empty."""
         return bool(message.strip())

@@ -88,6 +88,9 @@ class Mixture(AgentEnv):
     def score(self, answer: str) -> Mapping[str, float]:
         return self.inside.score(answer)
 
+    def for_rehearsal(self) -> AgentEnv:
+        return Mixture({ability: env.for_rehearsal() for ability, env in self.parts.items()})
+
     def fork(self, subtask: str) -> AgentEnv:
         return self.inside.fork(subtask)
 

@@ -177,7 +177,7 @@ def run_plan(
 
     pin_threads(plan.config.threads)
     policies = PolicySet(plan.config, plan.env, plan.checkpoint)
-    policies.start_engines()
+    policies.engines.start()
     with closing(make_pool(plan.config)) as pool:
         evaluator = Evaluator(plan.config, pool)
         for decoding in decodings:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from fractions import Fraction
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
+from parl.config import Config
+from parl.config.env import MixConfig
 from parl.core.seeds import seed_for
 from parl.core.types import Episode, Task
+from parl.learner.checkpoint import State
 from parl.policy.base import PolicyHandle
 from parl.rollout.pool.local import Job, Pool, StreamPool
 from parl.rollout.swarm import SwarmRunner
@@ -101,6 +104,28 @@ class RolloutSource(Protocol):
     def metrics(self) -> Mapping[str, float]:
         """Of the last step, what the trained episodes do not tell."""
         ...
+
+
+def make_source(config: Config, tasks: Sequence[Task], pool: Pool, state: State) -> RolloutSource:
+    """Return the source that `train.mode` names.
+
+    Args:
+        state: of a run that goes on: its next step, and the problems that were started before.
+    """
+    train = config.train
+    sampler = TaskSampler(
+        tasks, config.seed, train.tasks_per_step, train.group_size, _mixture_weights(config)
+    )
+    if train.mode == "sync":
+        return SyncSource(sampler, pool)
+    stream = cast(StreamPool, pool)  # the config allows async mode on Ray alone, whose pool streams
+    return AsyncSource(
+        sampler, stream, train.max_off_policy_steps, train.num_steps, state.step, state.pending
+    )
+
+
+def _mixture_weights(config: Config) -> Mapping[str, float] | None:
+    return config.env.weights if isinstance(config.env, MixConfig) else None
 
 
 class SyncSource:

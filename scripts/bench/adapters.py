@@ -51,8 +51,8 @@ def memory(policies: PolicySet) -> dict[str, int]:
 def learn(overrides: list[str]) -> PolicySet:
     """The policies of a config after one update of each."""
     config, _, policies = set_up(overrides)
-    policies.start_engines()
-    policies.start_learners()
+    policies.engines.start()
+    policies.learners.start()
     samples = [
         Sample(
             "e",

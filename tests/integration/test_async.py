@@ -16,7 +16,7 @@ from parl.config import load
 from parl.core.errors import Interrupted
 from parl.runs.folder import read_episodes
 from parl.training.rollout_source import AsyncSource
-from parl.training.trainer import Run, train
+from parl.training.trainer import Trainer, train
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("some_number")]
@@ -72,13 +72,13 @@ def test_a_stopped_run_goes_on_without_losing_or_repeating_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    whole_step = Run._step
+    whole_step = Trainer.step
 
-    def stop_in_step_two(self: Run, step: int) -> dict[str, float]:
+    def stop_in_step_two(self: Trainer, step: int) -> dict[str, float]:
         self.interrupted = step == 2
         return whole_step(self, step)
 
-    monkeypatch.setattr(Run, "_step", stop_in_step_two)
+    monkeypatch.setattr(Trainer, "step", stop_in_step_two)
     with pytest.raises(Interrupted):
         train(config(run), None, False)
     monkeypatch.undo()

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from parl.config import load
 from parl.rollout.pool.ray import RayPool
 from parl.runs.folder import read_episodes
-from parl.training.trainer import Run, train
+from parl.training.trainer import Trainer, train
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -35,9 +35,9 @@ def test_training_survives_the_loss_of_a_node(
 ) -> None:
     """The second node goes after the first step; its share goes to the first node, as long as none takes its place."""
     used: set[str] = set()
-    whole_step = Run._step
+    whole_step = Trainer.step
 
-    def step(self: Run, number: int) -> dict[str, float]:
+    def step(self: Trainer, number: int) -> dict[str, float]:
         if number == 1:
             assert isinstance(self.pool, RayPool)
             used.update(
@@ -48,7 +48,7 @@ def test_training_survives_the_loss_of_a_node(
             time.sleep(3)  # its worker goes with it
         return whole_step(self, number)
 
-    monkeypatch.setattr(Run, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     shape = [
         "baseline=null",
         "eval={num_tasks: 2, every: null}",

@@ -33,7 +33,7 @@ def parts() -> Iterator[tuple[Config, PolicySet, SwarmRunner, list[Job], RayPool
     config = load(ROOT / "configs" / "smoke.yaml", [shape])
     env = make_env(config.env)
     policies = PolicySet(config, env)
-    policies.start_engines()
+    policies.engines.start()
     runner = SwarmRunner(policies.handles(), config.roles, config.swarm, config.clock)
     tasks = env.generate_tasks("train", 6, 0)
     jobs = [Job(t, f"e{i}", f"g{i}", 0, f"s{i}") for i, t in enumerate(tasks)]

@@ -24,7 +24,7 @@ from parl.env.demonstrations import Segment
 from parl.learner.policies import PolicySet
 from parl.policy.engines.scripted import ScriptedEngine, call_text
 from parl.reward import terms
-from parl.training.trainer import Run, train
+from parl.training.trainer import Trainer, train
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -121,14 +121,14 @@ def test_roles_learn_by_turns_and_a_stopped_run_goes_on_bit_for_bit(
             assert row[f"policy/{name}/sync_mismatch"] < 1e-4
     assert [rows[-1][f"policy/{name}/weight_version"] for name in names] == [2, 2]
 
-    step = Run._step
+    step = Trainer.step
 
-    def stop(self: Run, number: int) -> dict[str, float]:
+    def stop(self: Trainer, number: int) -> dict[str, float]:
         self.interrupted = number == 1
         return step(self, number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Run, "_step", stop)
+        patched.setattr(Trainer, "step", stop)
         with pytest.raises(Interrupted):
             train(config("stopped"), None, False)
     train(config("stopped"), tmp_path / "stopped", False)

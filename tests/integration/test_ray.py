@@ -38,7 +38,7 @@ def parts() -> Iterator[tuple[PolicySet, SwarmRunner, list[Job], Pool]]:
     config = load(SMOKE, ["rollout.backend=ray", "rollout.num_workers=2"])
     env = make_env(config.env)
     policies = PolicySet(config, env)
-    policies.start_engines()
+    policies.engines.start()
     runner = SwarmRunner(policies.handles(), config.roles, config.swarm, config.clock)
     tasks = env.generate_tasks("train", 4, 0)
     jobs = [
@@ -86,7 +86,7 @@ def test_adapters_reach_the_workers(parts: tuple[PolicySet, SwarmRunner, list[Jo
         SMOKE, [*own, *(f"roles.{role}.policy={role}" for role in ROLES), "rollout.num_workers=2"]
     )
     policies = PolicySet(config, make_env(config.env))
-    policies.start_engines()
+    policies.engines.start()
     engine: Any = policies.handles()["orchestrator"].engine
     runner = SwarmRunner(policies.handles(), config.roles, config.swarm, config.clock)
     for version in (1, 2):

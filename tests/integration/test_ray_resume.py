@@ -10,7 +10,7 @@ import pytest
 
 from parl.config import load
 from parl.core.errors import Interrupted
-from parl.training.trainer import Run, train
+from parl.training.trainer import Trainer, train
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -33,13 +33,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         return load(SMOKE, [*shape, reward, f"run_dir={run}"])
 
     train(config(tmp_path / "whole"), None, False)
-    step = Run._step
+    step = Trainer.step
 
-    def stop(self: Run, number: int) -> dict[str, float]:
+    def stop(self: Trainer, number: int) -> dict[str, float]:
         self.interrupted = number == 1
         return step(self, number)
 
-    monkeypatch.setattr(Run, "_step", stop)
+    monkeypatch.setattr(Trainer, "step", stop)
     with pytest.raises(Interrupted):
         train(config(tmp_path / "stopped"), None, False)
     monkeypatch.undo()

@@ -327,8 +327,8 @@ def test_adapters_are_served_on_one_base(tmp_path: Path) -> None:
     both = PolicySet(
         parse({"name": "r", "env": {"id": "x"}, "policies": policies, "roles": roles}), WordsEnv()
     )
-    both.start_engines()
-    both.start_learners()
+    both.engines.start()
+    both.learners.start()
     handles = both.handles()
     engine: Any = handles["orchestrator"].engine
     assert engine is handles["subagent"].engine

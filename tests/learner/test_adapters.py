@@ -232,11 +232,11 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     folder = save(whole, tmp_path, 2)
     _, learners = checkpoint.load(folder)
     again = PolicySet(config(), Wide(), folder)
-    again.start_engines()
-    again.start_learners()
+    again.engines.start()
+    again.learners.start()
     again.load_learners(learners)
     assert digest(again.models["main"]) == digest(whole.models["main"])
-    assert again.versions() == {"orchestrator": 2, "subagent": 2}
+    assert again.learners.versions() == {"orchestrator": 2, "subagent": 2}
     for step in range(2, 4):
         assert update(whole, step) == update(again, step)
     for name in ROLES:
@@ -310,7 +310,7 @@ def test_a_frozen_role_on_the_others_adapter_keeps_the_cold_start(tmp_path: Path
     settings = config(roles=roles)
     policies = started(settings)
     save(policies, tmp_path, 0)
-    policies.freeze(tmp_path / "checkpoints" / manifest.COLD_START)
+    policies.engines.freeze(tmp_path / "checkpoints" / manifest.COLD_START)
     update(policies, 0, ["orchestrator"])
     handles = policies.handles(settings.roles)
     engine: Any = handles["orchestrator"].engine
@@ -391,7 +391,7 @@ def test_two_full_models_learn_each_with_its_own_optimizer(tmp_path: Path) -> No
     assert engines[0] is not engines[1]
     folder = save(policies, tmp_path, 1)
     again = started(settings, folder)
-    again.load_learners(checkpoint.load(folder)[1])
+    again.learners.load(checkpoint.load(folder)[1])
     assert update(policies, 1) == update(again, 1)
 
 

@@ -180,8 +180,8 @@ def test_policies_are_loaded_in_their_dtype(tmp_path: Path, dtype: str) -> None:
         {"name": "r", "env": {"id": "x"}, "policies": {"main": {"dtype": dtype}}, **frozen}
     )
     policies = PolicySet(config, WordsEnv(), folder)
-    policies.start_engines()
-    policies.freeze(folder)
+    policies.engines.start()
+    policies.engines.freeze(folder)
     roles = policies.handles(config.roles)
     assert {p.dtype for p in policies.models["main"].parameters()} == {torch.float32}  # it learns
     for held in (roles["orchestrator"].engine.model, roles["subagent"].engine.model):

@@ -89,7 +89,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setitem(sys.modules, "parl.training.trainer", SimpleNamespace(train=record))
     monkeypatch.setitem(sys.modules, "parl.cli.eval", SimpleNamespace(evaluate_command=record))
     monkeypatch.setitem(
-        sys.modules, "parl.training.trainer", SimpleNamespace(train=record, sft_command=record)
+        sys.modules,
+        "parl.training.trainer",
+        SimpleNamespace(train=record, run_cold_start_alone=record),
     )
     monkeypatch.setitem(sys.modules, "parl.cli.ablate", SimpleNamespace(ablate=record))
     return seen

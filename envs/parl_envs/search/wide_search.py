@@ -290,6 +290,12 @@ class WideSearch(AgentEnv):
         task = tasks.one_task(env.world, self.knobs, rng, "demo", knobs.pop("n", None))
         return Demonstration(env, task, expert.Expert(task, rng, **knobs))
 
+    def for_rehearsal(self) -> AgentEnv:
+        """Return a copy with demonstration worlds apart: the first 48 that are drawn stay for the whole run."""
+        env = copy.copy(self)
+        env._demo_worlds = list(self._demo_worlds)
+        return env
+
     def _demo_world(self, rng: np.random.Generator) -> World:
         """Worlds whose facts are shuffled over all entities: the policy learns to look up, never the facts."""
         if len(self._demo_worlds) < 48:

@@ -1,0 +1,67 @@
+"""The parts of a run that need no model: what `parl config check` builds, and every run first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parl.config import Config, load
+from parl.core.errors import ConfigError
+from parl.env import registry
+from parl.env.base import AgentEnv
+from parl.env.registry import make_env
+from parl.reward.scorer import Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class LightParts:
+    """The scorer and the driver's environment."""
+
+    scorer: Scorer
+    env: AgentEnv
+    """It gives tasks, vocabulary and demonstrations. Episodes run in environments of the pool."""
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()  # type: ignore[no-untyped-call]
+
+
+def build_light_parts(config: Config) -> LightParts:
+    """Build the parts that need no model, and check those of the baseline.
+
+    Raises:
+        ConfigError: a plugin, reward term, environment or external agent is unknown or refuses its settings.
+    """
+    registry.load()
+    scorer = Scorer(config.reward)
+    env = make_env(config.env)
+    for role, settings in config.roles.items():
+        if settings.external_agent is not None:
+            # It pulls in the gateway's web server, which a run without external agents does not need.
+            from parl.rollout.external_agent import load_external_agent
+
+            load_external_agent(role, settings.external_agent)
+    if config.baseline is not None:
+        _check_baseline(load_baseline(config))
+    return LightParts(scorer, env)
+
+
+def load_baseline(config: Config) -> Config:
+    """Return the config of the baseline that runs next to this one.
+
+    Raises:
+        ConfigError: there is no such file, or it is not a valid config.
+    """
+    assert config.baseline is not None
+    try:
+        return load(config.baseline)
+    except ConfigError as error:
+        raise ConfigError(f"baseline: {error}") from None
+
+
+def _check_baseline(baseline: Config) -> None:
+    # Now, and not when its process starts: that is after the folder of this run was made.
+    try:
+        Scorer(baseline.reward)
+        make_env(baseline.env).close()  # type: ignore[no-untyped-call]
+    except ConfigError as error:
+        raise ConfigError(f"baseline: {error}") from None
