@@ -33,7 +33,7 @@ test: $(STAMP) ## run the whole test suite
 check: $(STAMP) ## lint, types, layers and unit tests, in under a minute
 	BIN=$(BIN) scripts/check.sh
 
-vllm: ## an environment with vLLM for CPUs in .venv-vllm (4 GB), and its tests; see docs/vllm.md
+vllm: ## an environment with vLLM for CPUs in .venv-vllm (4 GB), and its tests; see docs/how-to/use-vllm.md
 	PYTHON=$(PYTHON) scripts/vllm_env.sh .venv-vllm
 	.venv-vllm/bin/python -m pytest -q tests/integration/test_vllm.py $(ARGS)
 

@@ -52,8 +52,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "-o",
         "--output",
         type=Path,
-        default=Path("docs/result.png"),
-        help="default: docs/result.png",
+        default=Path("docs/figures/result.png"),
+        help="default: docs/figures/result.png",
     )
     parser.add_argument(
         "--decoding", choices=("greedy", "sampled"), default="greedy", help="of the bars"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many inference instances a learner wants: a discrete-event simulation of asynchronous training.
 
-Fed with rates that were measured (or are assumed: see docs/scaling.md), it plays the admission rule of
+Fed with rates that were measured (or are assumed: see docs/explain/scaling.md), it plays the admission rule of
 `train.mode: async` (`rollout/feed.py`): problems are started up to `staleness` steps ahead, each inference instance
 decodes its share of the running agents, the learner takes a step when enough problems are done. No clock but the
 simulated one.

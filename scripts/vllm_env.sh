@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # An environment with vLLM for CPUs (4 GB), beside the main one: its dependencies want an older numpy than
-# constraints.txt has. On a machine with a GPU take `pip install -c ... 'parl-swarm[vllm]'` instead (docs/vllm.md).
+# constraints.txt has. On a machine with a GPU take `pip install -c ... 'parl-swarm[vllm]'` instead (docs/how-to/use-vllm.md).
 #     scripts/vllm_env.sh [FOLDER]      default: .venv-vllm
 set -euo pipefail
 cd "$(dirname "$0")/.."

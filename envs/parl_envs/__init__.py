@@ -29,6 +29,6 @@ def doctor() -> list[Finding]:
             "sandbox",
             f"none: {problem}",
             None,
-            "only environments that run code need it: docs/sandbox.md",
+            "only environments that run code need it: docs/reference/sandbox.md",
         )
     ]

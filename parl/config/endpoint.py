@@ -26,7 +26,7 @@ class Endpoint(ConfigModel):
 
 
 class RemoteConfig(Endpoint):
-    """How a frozen policy generates that an endpoint serves: see docs/policies.md."""
+    """How a frozen policy generates that an endpoint serves: see docs/how-to/use-an-endpoint.md."""
 
     type: Literal["openai"]
     max_concurrent: PositiveInt = 32

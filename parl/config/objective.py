@@ -113,7 +113,7 @@ class Reward(ConfigModel):
 
 
 class Credit(ConfigModel):
-    """From rewards to advantages, per role (docs/credit.md)."""
+    """From rewards to advantages, per role (docs/explain/credit.md)."""
 
     type: Literal[
         "group_mean",
@@ -125,7 +125,7 @@ class Credit(ConfigModel):
         "resample",
     ] = "group_mean"
     """group_mean: reward minus the mean of the agent's group; for subagents an episode's children are averaged first.
-    The other rules: docs/credit.md."""
+    The other rules: docs/explain/credit.md."""
     normalize_std: bool = False
     """Divide by the group's standard deviation (GRPO); Kimi's objective does not."""
     std_floor: PositiveFloat = 0.05

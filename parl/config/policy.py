@@ -43,7 +43,7 @@ class EngineConfig(ConfigModel):
     """How a policy generates."""
 
     type: Literal["torch", "vllm"] = "torch"
-    """`torch`: ours, in this process. `vllm`: an extra, in processes of its own (docs/vllm.md)."""
+    """`torch`: ours, in this process. `vllm`: an extra, in processes of its own (docs/how-to/use-vllm.md)."""
     prefill_tokens: PositiveInt = 4096
     """Largest number of (padded) prompt tokens in one forward pass."""
     decode_rows: PositiveInt = 256
@@ -73,16 +73,16 @@ class Policy(ConfigModel):
     tiny: TinyModel = TinyModel()
     tiny_vlm: TinyVlm = TinyVlm()
     engine: Engine = EngineConfig()
-    """`type: openai` instead: the weights are behind an endpoint (see docs/policies.md)."""
+    """`type: openai` instead: the weights are behind an endpoint (see docs/how-to/use-an-endpoint.md)."""
     optimizer: Optimizer = Optimizer()
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In which it samples and computes gradients. Weights that learn, and their optimizer's state, are always float32:
-    see docs/models.md."""
+    see docs/how-to/use-a-pretrained-model.md."""
     gradient_checkpointing: bool | Literal["selective"] = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time.
     `selective` keeps the results of matrix products and attention, and computes the rest again."""
     renderer: Literal["auto", "chatml", "qwen3", "llama3", "kimi_k2_5"] = "auto"
-    """The chat format. `auto` tells it by the tokenizer: see docs/models.md."""
+    """The chat format. `auto` tells it by the tokenizer: see docs/reference/chat-formats.md."""
     tools_in_prompt: bool = True
     """List the tools and their schemas in the system message (a tiny model has learned them and never lists them)."""
 

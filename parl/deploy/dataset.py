@@ -78,7 +78,7 @@ def export_episodes(run: Path, output: Path, wanted: DatasetRequest) -> ExportRe
         if config.roles.of(role).external_agent is not None:
             raise ConfigError(
                 f"{run} was played by roles.{role}.external_agent, whose prompts are not stored as messages. Choose the other "
-                "role with --role, or read the tokens with parl.runs.folder.read_episodes (docs/read-the-metrics.md)."
+                "role with --role, or read the tokens with parl.runs.folder.read_episodes (docs/reference/metrics.md)."
             )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(

@@ -2,7 +2,7 @@
 
 In: an assistant `Message` (text and tool calls). Out: a list of tool messages, the reward, and the outcome in `info`.
 Subclass `AgentEnv`, mark methods with `@tool`, register with Gymnasium, add one entry-point line: see
-docs/write-an-environment.md. Tools that several environments want are a `Toolset`: see docs/tools.md.
+docs/how-to/write-an-environment.md. Tools that several environments want are a `Toolset`: see docs/how-to/add-tools.md.
 """
 
 from __future__ import annotations

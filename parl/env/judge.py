@@ -2,7 +2,7 @@
 
 In: the task, an answer, rubrics. Out: one verdict per rubric (a score in 0..1 and the reason), or `JudgeFailure`, which
 makes the episode a failed one: masked and counted, never scored 0. The model is asked at any OpenAI-compatible
-endpoint, one request per rubric, all at once. See docs/judges.md.
+endpoint, one request per rubric, all at once. See docs/how-to/use-a-judge.md.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from parl.policy.renderers.families import make_renderer
 
 NO_VLLM = (
     "policies.{name}.engine.type is vllm, but there is no vllm in this environment. Install it into one of its own "
-    "(make vllm, or pip install 'parl-swarm[vllm]' where there is a GPU; docs/vllm.md), or set engine.type: torch."
+    "(make vllm, or pip install 'parl-swarm[vllm]' where there is a GPU; docs/how-to/use-vllm.md), or set engine.type: torch."
 )
 NO_IMAGES_IN_VLLM = (
     "policies.{name}.engine.type is vllm, which is given no images here, but the model ({kind}) sees. "

@@ -2,7 +2,7 @@
 
 In: a model in float32. Out: its copy, whose gradients arrive at the float32 parameters, and whose weights follow
 theirs. The copy computes what an engine in that type computes, but for the order of sums; autocast, which keeps the
-residual stream in float32, differed from the engine twice as much (docs/models.md).
+residual stream in float32, differed from the engine twice as much (docs/reference/memory-and-precision.md).
 """
 
 from __future__ import annotations

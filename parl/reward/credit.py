@@ -144,7 +144,7 @@ def _trained(
 
 
 def group_mean(group: Group, config: Credit) -> dict[Agent, float]:
-    """Each role against its own kind (Kimi K2.5, section 3 and eq. 1; for subagents our choice, docs/credit.md).
+    """Each role against its own kind (Kimi K2.5, section 3 and eq. 1; for subagents our choice, docs/explain/credit.md).
 
     Orchestrator: A = r - mean of r over its group (the episodes of the same task).
     Subagent: A = r - b. Its peers are all subagents of the group, or of its episode (`subagent_group`); b is the mean
@@ -237,7 +237,7 @@ def leave_one_out(group: Group, config: Credit) -> dict[Agent, float]:
                 raise ConfigError(
                     f"credit.type is leave_one_out, but episode {scored.episode.id} does not say what its subagent "
                     f"{trace.id} contributed. That is asked only while a run trains with leave_one_out, of environments "
-                    "that implement contributions() (docs/credit.md). Train a run with it, or set credit.type: "
+                    "that implement contributions() (docs/explain/credit.md). Train a run with it, or set credit.type: "
                     "group_mean."
                 )
             worth[scored.episode.id, trace.id] = trace.contribution

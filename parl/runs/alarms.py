@@ -1,4 +1,4 @@
-"""Known ways for a run to go wrong, seen in its metrics alone (docs/alarms.md).
+"""Known ways for a run to go wrong, seen in its metrics alone (docs/reference/alarms.md).
 
 In: the rows of metrics.jsonl so far. Out: the alarms that hold at the last of them, each with the step since when. One
 that held and no longer does is not reported: what is asked is whether to go on.
@@ -32,7 +32,7 @@ class Alarm:
     advice: str
 
     def __str__(self) -> str:
-        return f"ALARM {self.name}, since step {self.step}: {self.message} {self.advice} (docs/alarms.md)"
+        return f"ALARM {self.name}, since step {self.step}: {self.message} {self.advice} (docs/reference/alarms.md)"
 
 
 def check(rows: Sequence[Row]) -> list[Alarm]:

@@ -94,7 +94,7 @@ class RunFolder:
     def write_episodes(
         self, step: int, scored: Sequence[ScoredEpisode], samples: Iterable[Sample]
     ) -> None:
-        """episodes/step_NNNNNN.jsonl.zst: one episode a line (see docs/read-the-metrics.md); beside it, its index."""
+        """episodes/step_NNNNNN.jsonl.zst: one episode a line (see docs/reference/metrics.md); beside it, its index."""
         import zstandard
 
         advantages = {(s.episode, s.agent): s.advantages for s in samples}

@@ -1,4 +1,4 @@
-"""An episode as JSON and back: the public format of a run's episodes/ (docs/read-the-metrics.md).
+"""An episode as JSON and back: the public format of a run's episodes/ (docs/reference/metrics.md).
 
 In: a `ScoredEpisode` and its advantages. Out: a dict of plain values; and from such a dict the episode, exactly.
 What is derived (critical steps, a reward's total) is written for other readers, and never read here.

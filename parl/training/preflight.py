@@ -151,7 +151,7 @@ def _check_episode(parts: Parts, episode: Episode) -> None:
     if config.credit.type == "leave_one_out" and cannot_tell:
         raise ConfigError(
             f"credit.type is leave_one_out, but {env_id} cannot tell what a subagent contributed. Implement its "
-            "contributions() (docs/credit.md), or set credit.type: group_mean."
+            "contributions() (docs/explain/credit.md), or set credit.type: group_mean."
         )
 
 

@@ -25,7 +25,7 @@ def judge(episode: Episode, *, rubric: str | None = None) -> float:
     if not verdicts:
         raise ConfigError(
             f"reward.terms.judge: {episode.task.env or 'the environment'} leaves no verdicts of a judge in its facts. "
-            "Remove the term, or see docs/judges.md."
+            "Remove the term, or see docs/how-to/use-a-judge.md."
         )
     if rubric is None:
         return fmean(v["score"] for v in verdicts.values())

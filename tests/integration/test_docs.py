@@ -194,7 +194,7 @@ def test_the_pages_show_files_and_commands(checkout: Path) -> None:
 
 
 def test_the_environment_of_the_page_trains(checkout: Path) -> None:
-    """The config of docs/write-an-environment.md, its cold start cut short."""
+    """The config of docs/how-to/write-an-environment.md, its cold start cut short."""
     stages = "cold_start={stages: [{name: s, data: {recall: 1, episode: 1}, until: {metric: accuracy/episode, "
     stages += "value: 0, max_steps: 2, every: 2}, tokens_per_step: 1000}]}"
     small = [

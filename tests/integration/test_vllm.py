@@ -30,7 +30,7 @@ from tests.policies import samples
 from tests.tokenizers import qwen3
 
 pytest.importorskip(
-    "vllm", reason="needs vLLM, in an environment of its own: make vllm (docs/vllm.md)"
+    "vllm", reason="needs vLLM, in an environment of its own: make vllm (docs/how-to/use-vllm.md)"
 )
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

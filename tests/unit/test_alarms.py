@@ -221,7 +221,7 @@ def test_an_alarm_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     alarm = Alarm("entropy_collapse", 12, "It [is] low.", "Raise it.")
     assert (
         str(alarm)
-        == "ALARM entropy_collapse, since step 12: It [is] low. Raise it. (docs/alarms.md)"
+        == "ALARM entropy_collapse, since step 12: It [is] low. Raise it. (docs/reference/alarms.md)"
     )
     summary = {
         "seed": 0,

@@ -168,7 +168,7 @@ def test_nothing_in_nothing_out() -> None:
     assert token_mass([[]], BOTH, 0) == [{}]
 
 
-# --- the other rules: the example of docs/credit.md ------------------------------------------------------------------
+# --- the other rules: the example of docs/explain/credit.md ------------------------------------------------------------------
 
 A = [scored("a", 0.9, [1.0, 0.0]), scored("b", 0.3, [0.5]), scored("c", 0.0)]
 """Orchestrators: mean .4, so .5, -.1, -.4. Subagents: mean of (.5, .5) = .5, so .5, -.5; 0."""

@@ -1,4 +1,4 @@
-"""configs/gpu: the recipe says what it is taken from, and its memory is what docs/scaling.md says."""
+"""configs/gpu: the recipe says what it is taken from, and its memory is what docs/explain/gpu-recipe.md says."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_recipe_is_the_published_one_in_our_terms() -> None:
 
 
 def test_what_a_model_of_4_billion_takes() -> None:
-    """20 bytes a parameter, the layers' inputs, three float32 matrices of logits; docs/scaling.md has the numbers."""
+    """20 bytes a parameter, the layers' inputs, three float32 matrices of logits; docs/explain/gpu-recipe.md has the numbers."""
     scale = runpy.run_path(str(ROOT / "scripts" / "scale.py"))
     parts = scale["memory"](4.02e9, **scale["MODEL"], written=0.4)
     assert sum(list(parts.values())[:5]) == pytest.approx(20 * 4.02e9)

@@ -237,10 +237,10 @@ def test_a_judge_that_fails_masks_the_episode(endpoint: tuple[Fake, str]) -> Non
 def test_the_environment_of_the_page(
     endpoint: tuple[Fake, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that docs/judges.md shows; test_docs.py checks its config."""
+    """The file that docs/how-to/use-a-judge.md shows; test_docs.py checks its config."""
     (code,) = re.findall(
         r"^`essay_env.py`:\n\n```python\n(.*?)^```$",
-        (ROOT / "docs/judges.md").read_text(),
+        (ROOT / "docs/how-to/use-a-judge.md").read_text(),
         re.M | re.S,
     )
     page = types.ModuleType("essay_env")

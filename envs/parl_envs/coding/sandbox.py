@@ -2,7 +2,7 @@
 
 In: a program, its input, files or a folder. Out: what it printed and how it ended. When a call returns, everything
 that the program started is dead and its temporary folder is gone. A machine that cannot confine a program is refused:
-there is no way to run one unconfined. docs/sandbox.md says what is allowed and what is left.
+there is no way to run one unconfined. docs/reference/sandbox.md says what is allowed and what is left.
 """
 
 from __future__ import annotations

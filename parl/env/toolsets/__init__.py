@@ -1,6 +1,6 @@
 """Tools that any environment can add: a calculator, SQL over a SQLite database, the tools of MCP servers.
 
-In: `env.tools` of a config, or one line in an environment's constructor. Out: `Toolset`s. See docs/tools.md.
+In: `env.tools` of a config, or one line in an environment's constructor. Out: `Toolset`s. See docs/how-to/add-tools.md.
 """
 
 from __future__ import annotations

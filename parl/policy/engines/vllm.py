@@ -321,7 +321,7 @@ async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
     ) as error:  # a model that it does not know, too little memory: its processes have said what
         raise ConfigError(
             f"vLLM does not start with this model ({error}). Its own messages are above. Correct the policy's engine "
-            "(docs/vllm.md), or set engine.type: torch."
+            "(docs/how-to/use-vllm.md), or set engine.type: torch."
         ) from error
     await llm.init_weight_transfer_engine(WeightTransferInitRequest({}))
     return llm

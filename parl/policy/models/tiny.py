@@ -2,7 +2,7 @@
 
 In: the environment's vocabulary and tools. Out: a normal transformers folder (`AutoModelForCausalLM`,
 `AutoTokenizer`). Fixed scaffolding of tool calls is one token each, so that a search costs about six tokens.
-Initialisation and shape are measured choices: see docs/log.md.
+Initialisation and shape are measured choices: see docs/explain/log-cold-start.md.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _initialize(model: Any, generator: Any) -> None:
     """Draw the weights so that copying, the skill under every tool call, is near at hand.
 
     Two departures from plain normal weights, each without effect alone and together the difference between 100 steps
-    and none within 200 (docs/log.md):
+    and none within 200 (docs/explain/log-cold-start.md):
 
     * Embeddings share a mean. The convolution multiplies three projections of its input; a common part makes two of
       them act as open gates, so that what the third sees of the words before reaches the next layer from the start.

@@ -25,7 +25,7 @@ def build_model(shape: TinyVlm, tokenizer: Any, seed: int) -> Any:
     """A `Qwen3VLForConditionalGeneration` with the initialisation under which it soon learns to see.
 
     Weights are drawn with 0.08 and the positions of an image's patches with 1. With the usual 0.02 for both, it has
-    learned little of where things are in an image by the time at which it knows that (docs/models.md).
+    learned little of where things are in an image by the time at which it knows that (docs/explain/models-that-see.md).
     """
     head = shape.hidden_size // shape.num_heads
     third = head // 2 // 3
