@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from parl.config.env import EnvConfig, MixConfig
 from parl.config.schema import Config
 
 
@@ -56,14 +55,6 @@ def plain(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _parts(env: EnvConfig | MixConfig) -> list[tuple[str, float, EnvConfig]]:
-    """(what to add to a label, share of the training tasks, environment)."""
-    if isinstance(env, EnvConfig):
-        return [("", 1.0, env)]
-    total = sum(env.weights.values())
-    return [(f" ({part.ability})", part.weight / total, part) for part in env.mix]
-
-
 def derived(config: Config) -> dict[str, int | str]:
     """Numbers that follow from several values, by name."""
     train_, eval_ = config.train, config.eval
@@ -80,10 +71,16 @@ def derived(config: Config) -> dict[str, int | str]:
         "evaluations (about)": num_evals,
         "checkpoints written (about)": -(-train_.num_steps // train_.checkpoint_every),
     }
-    for label, share, part in _parts(config.env):
-        if part.tasks.train.num is not None:
-            asked = share * train_.tasks_per_step * train_.num_steps
-            numbers[f"passes over the train tasks{label}"] = f"{asked / part.tasks.train.num:.2f}"
+    weights = config.env.weights
+    total_weight = sum(weights.values())
+    for ability, part in config.env.parts.items():
+        num_tasks = part.tasks.train.num
+        if num_tasks is None:
+            continue
+        share = weights[ability] / total_weight
+        num_problems = share * train_.tasks_per_step * train_.num_steps
+        label = f" ({ability})" if ability else ""
+        numbers[f"passes over the train tasks{label}"] = f"{num_problems / num_tasks:.2f}"
     for name in ("orchestrator", "subagent"):
         role = config.roles.of(name)
         most = min(role.limits.tokens or sys.maxsize, role.limits.turns * role.sampling.max_tokens)

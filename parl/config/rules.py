@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from parl.config.env import EnvConfig, MixConfig
+from parl.config.env import EnvSection
 from parl.config.policy import Policy
 from parl.config.roles import Roles, Swarm
 from parl.config.rollout import Rollout
@@ -65,9 +65,9 @@ def check_external_agents(roles: Roles, swarm: Swarm) -> None:
             )
 
 
-def check_mix(env: EnvConfig | MixConfig, evaluation: Eval, roles: Roles) -> None:
+def check_mix(env: EnvSection, evaluation: Eval, roles: Roles) -> None:
     """Each ability of a mix has a task in evaluations and a system prompt."""
-    abilities = set(env.weights) if isinstance(env, MixConfig) else set()
+    abilities = set(env.abilities)
     if evaluation.num_tasks < len(abilities):
         raise ValueError(
             f"eval.num_tasks is {evaluation.num_tasks}; give each of {sorted(abilities)} a task"

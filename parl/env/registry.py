@@ -22,10 +22,10 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from parl.config.env import EnvConfig, MixConfig, Part
+from parl.config.env import EnvConfig, EnvSection
 from parl.core.errors import ConfigError, did_you_mean
 from parl.env.base import AgentEnv
-from parl.env.mixture import Mixture
+from parl.env.mixture import combine
 from parl.env.toolsets import toolsets
 
 GROUPS = ("parl.envs", "parl.rewards")
@@ -144,10 +144,24 @@ def agent_env_class(env_id: str) -> type[AgentEnv]:
     return cls
 
 
-def make_env(config: EnvConfig | MixConfig) -> AgentEnv:
-    """The environment of a config, without Gymnasium's wrappers (they hide `fork`). Raises ConfigError."""
-    if isinstance(config, MixConfig):
-        return Mixture({part.ability: _part(part) for part in config.mix})
+def make_env(config: EnvSection) -> AgentEnv:
+    """Make the environment of a config, without Gymnasium's wrappers (they hide `fork`).
+
+    Raises:
+        ConfigError: an environment is unknown or cannot be made from its arguments.
+    """
+    envs: dict[str, AgentEnv] = {}
+    for ability, part in config.parts.items():
+        try:
+            envs[ability] = _make_part(part)
+        except ConfigError as error:
+            if not ability:
+                raise
+            raise ConfigError(f"env.mix, {ability}: {error}") from None
+    return combine(envs)
+
+
+def _make_part(config: EnvConfig) -> AgentEnv:
     spec = env_spec(config.id)
     creator = _creator(spec)
     _check_kwargs(config, creator)
@@ -171,13 +185,6 @@ def make_env(config: EnvConfig | MixConfig) -> AgentEnv:
         )
     env.add_tools(*toolsets(config.tools))
     return env
-
-
-def _part(part: Part) -> AgentEnv:
-    try:
-        return make_env(part)
-    except ConfigError as error:
-        raise ConfigError(f"env.mix, {part.ability}: {error}") from None
 
 
 def _check_kwargs(config: EnvConfig, creator: Callable[..., Any]) -> None:

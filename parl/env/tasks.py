@@ -11,56 +11,74 @@ from dataclasses import replace
 import datasets
 
 from parl.config import Config
-from parl.config.env import EnvConfig, MixConfig, TaskSource
+from parl.config.env import EnvConfig, TaskSource
 from parl.core.errors import ConfigError
 from parl.core.types import Split, Task
 from parl.env.base import AgentEnv
-from parl.env.mixture import Mixture, interleave, of_ability
+from parl.env.mixture import interleave, of_ability, parts_of
 from parl.env.registry import make_env
 
 
 def load_tasks(config: Config, env: AgentEnv, split: Split) -> list[Task]:
-    """The tasks of a split: generated, or read from the user's file with `datasets`. Raises ConfigError.
+    """Return the tasks of a split: generated, or read from the user's file with `datasets`.
 
-    Of a mix: those of its parts by turns, so that the first so many have the same number of each.
+    Args:
+        config: its `env` section names the source of each split.
+        env: the environment of this section. It generates the tasks of all splits; another environment is
+            made only for a split with `kwargs` (a wider range of problem sizes, say).
+        split: which split.
+
+    Returns:
+        The tasks. Those of a mix alternate between its parts, so that the first n have the same number
+        of each.
+
+    Raises:
+        ConfigError: a file is missing, cannot be read, or gives an id twice.
     """
-    if isinstance(env, Mixture):
-        assert isinstance(config.env, MixConfig)
-        found = {p.ability: _tasks_of(p, env.parts[p.ability], split) for p in config.env.mix}
-        return interleave([[of_ability(task, a) for task in tasks] for a, tasks in found.items()])
-    assert isinstance(config.env, EnvConfig)
-    return _tasks_of(config.env, env, split)
-
-
-def _tasks_of(config: EnvConfig, env: AgentEnv, split: Split) -> list[Task]:
-    source: TaskSource = getattr(config.tasks, split)
-    if source.path is None:
-        assert source.num is not None
-        maker = make_env(config.replace(kwargs={**config.kwargs, **source.kwargs}))
-        return maker.generate_tasks(split, source.num, source.seed)
-
-    if not source.path.is_file():
-        raise ConfigError(f"env.tasks.{split}.path: there is no file {source.path}")
-    kind = "parquet" if source.path.suffix == ".parquet" else "json"
-    try:
-        rows = datasets.load_dataset(kind, data_files=str(source.path), split="train")
-    except Exception as error:  # datasets raises many kinds for a bad file
-        raise ConfigError(f"{source.path} cannot be read as {kind} tasks: {error}") from None
-    tasks = [replace(env.load_task(row), env=config.id) for row in rows]
-    twice = [task_id for task_id, count in Counter(t.id for t in tasks).items() if count > 1]
-    if twice:
-        raise ConfigError(
-            f"{source.path}: {len(twice)} ids are given to several tasks, '{twice[0]}' first. Rename them."
-        )
-    return tasks[: source.num] if source.num else tasks
+    envs = parts_of(env)
+    tasks_by_part = []
+    for ability, part in config.env.parts.items():
+        tasks = _tasks_of(part, envs[ability], split)
+        tasks_by_part.append([of_ability(task, ability) for task in tasks])
+    return interleave(tasks_by_part)
 
 
 def fingerprint(tasks: Sequence[Task]) -> str:
-    """Identity of a split: a hash over ids, prompts and data."""
-
+    """Return a hash over ids, prompts and data that identifies a split."""
     digest = hashlib.sha256()
     for task in tasks:
-        digest.update(
-            json.dumps([task.id, task.prompt, task.data], sort_keys=True, default=str).encode()
-        )
+        content = json.dumps([task.id, task.prompt, task.data], sort_keys=True, default=str)
+        digest.update(content.encode())
     return digest.hexdigest()[:16]
+
+
+def _tasks_of(config: EnvConfig, env: AgentEnv, split: Split) -> list[Task]:
+    source = config.tasks.of(split)
+    if source.path is not None:
+        tasks = _read(config, env, split, source)
+        return tasks[: source.num] if source.num else tasks
+    assert source.num is not None
+    if source.kwargs:
+        env = make_env(config.replace(kwargs={**config.kwargs, **source.kwargs}))
+    return env.generate_tasks(split, source.num, source.seed)
+
+
+def _read(config: EnvConfig, env: AgentEnv, split: Split, source: TaskSource) -> list[Task]:
+    path = source.path
+    assert path is not None
+    if not path.is_file():
+        raise ConfigError(f"env.tasks.{split}.path: there is no file {path}")
+    kind = "parquet" if path.suffix == ".parquet" else "json"
+    try:
+        rows = datasets.load_dataset(kind, data_files=str(path), split="train")
+    except Exception as error:  # datasets raises many kinds for a bad file
+        raise ConfigError(f"{path} cannot be read as {kind} tasks: {error}") from None
+    tasks = [replace(env.load_task(row), env=config.id) for row in rows]
+    counts = Counter(task.id for task in tasks)
+    duplicates = [task_id for task_id, count in counts.items() if count > 1]
+    if duplicates:
+        raise ConfigError(
+            f"{path}: {len(duplicates)} ids are given to several tasks, '{duplicates[0]}' first. "
+            "Rename them."
+        )
+    return tasks

@@ -22,7 +22,7 @@ import numpy as np
 import ray
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from parl.config.env import EnvConfig, MixConfig
+from parl.config.env import EnvSection
 from parl.config.rollout import Rollout
 from parl.core import ray_session
 from parl.core.errors import EngineMismatch
@@ -66,7 +66,7 @@ class RayPool:
         num_cpus: of the Ray session, if none is there yet.
     """
 
-    def __init__(self, env: EnvConfig | MixConfig, config: Rollout, num_cpus: int) -> None:
+    def __init__(self, env: EnvSection, config: Rollout, num_cpus: int) -> None:
         self._env, self._config, self._num_cpus = env, config, num_cpus
         self.lost = Counter[str]()
         """What the pool has survived, by count: `workers_lost`, `workers_recycled`, `parts_reassigned` (to another

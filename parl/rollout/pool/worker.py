@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parl.config.env import EnvConfig, MixConfig
+from parl.config.env import EnvSection
 from parl.config.rollout import Rollout
 from parl.core.machine import rss_now_mb
 from parl.core.types import Episode
@@ -61,7 +61,7 @@ class WorkerResult:
 class RolloutWorker:
     """The actor's class. Its methods are coroutines: the health check is answered while episodes run."""
 
-    def __init__(self, env: EnvConfig | MixConfig, rollout: Rollout) -> None:
+    def __init__(self, env: EnvSection, rollout: Rollout) -> None:
         from parl.core.machine import pin_threads
 
         faulthandler.enable()
