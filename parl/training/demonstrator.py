@@ -1,25 +1,32 @@
-"""Draws demonstrations of the cold start."""
+"""Demonstrations of the cold start as token sequences.
+
+An episode is played by a scripted expert through the swarm runtime, so that its tokens are those of a rollout; a practice
+text is encoded piece by piece.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from parl.config.schema import Config
+from parl.config import Config
 from parl.config.training import Stage
 from parl.core import images
 from parl.core.errors import ConfigError
+from parl.core.types import AgentTrace
 from parl.env.base import AgentEnv, Demonstration
+from parl.env.demonstrations import Segment
 from parl.policy.base import PolicyHandle, Renderer
 from parl.policy.engines.scripted import ScriptedEngine
 from parl.policy.tape import Tape
 from parl.rollout.swarm import SwarmRunner
 
 SUBAGENTS_PER_EPISODE = 3
-"""Subagents of one demonstration that are kept: they are many, short and alike."""
+"""Subagents of one demonstration that are trained on: they are many, short and alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +37,15 @@ class SftExample:
     mask: tuple[int, ...]
     kind: str
     images: tuple[str, ...] = ()
-    """Those among the tokens, in order."""
+    """The images among the tokens, in order, as data URIs."""
 
 
 class Demonstrator:
-    """Draws texts of a stage's mixture. The same seed gives the same texts."""
+    """Draws examples of a stage's mixture. The same seed gives the same examples.
+
+    Args:
+        lists_tools: whether the prompt lists the tools, as in rollouts of the policy.
+    """
 
     def __init__(
         self,
@@ -44,65 +55,87 @@ class Demonstrator:
         seed: int,
         lists_tools: bool = False,
     ) -> None:
-        self._env, self._renderer, self._config, self._lists_tools = (
-            env,
-            renderer,
-            config,
-            lists_tools,
-        )
+        self._env = env
+        self._renderer = renderer
+        self._config = config
+        self._lists_tools = lists_tools
         self._rng = np.random.default_rng(seed)
-        self._seed, self._count = seed, 0
+        self._seed = seed
+        self._num_episodes = 0
 
     def draw(self, stage: Stage) -> list[SftExample]:
-        """One item of the mixture: a practice text, or the traces of one episode."""
+        """Draw one item of the mixture: a practice text, or the traces of one episode."""
         kinds = sorted(stage.data)
-        shares = np.array([stage.data[k] for k in kinds])
-        kind = kinds[int(self._rng.choice(len(kinds), p=shares / shares.sum()))]
+        shares = np.array([stage.data[kind] for kind in kinds])
+        index = self._rng.choice(len(kinds), p=shares / shares.sum())
+        kind = kinds[int(index)]
         return self.item(kind, knobs_of(kind, stage.demonstrator))
 
-    def item(self, kind: str, knobs: dict[str, Any]) -> list[SftExample]:
-        made = self._env.demonstrate(kind, self._rng, **knobs)
-        if isinstance(made, Demonstration):
-            return self._play(made, kind)
+    def item(self, kind: str, knobs: Mapping[str, Any]) -> list[SftExample]:
+        """Draw one item of a kind.
+
+        Raises:
+            ConfigError: the environment does not know the kind, or its expert does not finish within the limits.
+        """
+        demonstration = self._env.demonstrate(kind, self._rng, **knobs)
+        if isinstance(demonstration, Demonstration):
+            return self._play(demonstration, kind)
+        return [self._encode(demonstration, kind)]
+
+    def _encode(self, segments: Sequence[Segment], kind: str) -> SftExample:
         tape = Tape(())
-        for piece in made:
-            for part in (piece.text,) if piece.train else images.split(piece.text):
-                if images.is_image(part) and not piece.train:
+        for segment in segments:
+            # A policy never writes images, so only what it reads is searched for them.
+            parts = (segment.text,) if segment.train else images.split(segment.text)
+            for part in parts:
+                if images.is_image(part) and not segment.train:
                     tape.feed(self._renderer.show(part), self._renderer.images(part))
                     continue
-                new = self._renderer.encode(part)
-                tape.ids += new
-                tape.mask += [int(piece.train)] * len(new)
-        return [SftExample(tuple(tape.ids), tuple(tape.mask), kind, tuple(tape.images))]
+                token_ids = self._renderer.encode(part)
+                tape.ids += token_ids
+                tape.mask += [int(segment.train)] * len(token_ids)
+        return SftExample(tuple(tape.ids), tuple(tape.mask), kind, tuple(tape.images))
 
-    def _play(self, demo: Demonstration, kind: str) -> list[SftExample]:
-        self._count += 1
-        handle = PolicyHandle(
-            "expert", self._renderer, ScriptedEngine(demo.script, self._renderer), self._lists_tools
-        )
+    def _play(self, demonstration: Demonstration, kind: str) -> list[SftExample]:
+        self._num_episodes += 1
+        engine = ScriptedEngine(demonstration.script, self._renderer)
+        expert = PolicyHandle("expert", self._renderer, engine, self._lists_tools)
+        # The step budget is there to teach speed; an expert that is cut off teaches nothing.
         swarm = self._config.swarm.replace(critical_step_budget=None)
-        roles = {"orchestrator": handle, "subagent": handle}
-        runner = SwarmRunner(roles, self._config.roles, swarm, self._config.clock)
-        name = f"demo-{self._seed}-{self._count}"
+        runner = SwarmRunner(
+            {"orchestrator": expert, "subagent": expert},
+            self._config.roles,
+            swarm,
+            self._config.clock,
+        )
+        name = f"demo-{self._seed}-{self._num_episodes}"
         episode = asyncio.run(
-            runner.run(demo.env, demo.task, episode_id=name, group=name, step=0, seed=name)
+            runner.run(
+                demonstration.env,
+                demonstration.task,
+                episode_id=name,
+                group=name,
+                step=0,
+                seed=name,
+            )
         )
         if episode.status != "completed":
             raise ConfigError(
-                f"The expert's episode on {demo.task.id} ended as {episode.status}, not complete "
+                f"The expert's episode on {demonstration.task.id} ended as {episode.status}, not complete "
                 f"({episode.orchestrator.stop_reason}). Raise that limit in roles.orchestrator, or correct the "
                 "demonstrator."
             )
-        kept = episode.subagents
-        if len(kept) > SUBAGENTS_PER_EPISODE:
-            order = self._rng.permutation(len(kept))[:SUBAGENTS_PER_EPISODE]
-            kept = tuple(kept[i] for i in order)
-        return [
-            SftExample(t.token_ids, t.mask, f"{kind}/{t.role}", t.images)
-            for t in (episode.orchestrator, *kept)
-        ]
+        traces = [episode.orchestrator, *self._some_subagents(episode.subagents)]
+        return [SftExample(t.token_ids, t.mask, f"{kind}/{t.role}", t.images) for t in traces]
+
+    def _some_subagents(self, subagents: Sequence[AgentTrace]) -> Iterator[AgentTrace]:
+        if len(subagents) <= SUBAGENTS_PER_EPISODE:
+            yield from subagents
+            return
+        for index in self._rng.permutation(len(subagents))[:SUBAGENTS_PER_EPISODE]:
+            yield subagents[index]
 
 
-def knobs_of(kind: str, knobs: dict[str, Any]) -> dict[str, Any]:
-    """The knobs of an episode's demonstrator; the other kinds, of any ability, have none."""
+def knobs_of(kind: str, knobs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the knobs of a kind: those of `episode` (of any ability); practice texts have none."""
     return knobs if kind.rpartition("/")[2] == "episode" else {}

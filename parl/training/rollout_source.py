@@ -1,7 +1,7 @@
-"""Which problems a step trains on, and when they are sampled: just before (sync), or ahead of time (async).
+"""Which problems a step trains on, and when they are sampled: just before the step (sync), or ahead of it (async).
 
-In: the endless, fixed sequence of problems; a pool. Out: for each step its groups of episodes. Every problem is trained
-exactly once in both modes, a resumed run included.
+A problem is a task with the K episodes of its group. Their sequence is endless and fixed by the seed, and every problem is
+trained exactly once in both modes, a resumed run included.
 """
 
 from __future__ import annotations
@@ -24,34 +24,46 @@ from parl.rollout.swarm import SwarmRunner
 
 
 class MixtureSampler:
-    """Which ability the n-th problem has: after any n problems each has had weight * n of them, less than one off.
+    """Deals abilities by weight: after any n problems each has had weight * n of them, less than one off.
 
-    So a step has its exact share wherever that is a whole number, and over steps nothing is lost. By Balinski and
-    Young's quota method: of those that are below their share, the one that a further problem leaves furthest below.
+    So a step has its exact share wherever that is a whole number, and over steps nothing is lost. This is Balinski and
+    Young's quota method: of the abilities below their share, the next problem goes to the one that it leaves furthest
+    below.
+
+    Args:
+        weights: ability -> weight.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
+        # Exact fractions: with floats 0.1 + 0.2 is off by one in a long run.
         self._weights = {ability: Fraction(str(weight)) for ability, weight in weights.items()}
         self._total = sum(self._weights.values())
-        self._had = dict.fromkeys(weights, 0)
+        self._counts = dict.fromkeys(weights, 0)
         self._dealt: list[tuple[str, int]] = []
 
     def at(self, number: int) -> tuple[str, int]:
-        """(ability of problem `number`, how many before it had the same)."""
+        """Return the ability of problem `number`, and how many problems before it had the same."""
         while len(self._dealt) <= number:
-            num = len(self._dealt) + 1
-            below = [a for a, w in self._weights.items() if self._had[a] * self._total < w * num]
-            ability = max(below, key=lambda a: self._weights[a] / (self._had[a] + 1))
-            self._dealt.append((ability, self._had[ability]))
-            self._had[ability] += 1
+            ability = self._next(len(self._dealt) + 1)
+            self._dealt.append((ability, self._counts[ability]))
+            self._counts[ability] += 1
         return self._dealt[number]
+
+    def _next(self, num_problems: int) -> str:
+        best_ability, best_need = "", Fraction(-1)
+        for ability, weight in self._weights.items():
+            is_below_share = self._counts[ability] * self._total < weight * num_problems
+            need = weight / (self._counts[ability] + 1)
+            if is_below_share and need > best_need:
+                best_ability, best_need = ability, need
+        return best_ability
 
 
 class TaskSampler:
-    """The n-th problem of a run: a permutation of the tasks that is dealt anew each epoch, K episodes of each.
+    """Deals problems: in each epoch a new permutation of the tasks, with K episodes of each.
 
     Args:
-        weights: of a mix of environments, ability -> weight: each ability's tasks are dealt for themselves.
+        weights: of a mix of environments, ability -> weight: the tasks of each ability have permutations apart.
     """
 
     def __init__(
@@ -62,37 +74,43 @@ class TaskSampler:
         group_size: int,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.seed, self.tasks_per_step, self.group_size = seed, tasks_per_step, group_size
-        self._shares = MixtureSampler(weights or {"": 1.0})
+        self.seed = seed
+        self.tasks_per_step = tasks_per_step
+        self.group_size = group_size
+        self._abilities = MixtureSampler(weights or {"": 1.0})
         self._tasks: dict[str, list[Task]] = {}
         for task in tasks:
             self._tasks.setdefault(task.ability if weights else "", []).append(task)
 
     def task(self, number: int) -> Task:
-        ability, count = self._shares.at(number)
+        """Return the task of problem `number` (0-based, over the whole run)."""
+        ability, count = self._abilities.at(number)
         tasks = self._tasks[ability]
-        epoch, place = divmod(count, len(tasks))
+        epoch, position = divmod(count, len(tasks))
         stream = ("tasks", ability, epoch) if ability else ("tasks", epoch)
         order = np.random.default_rng(seed_for(self.seed, *stream)).permutation(len(tasks))
-        return tasks[int(order[place])]
+        return tasks[int(order[position])]
 
     def jobs(self, number: int) -> list[Job]:
-        """The K episodes of a problem; their names and seeds do not depend on when they are run."""
+        """Return the K episodes of a problem; their names and seeds do not depend on when they run."""
         step, k = divmod(number, self.tasks_per_step)
         task = self.task(number)
-        names = [f"{step}-{k}-{j}" for j in range(self.group_size)]
-        return [Job(task, name, f"{step}-{k}", step, f"{self.seed}/{name}") for name in names]
+        jobs = []
+        for j in range(self.group_size):
+            name = f"{step}-{k}-{j}"
+            jobs.append(Job(task, name, f"{step}-{k}", step, f"{self.seed}/{name}"))
+        return jobs
 
 
 class RolloutSource(Protocol):
-    """Where a step's groups come from."""
+    """Where the groups of a step come from."""
 
     def next(self, step: int, runner: SwarmRunner) -> list[list[Episode]]:
-        """The groups to train at a step, by the number of their problem."""
+        """Return the groups to train at a step, in the order of their problems."""
         ...
 
     def push(self, policies: Mapping[str, PolicyHandle]) -> None:
-        """The weights have changed."""
+        """Take note that the weights have changed."""
         ...
 
     @property
@@ -102,7 +120,7 @@ class RolloutSource(Protocol):
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """Of the last step, what the trained episodes do not tell."""
+        """Metrics of the last step that its trained episodes do not tell."""
         ...
 
 
@@ -113,9 +131,8 @@ def make_source(config: Config, tasks: Sequence[Task], pool: Pool, state: State)
         state: of a run that goes on: its next step, and the problems that were started before.
     """
     train = config.train
-    sampler = TaskSampler(
-        tasks, config.seed, train.tasks_per_step, train.group_size, _mixture_weights(config)
-    )
+    weights = config.env.weights if isinstance(config.env, MixConfig) else None
+    sampler = TaskSampler(tasks, config.seed, train.tasks_per_step, train.group_size, weights)
     if train.mode == "sync":
         return SyncSource(sampler, pool)
     stream = cast(StreamPool, pool)  # the config allows async mode on Ray alone, whose pool streams
@@ -124,75 +141,78 @@ def make_source(config: Config, tasks: Sequence[Task], pool: Pool, state: State)
     )
 
 
-def _mixture_weights(config: Config) -> Mapping[str, float] | None:
-    return config.env.weights if isinstance(config.env, MixConfig) else None
-
-
 class SyncSource:
-    """Samples the step's problems under the current weights, and waits for all of them."""
+    """Samples the problems of a step under the current weights, and waits for all of them."""
 
     pending: tuple[int, ...] = ()
     metrics: Mapping[str, float] = {}
 
-    def __init__(self, problems: TaskSampler, pool: Pool) -> None:
-        self._problems, self._pool = problems, pool
+    def __init__(self, sampler: TaskSampler, pool: Pool) -> None:
+        self._sampler = sampler
+        self._pool = pool
 
     def next(self, step: int, runner: SwarmRunner) -> list[list[Episode]]:
-        num, size = self._problems.tasks_per_step, self._problems.group_size
-        jobs = [job for k in range(num) for job in self._problems.jobs(step * num + k)]
+        num_tasks, group_size = self._sampler.tasks_per_step, self._sampler.group_size
+        jobs: list[Job] = []
+        for k in range(num_tasks):
+            jobs += self._sampler.jobs(step * num_tasks + k)
         episodes = self._pool.run(runner, jobs)
-        return [episodes[i : i + size] for i in range(0, len(episodes), size)]
+        return [episodes[i : i + group_size] for i in range(0, len(episodes), group_size)]
 
     def push(self, policies: Mapping[str, PolicyHandle]) -> None:
-        """The pool takes the weights with the next episodes."""
+        """Do nothing: the pool takes the weights with the next episodes."""
 
 
 class AsyncSource:
-    """Keeps problems in the works while the learner learns.
+    """Runs problems while the learner learns.
 
-    A problem that was started at step v is trained at step v + `max_off_policy_steps` at the latest: no more are started than
+    A problem that starts at step v is trained at step v + `max_off_policy_steps` at the latest: no more are started than
     can be trained by then, and a step waits for those that are due. Otherwise it takes what is done, the oldest first.
-    Nothing is thrown away for its age. (AReaL, 2505.24298, eq. 3, bounds admission likewise.)
+    Nothing is thrown away for its age. (AReaL, 2505.24298, eq. 3, bounds admission in the same way.)
 
     Args:
-        pending: of a resumed run, problems that were started before and have to be done again.
-        step: the step that `next` is first asked for.
+        max_off_policy_steps: how many updates may lie between the start of a problem and its training.
         num_steps: no problem is started that the run would not train.
+        step: the step that `next` is first called for.
+        pending: of a resumed run, problems that were started before and have to run again.
     """
 
     def __init__(
         self,
-        problems: TaskSampler,
+        sampler: TaskSampler,
         pool: StreamPool,
         max_off_policy_steps: int,
         num_steps: int,
         step: int = 0,
         pending: Sequence[int] = (),
     ) -> None:
-        self._problems, self._pool, self._max_staleness = problems, pool, max_off_policy_steps
-        self._last = num_steps * problems.tasks_per_step
-        self._again = sorted(pending)
-        self._cursor = step * problems.tasks_per_step + len(
-            pending
-        )  # all before it were trained or are pending
-        self._started: dict[int, int] = {}  # problem -> the step at which it was started
-        self._done: dict[int, dict[str, Episode]] = {}
-        self._finished: list[Episode] = []
+        self._sampler = sampler
+        self._pool = pool
+        self._max_off_policy_steps = max_off_policy_steps
+        self._num_problems = num_steps * sampler.tasks_per_step
+        self._repeat = sorted(pending)
+        # The next new problem: all before it were trained or are pending.
+        self._cursor = step * sampler.tasks_per_step + len(pending)
+        self._started: dict[int, int] = {}  # problem -> the step at which it started
+        self._episodes: dict[int, dict[str, Episode]] = {}  # problem -> its finished episodes
+        self._finished: list[Episode] = []  # since the last step
 
     @property
     def pending(self) -> tuple[int, ...]:
-        return tuple(sorted([*self._started, *self._again]))
+        return tuple(sorted([*self._started, *self._repeat]))
 
     def next(self, step: int, runner: SwarmRunner) -> list[list[Episode]]:
         self._finished = []
         self._admit(step, runner)
-        while (chosen := self._choose(step)) is None:
+        numbers = self._due(step)
+        while numbers is None:
             self._pool.poll()
+            numbers = self._due(step)
         groups = []
-        for number in chosen:
+        for number in numbers:
             del self._started[number]
-            done = self._done.pop(number)
-            groups.append([done[job.episode_id] for job in self._problems.jobs(number)])
+            episodes = self._episodes.pop(number)
+            groups.append([episodes[job.episode_id] for job in self._sampler.jobs(number)])
         return groups
 
     def push(self, policies: Mapping[str, PolicyHandle]) -> None:
@@ -200,47 +220,70 @@ class AsyncSource:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """A length bias would show here: tokens of what finished since the last step, beside `swarm/tokens_per_episode`."""
-        ok = [e.tokens() for e in self._finished if e.status != "failed"]
-        whole = sum(self._is_done(n) for n in self._started)
-        return {
-            **({"rollout/tokens_finished": fmean(ok)} if ok else {}),
-            "rollout/groups_waiting": float(whole),
-            "rollout/groups_running": float(len(self._started) - whole),
+        num_waiting = sum(self._is_done(number) for number in self._started)
+        metrics = {
+            "rollout/groups_waiting": float(num_waiting),
+            "rollout/groups_running": float(len(self._started) - num_waiting),
         }
+        # A length bias shows in the difference to `swarm/tokens_per_episode`, which counts trained episodes: short
+        # episodes finish first.
+        num_tokens = [e.tokens() for e in self._finished if e.status != "failed"]
+        if num_tokens:
+            metrics["rollout/tokens_finished"] = fmean(num_tokens)
+        return metrics
 
     def _admit(self, step: int, runner: SwarmRunner) -> None:
-        most = min((step + 1 + self._max_staleness) * self._problems.tasks_per_step, self._last)
-        while self._again or self._cursor < most:
-            number = self._again.pop(0) if self._again else self._cursor
-            if number == self._cursor:
+        """Start all problems that can still be trained in time."""
+        horizon = step + 1 + self._max_off_policy_steps
+        end = min(horizon * self._sampler.tasks_per_step, self._num_problems)
+        while self._repeat or self._cursor < end:
+            if self._repeat:
+                number = self._repeat.pop(0)
+            else:
+                number = self._cursor
                 self._cursor += 1
-            self._started[number], self._done[number] = step, {}
+            self._start(number, step, runner)
 
-            def sink(job: Job, episode: Episode, number: int = number) -> None:
-                self._done[number][job.episode_id] = episode
-                self._finished.append(episode)
+    def _start(self, number: int, step: int, runner: SwarmRunner) -> None:
+        self._started[number] = step
+        self._episodes[number] = {}
 
-            self._pool.submit(runner, self._problems.jobs(number), sink)
+        def sink(job: Job, episode: Episode) -> None:
+            self._episodes[number][job.episode_id] = episode
+            self._finished.append(episode)
 
-    def _choose(self, step: int) -> list[int] | None:
-        done = {n for n in self._started if self._is_done(n)}
+        self._pool.submit(runner, self._sampler.jobs(number), sink)
+
+    def _due(self, step: int) -> list[int] | None:
+        done = {number for number in self._started if self._is_done(number)}
         return choose_due_problems(
-            self._started, done, step, self._max_staleness, self._problems.tasks_per_step
+            self._started, done, step, self._max_off_policy_steps, self._sampler.tasks_per_step
         )
 
     def _is_done(self, number: int) -> bool:
-        return len(self._done[number]) == self._problems.group_size
+        return len(self._episodes[number]) == self._sampler.group_size
 
 
 def choose_due_problems(
     started: Mapping[int, int], done: Container[int], step: int, max_off_policy_steps: int, num: int
 ) -> list[int] | None:
-    """The `num` problems of a step, None while it has to wait: of those that are done the oldest, if all others can
-    still be trained in time, as many a step. `started`: problem -> the step at which it was started."""
-    order = sorted(started, key=lambda n: (started[n], n))
-    chosen = [n for n in order if n in done][:num]
-    taken = set(chosen)
-    left = [started[n] + max_off_policy_steps for n in order if n not in taken]
-    late = any(step + 1 + i // num > due for i, due in enumerate(left))
-    return None if late or len(chosen) < num else sorted(chosen)
+    """Return the problems to train at a step, or None while the step has to wait.
+
+    They are the `num` oldest of those that are done, provided that all others can still be trained in time at `num`
+    problems a step.
+
+    Args:
+        started: problem -> the step at which it started.
+        done: the problems whose episodes have all finished.
+    """
+    by_age = sorted(started, key=lambda number: (started[number], number))
+    numbers = [number for number in by_age if number in done][:num]
+    if len(numbers) < num:
+        return None
+    due_now = set(numbers)
+    rest = [number for number in by_age if number not in due_now]
+    for position, number in enumerate(rest):
+        first_possible_step = step + 1 + position // num
+        if first_possible_step > started[number] + max_off_policy_steps:
+            return None
+    return sorted(numbers)

@@ -1,26 +1,27 @@
-"""Metrics to Weights & Biases: offline unless asked otherwise. The run folder stays the source of truth."""
+"""Metrics to Weights & Biases: offline unless the config says otherwise. The run folder stays the source of truth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from parl.config.schema import Config
+from parl.config import Config
 
-MOST_ROWS = 10_000
-"""What wandb takes in one table."""
+MAX_TABLE_ROWS = 10_000
+"""The limit of a table in wandb."""
 
 
 class Tracker:
-    """Use as a context manager around the training loop."""
+    """Use as a context manager around the training loop; it does nothing where tracking is disabled."""
 
     def __init__(self, config: Config, folder: Path) -> None:
-        self._config, self._folder = config, folder
+        self._config = config
+        self._folder = folder
         self._run: Any = None
 
-    def __enter__(self) -> Tracker:
+    def __enter__(self) -> Self:
         settings = self._config.tracking.wandb
         if settings.mode != "disabled":
             import wandb
@@ -36,13 +37,24 @@ class Tracker:
             )
         return self
 
-    def log(self, metrics: Mapping[str, float]) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._run is not None:
-            values = {k: v for k, v in metrics.items() if k != "step"}
-            self._run.log(values, step=int(metrics["step"]))
+            self._run.finish(exit_code=0 if kind is None else 1)
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Send the metrics of a step."""
+        if self._run is None:
+            return
+        values = {name: value for name, value in metrics.items() if name != "step"}
+        self._run.log(values, step=int(metrics["step"]))
 
     def show_episodes(self) -> None:
-        """The stored episodes as a table (the newest MOST_ROWS), and the timeline of one of the last step."""
+        """Send the newest stored episodes as a table, and the timeline of one of the last step."""
         if self._run is None:
             return
         import wandb
@@ -52,18 +64,9 @@ class Tracker:
 
         reader = RunReader(self._folder)
         keys = [column.key for column in COLUMNS]
-        rows = [[row[key] for key in keys] for row in reader.rows()[-MOST_ROWS:]]
+        table = wandb.Table(keys)
+        for row in reader.rows()[-MAX_TABLE_ROWS:]:
+            table.add_data(*(row[key] for key in keys))
         panel = panel_html(reader)
         if panel is not None:
-            self._run.log(
-                {"episodes": wandb.Table(keys, rows), "timeline": wandb.Html(panel, inject=False)}
-            )
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._run is not None:
-            self._run.finish(exit_code=0 if kind is None else 1)
+            self._run.log({"episodes": table, "timeline": wandb.Html(panel, inject=False)})

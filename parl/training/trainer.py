@@ -170,8 +170,8 @@ class Trainer:
 
         scored, budgets = self._score(groups, step)
         samples, token_mass = build_samples(scored, config.credit, config.loss, roles, step)
-        chosen, token_mass = self._choose(samples, token_mass, step)
-        update = policies.update(chosen, token_mass, step)
+        batch, token_mass = self._select(samples, token_mass, step)
+        update = policies.update(batch, token_mass, step)
         times.append(time.monotonic())
 
         longest = max(episodes, key=_num_orchestrator_tokens).orchestrator
@@ -188,7 +188,7 @@ class Trainer:
             **update,
             **sync,
             **self.source.metrics,
-            **_rates(times, episodes, chosen),
+            **_rates(times, episodes, batch),
             "rollout/staleness_mean": lag_mean,
             "rollout/staleness_max": lag_max,
             "system/rss_mb": rss_mb(),
@@ -208,7 +208,7 @@ class Trainer:
             scored.append(scored_group)
         return scored, budgets
 
-    def _choose(
+    def _select(
         self, samples: Sequence[Sample], token_mass: Mapping[str, float], step: int
     ) -> tuple[list[Sample], dict[str, float]]:
         """Shuffle the samples and drop those of subagents beyond `max_subagent_samples`.
@@ -218,7 +218,7 @@ class Trainer:
         rng = np.random.default_rng(seed_for(self.config.seed, "choose", step))
         limit = self.config.train.max_subagent_samples
         mass = dict(token_mass)
-        chosen: list[Sample] = []
+        selected: list[Sample] = []
         num_subagents = 0
         for index in rng.permutation(len(samples)):
             sample = samples[index]
@@ -227,8 +227,8 @@ class Trainer:
                 if num_subagents > limit:
                     mass[sample.policy] -= sample.weight * sum(sample.mask)
                     continue
-            chosen.append(sample)
-        return chosen, mass
+            selected.append(sample)
+        return selected, mass
 
     def _after(self, record: StepRecord) -> State:
         """Let phases of the roles end: they may wait for a metric, also of the evaluation."""
@@ -318,7 +318,7 @@ def _lost_workers(lost: Mapping[str, int]) -> dict[str, float]:
 
 
 def _rates(
-    times: Sequence[float], episodes: Sequence[Episode], chosen: Sequence[Sample]
+    times: Sequence[float], episodes: Sequence[Episode], batch: Sequence[Sample]
 ) -> dict[str, float]:
     """Return seconds and rates of a step.
 
@@ -328,7 +328,7 @@ def _rates(
     began, rolled_out, learned, synced = times
     rollout_s, learn_s = rolled_out - began, learned - rolled_out
     num_tokens = sum(e.tokens() + e.num_sibling_tokens for e in episodes)
-    num_trained = sum(len(sample.token_ids) for sample in chosen)
+    num_trained = sum(len(sample.token_ids) for sample in batch)
     return {
         "rollout/tokens_per_s": num_tokens / rollout_s,
         "rollout/episodes_per_s": len(episodes) / rollout_s,
