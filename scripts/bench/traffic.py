@@ -36,7 +36,7 @@ def record(
     swarm = config.swarm.model_copy(update={"critical_step_budget": None})
     episodes = []
     for i in range(num):
-        demo: Any = env.demonstrate("episode", rng, parallel=parallel, lazy=0.0)
+        demo: Any = env.demonstrate("episode", rng, delegate_prob=parallel, give_up_prob=0.0)
         handle = PolicyHandle("expert", renderer, ScriptedEngine(demo.script, renderer), False)
         runner = SwarmRunner(
             {"orchestrator": handle, "subagent": handle}, config.roles, swarm, config.clock

@@ -15,6 +15,7 @@ import ray
 from parl.config import load
 from parl.core.errors import Interrupted
 from parl.runs.folder import read_episodes
+from parl.training.hooks import StepRecord
 from parl.training.rollout_source import AsyncSource
 from parl.training.trainer import Trainer, train
 from tests.helpers import ROOT
@@ -74,8 +75,9 @@ def test_a_stopped_run_goes_on_without_losing_or_repeating_a_problem(
     run = tmp_path / "run"
     whole_step = Trainer.step
 
-    def stop_in_step_two(self: Trainer, step: int) -> dict[str, float]:
-        self.interrupted = step == 2
+    def stop_in_step_two(self: Trainer, step: int) -> StepRecord:
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of the run
         return whole_step(self, step)
 
     monkeypatch.setattr(Trainer, "step", stop_in_step_two)

@@ -14,6 +14,7 @@ from ray.cluster_utils import Cluster
 from parl.config import load
 from parl.rollout.pool.ray import RayPool
 from parl.runs.folder import read_episodes
+from parl.training.hooks import StepRecord
 from parl.training.trainer import Trainer, train
 from tests.helpers import ROOT
 
@@ -37,9 +38,9 @@ def test_training_survives_the_loss_of_a_node(
     used: set[str] = set()
     whole_step = Trainer.step
 
-    def step(self: Trainer, number: int) -> dict[str, float]:
+    def step(self: Trainer, number: int) -> StepRecord:
         if number == 1:
-            assert isinstance(self.pool, RayPool)
+            assert isinstance(self.parts.pool, RayPool)
             used.update(
                 n["NodeID"] for n in ray.nodes() if n["Resources"].get("CPU", 0) and n["Alive"]
             )

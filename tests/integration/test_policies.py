@@ -6,6 +6,7 @@ The orchestrator's words are a script's, since an untrained one delegates nothin
 from __future__ import annotations
 
 import json
+import signal
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from parl.env.demonstrations import Segment
 from parl.learner.policies import PolicySet
 from parl.policy.engines.scripted import ScriptedEngine, call_text
 from parl.reward import terms
+from parl.training.hooks import StepRecord
 from parl.training.trainer import Trainer, train
 from tests.helpers import ROOT
 
@@ -123,8 +125,9 @@ def test_roles_learn_by_turns_and_a_stopped_run_goes_on_bit_for_bit(
 
     step = Trainer.step
 
-    def stop(self: Trainer, number: int) -> dict[str, float]:
-        self.interrupted = number == 1
+    def stop(self: Trainer, number: int) -> StepRecord:
+        if number == 1:
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of the run
         return step(self, number)
 
     with monkeypatch.context() as patched:

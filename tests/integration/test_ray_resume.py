@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from parl.config import load
 from parl.core.errors import Interrupted
+from parl.training.hooks import StepRecord
 from parl.training.trainer import Trainer, train
 from tests.helpers import ROOT
 
@@ -35,8 +37,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     train(config(tmp_path / "whole"), None, False)
     step = Trainer.step
 
-    def stop(self: Trainer, number: int) -> dict[str, float]:
-        self.interrupted = number == 1
+    def stop(self: Trainer, number: int) -> StepRecord:
+        if number == 1:
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of the run
         return step(self, number)
 
     monkeypatch.setattr(Trainer, "step", stop)
