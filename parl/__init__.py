@@ -1,10 +1,109 @@
 """PARL: reinforcement learning for agents that work in parallel.
 
-An orchestrator learns to split a task, to launch subagents at the same time and to join what they bring
-back. The method is Parallel-Agent Reinforcement Learning, from "Kimi K2.5: Visual Agentic Intelligence"
-(arXiv 2602.02276).
+An orchestrator learns to split a task, to launch subagents at the same time and to join what they bring back. The method
+is Parallel-Agent Reinforcement Learning, from "Kimi K2.5: Visual Agentic Intelligence" (arXiv 2602.02276).
 
-Importing this package is cheap: it loads no torch, ray or transformers.
+What plugins and notebooks need is here. Each name is imported when it is first used, so that `import parl` stays cheap: it
+loads no torch, ray or transformers.
+
+Example:
+    import parl
+
+    config = parl.load_config("configs/smoke.yaml", ["seed=1"])
+    summary = parl.train(config)
+    parl.load_run(summary.path).metrics.plot(y="outcome/score")
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from parl.core import moved
+
+if TYPE_CHECKING:
+    from parl.config import Config as Config
+    from parl.config import load as load_config  # noqa: F401
+    from parl.core.errors import CheckpointError as CheckpointError
+    from parl.core.errors import ConfigError as ConfigError
+    from parl.core.errors import EnvFailure as EnvFailure
+    from parl.core.errors import Interrupted as Interrupted
+    from parl.core.errors import ParlError as ParlError
+    from parl.core.messages import Message as Message
+    from parl.core.messages import assistant as assistant
+    from parl.core.types import AgentTrace as AgentTrace
+    from parl.core.types import Episode as Episode
+    from parl.core.types import ScoredEpisode as ScoredEpisode
+    from parl.core.types import Task as Task
+    from parl.core.types import ToolCall as ToolCall
+    from parl.core.types import Turn as Turn
+    from parl.env.base import AgentEnv as AgentEnv
+    from parl.env.base import Demonstration as Demonstration
+    from parl.env.demonstrations import Segment as Segment
+    from parl.env.demonstrations import written_call as written_call
+    from parl.env.registry import make_env as make_env
+    from parl.env.tools import Toolset as Toolset
+    from parl.env.tools import ToolSpec as ToolSpec
+    from parl.env.tools import tool as tool
+    from parl.rewards.terms import reward as reward
+    from parl.runs.run import Run as Run
+    from parl.runs.run import load_run as load_run
+    from parl.training.api import ablate as ablate
+    from parl.training.api import evaluate as evaluate
+    from parl.training.api import train as train
+    from parl.training.summary import Summary as Summary
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AgentEnv": "parl.env.base",
+    "AgentTrace": "parl.core.types",
+    "CheckpointError": "parl.core.errors",
+    "Config": "parl.config",
+    "ConfigError": "parl.core.errors",
+    "Demonstration": "parl.env.base",
+    "EnvFailure": "parl.core.errors",
+    "Episode": "parl.core.types",
+    "Interrupted": "parl.core.errors",
+    "Message": "parl.core.messages",
+    "ParlError": "parl.core.errors",
+    "Run": "parl.runs.run",
+    "ScoredEpisode": "parl.core.types",
+    "Segment": "parl.env.demonstrations",
+    "Summary": "parl.training.summary",
+    "Task": "parl.core.types",
+    "ToolCall": "parl.core.types",
+    "ToolSpec": "parl.env.tools",
+    "Toolset": "parl.env.tools",
+    "Turn": "parl.core.types",
+    "ablate": "parl.training.api",
+    "assistant": "parl.core.messages",
+    "evaluate": "parl.training.api",
+    "load_config": "parl.config",
+    "load_run": "parl.runs.run",
+    "make_env": "parl.env.registry",
+    "reward": "parl.rewards.terms",
+    "tool": "parl.env.tools",
+    "train": "parl.training.api",
+    "written_call": "parl.env.demonstrations",
+}
+"""Public name -> the module that defines it."""
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+# A plugin that was written against an old path is told the new one.
+moved.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'parl' has no attribute '{name}'{moved.hint(f'parl.{name}')}")
+    module = importlib.import_module(_HOMES[name])
+    value = getattr(module, "load" if name == "load_config" else name)
+
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

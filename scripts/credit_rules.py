@@ -25,8 +25,8 @@ from parl.config.roles import Roles
 from parl.core.types import Episode
 from parl.env import registry as plugins
 from parl.env.registry import make_env
-from parl.reward import credit
-from parl.reward.scorer import Scorer
+from parl.rewards import credit
+from parl.rewards.scorer import Scorer
 from parl.rollout.swarm import read_message
 from parl.runs.folder import read_episodes
 from parl.runs.records import episode_of

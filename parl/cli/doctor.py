@@ -19,7 +19,7 @@ from typing import Any
 from parl.core.errors import ConfigError
 from parl.core.finding import Finding
 from parl.env import registry as plugins
-from parl.reward import terms
+from parl.rewards import terms
 
 GB = 1e9
 INSTALL = "make install   (or: pip install -c constraints.txt -e .)"

@@ -8,17 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from parl.config import load
-from parl.evaluation.plan import (
-    EvalRequest,
-    check_seeds,
-    combine_runs,
-    compare_with_baselines,
-    evaluate,
-    evaluate_run,
-    plan_config,
-    plan_controls,
-    plan_run,
-)
+from parl.evaluation import plan
+from parl.evaluation.plan import EvalRequest
 
 
 def evaluate_command(
@@ -36,20 +27,13 @@ def evaluate_command(
     Several runs are seeds of one experiment.
     A swarm is compared with the single agent in RUN-single, where there is one.
     """
-    asked = EvalRequest(checkpoint, mode, tasks, trials, split)
-    if len(targets) == 1 and not targets[0].is_dir():
-        done = evaluate(plan_config(load(targets[0]), asked))
-        result = done.result | {"config": str(targets[0])}
+    request = EvalRequest(checkpoint, mode, tasks, trials, split)
+    is_config = len(targets) == 1 and not targets[0].is_dir()
+    if is_config:
+        evaluated = plan.evaluate(plan.plan_config(load(targets[0]), request))
+        result = evaluated.result | {"config": str(targets[0])}
     else:
-        plans = [plan_run(run, asked) for run in targets]
-        check_seeds(plans)
-        controls = plan_controls(plans, asked)
-        runs = [evaluate_run(plan) for plan in plans]
-        result = combine_runs(runs)
-        if controls:
-            result["against"] = compare_with_baselines(
-                runs, [evaluate_run(plan) for plan in controls]
-            )
+        result = plan.evaluate_runs(targets, request)
     if as_json:
         print(json.dumps(result))
     else:

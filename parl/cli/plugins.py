@@ -14,7 +14,7 @@ import yaml
 from parl.cli.common import new_app
 from parl.config.explain import plain
 from parl.core.errors import ConfigError
-from parl.reward import terms
+from parl.rewards import terms
 
 envs_app = new_app("The environments that are installed.")
 rewards_app = new_app("The reward terms that are installed.")

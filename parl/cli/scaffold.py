@@ -20,7 +20,7 @@ import gymnasium
 
 from parl.core.errors import ConfigError
 from parl.env import registry as plugins
-from parl.reward import terms
+from parl.rewards import terms
 
 Kind = Literal["envs", "rewards"]
 

@@ -43,7 +43,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     raw = load_raw(path)
     for item in overrides:
-        _override(raw, item)
+        override(raw, item)
     return parse(raw, source=str(path))
 
 
@@ -138,7 +138,12 @@ def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _override(raw: dict[str, Any], item: str) -> None:
+def override(raw: dict[str, Any], item: str) -> None:
+    """Set one value of a merged mapping, such as `train.num_steps=5`.
+
+    Raises:
+        ConfigError: it is no assignment, or no mapping is where it leads through.
+    """
     path, sep, text = item.partition("=")
     keys = path.split(".")
     if not sep or not all(keys):

@@ -7,6 +7,7 @@ The docstring under a field is its documentation; `parl config explain` prints i
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,7 @@ from parl.config.policy import Policy
 from parl.config.roles import ClockConfig, Roles, Swarm
 from parl.config.rollout import Rollout
 from parl.config.training import ColdStart, Eval, Tracking, Train
+from parl.core import moved
 
 
 class Config(ConfigModel):
@@ -66,3 +68,7 @@ class Config(ConfigModel):
     def run_path(self) -> Path:
         """The run folder."""
         return self.run_dir or Path("runs") / self.name
+
+
+def __getattr__(name: str) -> Any:
+    raise moved.missing_name(__name__, name)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+PINNED_VARIABLES = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")
 
 
 def pin_threads(num: int) -> None:
@@ -20,6 +24,30 @@ def pin_threads(num: int) -> None:
     torch.set_num_threads(num)
     logging.set_verbosity_error()  # its notes on missing kernels and its bars for saving would drown our own lines
     logging.disable_progress_bar()
+
+
+@contextmanager
+def restored_settings() -> Iterator[None]:
+    """Put back, at the end, what `pin_threads` changes: a notebook keeps its own threads and its own logging."""
+    import torch
+    from transformers.utils import logging
+
+    variables = {name: os.environ.get(name) for name in PINNED_VARIABLES}
+    threads = torch.get_num_threads()
+    verbosity = logging.get_verbosity()
+    bars_shown = logging.is_progress_bar_enabled()
+    try:
+        yield
+    finally:
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        torch.set_num_threads(threads)
+        logging.set_verbosity(verbosity)
+        if bars_shown:
+            logging.enable_progress_bar()
 
 
 def device() -> str:

@@ -1,7 +1,7 @@
 """Plugins: environments and rewards that live in any installed package.
 
 In: the entry-point groups `parl.envs` and `parl.rewards`; each entry names a module that registers with Gymnasium
-or with `parl.reward.scorer` when it is imported. Out: those registries filled, in this process. Gymnasium's registry is
+or with `parl.rewards.scorer` when it is imported. Out: those registries filled, in this process. Gymnasium's registry is
 per process, so `load()` runs first in the driver and in every worker. Also here: making an environment from its config.
 """
 

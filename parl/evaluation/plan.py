@@ -143,6 +143,24 @@ def check_same_tasks(plans: Sequence[EvalPlan]) -> None:
             )
 
 
+def evaluate_runs(runs: Sequence[Path], request: EvalRequest) -> dict[str, Any]:
+    """Evaluate runs that are seeds of one experiment, and the single agents beside them, where there are any.
+
+    Raises:
+        ConfigError: the runs do not belong together.
+        CheckpointError: no run there, a damaged checkpoint, or no place to write.
+    """
+    plans = [plan_run(run, request) for run in runs]
+    check_seeds(plans)
+    baseline_plans = plan_controls(plans, request)
+    results = [evaluate_run(plan) for plan in plans]
+    combined = combine_runs(results)
+    if baseline_plans:
+        baselines = [evaluate_run(plan) for plan in baseline_plans]
+        combined["against"] = compare_with_baselines(results, baselines)
+    return combined
+
+
 def evaluate_run(plan: EvalPlan) -> EvalResult:
     """Evaluate a run's checkpoint; the result and its rows are also written to the run's eval/ folder."""
     assert plan.run is not None

@@ -19,8 +19,8 @@ from parl.core.errors import CheckpointError, ConfigError
 from parl.core.progress import Progress
 from parl.core.types import ORCHESTRATOR_ID, Episode, RewardBreakdown, ScoredEpisode
 from parl.env import registry as plugins
-from parl.reward import credit
-from parl.reward.scorer import Scorer
+from parl.rewards import credit
+from parl.rewards.scorer import Scorer
 from parl.runs.folder import read_episodes, read_resolved
 from parl.runs.records import advantages_of, episode_of, episode_record, rewards_of
 
@@ -100,7 +100,7 @@ def rescore_run(run: Path, config: Config, source: str) -> RescoredEpisodes:
         source: where the config came from, for the result.
     Raises:
         CheckpointError: no run, no stored episodes, or a damaged file of them.
-        ConfigError: the config's reward is not one (see `parl.reward.scorer.validate`), or a term cannot score an episode.
+        ConfigError: the config's reward is not one (see `parl.rewards.scorer.validate`), or a term cannot score an episode.
     """
     read_resolved(run)
     files = sorted((run / "episodes").glob("step_*.jsonl.zst"))

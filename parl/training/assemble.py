@@ -14,7 +14,7 @@ from parl.env.base import AgentEnv
 from parl.env.tasks import load_tasks
 from parl.evaluation.evaluator import Evaluator
 from parl.learner.policies import PolicySet
-from parl.reward.scorer import Scorer
+from parl.rewards.scorer import Scorer
 from parl.rollout.pool import make_pool
 from parl.rollout.pool.local import Pool
 from parl.training.light_parts import build_light_parts

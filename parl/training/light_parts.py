@@ -9,7 +9,7 @@ from parl.core.errors import ConfigError
 from parl.env import registry
 from parl.env.base import AgentEnv
 from parl.env.registry import make_env
-from parl.reward.scorer import Scorer
+from parl.rewards.scorer import Scorer
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from parl.env.tasks import fingerprint
 from parl.evaluation.metrics import roles_trained, staleness, step_metrics
 from parl.learner import checkpoint as checkpoints
 from parl.learner.checkpoint import State
-from parl.reward.credit import build_samples
+from parl.rewards.credit import build_samples
 from parl.rollout.swarm import SwarmRunner
 from parl.runs.folder import RunFolder, read_resolved
 from parl.training.assemble import Parts, assemble

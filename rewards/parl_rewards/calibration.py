@@ -11,7 +11,7 @@ from pydantic import Field
 
 from parl.core.errors import ConfigError
 from parl.core.types import Episode
-from parl.reward.terms import reward
+from parl.rewards.terms import reward
 
 
 @reward(outcome=True)

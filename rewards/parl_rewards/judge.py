@@ -9,7 +9,7 @@ from statistics import fmean
 
 from parl.core.errors import ConfigError, did_you_mean
 from parl.core.types import Episode
-from parl.reward.terms import reward
+from parl.rewards.terms import reward
 
 
 @reward(outcome=True)

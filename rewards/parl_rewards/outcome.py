@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from parl.core.errors import ConfigError, did_you_mean
 from parl.core.types import AgentTrace, Episode
-from parl.reward.terms import finished, reward
+from parl.rewards.terms import finished, reward
 from parl_rewards.wide_search import item_f1_nonkey, wide_search
 
 __all__ = ["item_f1_nonkey", "outcome", "wide_search"]

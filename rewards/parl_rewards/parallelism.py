@@ -10,7 +10,7 @@ from typing import Literal
 from parl.config.base import PositiveInt
 from parl.core.errors import ConfigError
 from parl.core.types import Episode
-from parl.reward.terms import reward
+from parl.rewards.terms import reward
 
 
 @reward

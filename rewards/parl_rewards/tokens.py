@@ -1,13 +1,13 @@
 """Terms about length: generated tokens, tool calls included, observations not. The orchestrator's alone.
 
-In: an `Episode`. Out: a float that is never positive. (Toggle is a modifier of the outcome, see `parl.reward.scorer`.)
+In: an `Episode`. Out: a float that is never positive. (Toggle is a modifier of the outcome, see `parl.rewards.scorer`.)
 """
 
 from __future__ import annotations
 
 from parl.config.base import PositiveInt
 from parl.core.types import Episode
-from parl.reward.terms import reward
+from parl.rewards.terms import reward
 
 
 @reward

@@ -179,7 +179,7 @@ def test_doctor_says_what_a_run_gets() -> None:
 @needs_sandbox
 def test_the_page_shows_what_happens() -> None:
     (example,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "sandbox.md").read_text(), re.DOTALL
+        r"```python\n(.*?)```", (ROOT / "docs/reference/sandbox.md").read_text(), re.DOTALL
     )
     exec(example, {})
 
@@ -197,5 +197,5 @@ def test_the_page_shows_what_happens() -> None:
     ],
 )
 def test_the_page_shows_the_limits(said: str, value: int) -> None:
-    (shown,) = re.findall(said, (ROOT / "docs" / "sandbox.md").read_text())
+    (shown,) = re.findall(said, (ROOT / "docs/reference/sandbox.md").read_text())
     assert int(shown.replace(",", "")) == value

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from parl.core.types import Episode
-from parl.reward import terms
+from parl.rewards import terms
 from parl_envs.coding.sandbox import run_python
 from tests.integration.sandbox_outside import gone, host_pid, processes, used
 

@@ -30,7 +30,7 @@ from parl.env.base import AgentEnv
 from parl.env.registry import make_env
 from parl.env.toolsets.calculator import Calculator
 from parl.env.toolsets.mcp import Mcp
-from parl.reward.scorer import Scorer
+from parl.rewards.scorer import Scorer
 from parl.rollout.pool.local import LocalPool
 from parl.runs.folder import RunFolder, read_episodes
 from tests.helpers import (

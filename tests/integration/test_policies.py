@@ -24,7 +24,7 @@ from parl.core.types import ROLES, Episode, Sample, ToolCall
 from parl.env.demonstrations import Segment
 from parl.learner.policies import PolicySet
 from parl.policy.engines.scripted import ScriptedEngine, call_text
-from parl.reward import terms
+from parl.rewards import terms
 from parl.training.hooks import StepRecord
 from parl.training.trainer import Trainer, train
 from tests.helpers import ROOT

@@ -26,8 +26,8 @@ from parl.policy.base import PolicyHandle
 from parl.policy.engines.scripted import ScriptedEngine
 from parl.policy.models.vision.forward import hidden_states
 from parl.policy.renderers.chatml import ChatML
-from parl.reward.credit import build_samples
-from parl.reward.scorer import Scorer
+from parl.rewards.credit import build_samples
+from parl.rewards.scorer import Scorer
 from parl.rollout.swarm import SwarmRunner
 from parl_envs.visual.pictures import words
 from parl_envs.visual.tasks import asked

@@ -351,7 +351,7 @@ def test_dapo_is_eq_8_over_the_groups_that_differ() -> None:
     """
     from parl.config.objective import Credit
     from parl.config.roles import Roles
-    from parl.reward.credit import build_samples
+    from parl.rewards.credit import build_samples
     from tests.unit.test_credit import scored
 
     groups = [[scored("a", 0.3), scored("b", 0.3)], [scored("c", 1.0), scored("d", 0.0)]]

@@ -10,8 +10,8 @@ import pytest
 from parl.core.abstention import Question, tally
 from parl.core.errors import ConfigError
 from parl.core.types import Episode
-from parl.reward import terms
-from parl.reward.terms import finished
+from parl.rewards import terms
+from parl.rewards.terms import finished
 from parl_rewards.calibration import calibration
 from parl_rewards.outcome import outcome
 from parl_rewards.parallelism import contradictions, critical_steps, finish, parallel, total_steps

@@ -22,7 +22,7 @@ from parl.core.types import (
     Task,
     Turn,
 )
-from parl.reward.credit import assign, build_samples, token_mass
+from parl.rewards.credit import assign, build_samples, token_mass
 
 TASK = Task("t", "parl/Test-v0", "prompt", {})
 BOTH = Roles()

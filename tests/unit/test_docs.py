@@ -66,7 +66,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_is_documented(metric: str) -> None:
-    page = (ROOT / "docs" / "read-the-metrics.md").read_text()
+    page = (ROOT / "docs/reference/metrics.md").read_text()
     assert f"`{metric.replace('/main/', '/NAME/')}`" in page
 
 

@@ -10,7 +10,7 @@ from parl.config import parse
 from parl.config.objective import EffortBudget, Modifiers, Reward, Schedule, Term, Toggle
 from parl.core.errors import ConfigError
 from parl.core.types import AgentTrace, Clock, Episode, Status, Task, Turn
-from parl.reward.scorer import Scorer, validate
+from parl.rewards.scorer import Scorer, validate
 from parl_rewards import outcome, parallelism  # noqa: F401  (registers the terms)
 
 TERMS = {"outcome": Term(weight=2.0), "parallel": Term(weight=0.5, cap=4)}

@@ -34,7 +34,7 @@ from parl.env.base import ANSWER_NOW
 from parl.policy.base import PolicyHandle, Request, WindowFull
 from parl.policy.engines.openai import EndpointEngine, NullRenderer, chat_messages
 from parl.report.episode import decoder
-from parl.reward.credit import build_samples
+from parl.rewards.credit import build_samples
 from parl.rollout.pool.local import LocalPool
 from parl.rollout.swarm import SwarmRunner
 from parl.runs.records import episode_of, episode_record

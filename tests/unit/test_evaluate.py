@@ -226,7 +226,7 @@ def test_a_command_of_a_config_has_no_runs(
         "split": None,
     }
     monkeypatch.setattr(
-        "parl.cli.eval.evaluate", lambda plan: evaluated(plan.config.name, 0.5, 1.0)
+        "parl.evaluation.plan.evaluate", lambda plan: evaluated(plan.config.name, 0.5, 1.0)
     )
     evaluate_command([ROOT / "configs" / "smoke.yaml"], **options, as_json=True)
     assert json.loads(capsys.readouterr().out)["config"].endswith("smoke.yaml")

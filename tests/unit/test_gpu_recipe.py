@@ -41,6 +41,6 @@ def test_what_a_model_of_4_billion_takes() -> None:
     assert sum(list(parts.values())[:5]) == pytest.approx(20 * 4.02e9)
     assert parts["inputs of the layers"] == 36 * 2560 * 32000 * 2
     assert parts["logits, their log-softmax and gradient"] == pytest.approx(12800 * 151936 * 12)
-    page = (ROOT / "docs" / "scaling.md").read_text()
+    page = (ROOT / "docs/explain/gpu-recipe.md").read_text()
     for name, size in {**parts, "in all": sum(parts.values())}.items():
         assert f"| {name} | {size / 1e9:.1f} |" in page

@@ -267,5 +267,5 @@ def test_a_judge_in_an_environment_that_does_not_wait_is_told(endpoint: tuple[Fa
 
 def test_an_episode_without_verdicts() -> None:
     (episode,) = LocalPool(WordsEnv, Rollout()).run(runner(script(["blue"])), jobs(1))
-    with pytest.raises(ConfigError, match=r"docs/judges\.md"):
+    with pytest.raises(ConfigError, match=r"docs/how-to/use-a-judge\.md"):
         judge_term(episode)

@@ -29,7 +29,7 @@ from parl.evaluation.metrics import heldout_metrics, step_metrics
 from parl.policy.base import PolicyHandle
 from parl.policy.engines.scripted import ScriptedEngine
 from parl.report.summary import summary_table
-from parl.reward.scorer import Scorer
+from parl.rewards.scorer import Scorer
 from parl.rollout.swarm import SwarmRunner
 from parl.runs.records import episode_of, episode_record, task_of
 from parl.training.rollout_source import MixtureSampler, TaskSampler

@@ -16,7 +16,7 @@ from parl.core.types import Task
 from parl.env import registry as plugins
 from parl.env.base import AgentEnv
 from parl.env.tools import tool
-from parl.reward import terms
+from parl.rewards import terms
 
 
 class EchoEnv(AgentEnv):
@@ -124,9 +124,7 @@ def test_a_plugin_that_fails_to_import_is_named_with_the_fix(
 
 
 def test_a_name_given_twice_is_not_blamed_on_the_plugin_that_came_second(site: Path) -> None:
-    code = (
-        "from parl.reward.terms import reward\n@reward\ndef twice_named(episode):\n    return 0.0\n"
-    )
+    code = "from parl.rewards.terms import reward\n@reward\ndef twice_named(episode):\n    return 0.0\n"
     install(site, "one_plugin", code, "parl.rewards")
     install(site, "two_plugin", code, "parl.rewards")
     with pytest.raises(

@@ -16,10 +16,10 @@ from parl.config import Config, parse
 from parl.core.errors import CheckpointError, ConfigError
 from parl.core.types import AgentTrace, Episode, Task
 from parl.evaluation.rescore import Change, rescore_run
-from parl.reward import credit, terms
-from parl.reward import scorer as scoring
-from parl.reward.scorer import Scorer
-from parl.reward.terms import reward
+from parl.rewards import credit, terms
+from parl.rewards import scorer as scoring
+from parl.rewards.scorer import Scorer
+from parl.rewards.terms import reward
 from parl.rollout.env_calls import EpisodeFailure
 from parl.rollout.swarm import failed_episode
 from parl.runs.folder import RunFolder

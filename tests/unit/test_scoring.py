@@ -12,9 +12,9 @@ from parl.config.base import PositiveInt
 from parl.config.objective import Modifiers, Reward, Schedule, Term, Toggle
 from parl.core.errors import ConfigError
 from parl.core.types import Episode
-from parl.reward import terms
-from parl.reward.scorer import Scorer, validate
-from parl.reward.terms import reward
+from parl.rewards import terms
+from parl.rewards.scorer import Scorer, validate
+from parl.rewards.terms import reward
 from tests.episodes import child, episode
 
 

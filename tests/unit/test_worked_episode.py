@@ -18,8 +18,8 @@ import parl_rewards  # noqa: F401  (registers the terms)
 from parl.config.objective import Credit, Reward, Schedule, Term
 from parl.config.roles import Roles
 from parl.core.types import AgentTrace, Clock, Episode, Sample, ScoredEpisode, Status, Task, Turn
-from parl.reward.credit import assign, token_mass
-from parl.reward.scorer import Scorer
+from parl.rewards.credit import assign, token_mass
+from parl.rewards.scorer import Scorer
 
 STEP = 5
 REWARD = Reward(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from parl.config import Config
 from parl.config.derived import num_cpus
+from parl.core import moved
 from parl.env.registry import make_env
 from parl.rollout.pool.local import LocalPool, Pool
 
@@ -17,3 +20,7 @@ def make_pool(config: Config) -> Pool:
             config.env, config.rollout, num_cpus(config.rollout, config.train, len(config.policies))
         )
     return LocalPool(lambda: make_env(config.env), config.rollout)
+
+
+def __getattr__(name: str) -> Any:
+    raise moved.missing_name(__name__, name)

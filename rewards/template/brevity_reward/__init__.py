@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parl.core.types import Episode
-from parl.reward.terms import reward
+from parl.rewards.terms import reward
 
 
 @reward

@@ -9,8 +9,8 @@ from parl.config.objective import Reward
 from parl.core.errors import ConfigError
 from parl.core.types import Clock, Episode, Task
 from parl.env import registry as plugins
-from parl.reward import scorer as scoring
-from parl.reward import terms
+from parl.rewards import scorer as scoring
+from parl.rewards import terms
 
 
 def episode(answer: str) -> Episode:

@@ -20,7 +20,7 @@ from parl.config.objective import Credit, Loss
 from parl.config.roles import Roles
 from parl.core.errors import ConfigError
 from parl.core.types import AgentTrace, Sample, ScoredEpisode
-from parl.reward.terms import finished
+from parl.rewards.terms import finished
 
 NO_ADVANTAGE = 1e-8
 """Samples whose |advantage| is smaller are left out: see `assign`."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from parl.config.objective import EffortBudget, Toggle
 from parl.core.types import ORCHESTRATOR_ID, AgentTrace, Episode, RewardBreakdown, ScoredEpisode
-from parl.reward.terms import finished
+from parl.rewards.terms import finished
 
 OVER_BUDGET = "effort_budget"
 """Name of the term that the effort budget adds to a reward: 0, or -1 of an episode that is over it."""

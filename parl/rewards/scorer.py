@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from parl.config.objective import Reward
 from parl.core.errors import ConfigError
 from parl.core.types import Episode, RewardBreakdown, ScoredEpisode
-from parl.reward.modifiers import OVER_BUDGET, apply_effort_budget, apply_toggle
-from parl.reward.terms import get, is_outcome, registered
+from parl.rewards.modifiers import OVER_BUDGET, apply_effort_budget, apply_toggle
+from parl.rewards.terms import get, is_outcome, registered
 
 # --- terms -----------------------------------------------------------------------------------------------------------
 
