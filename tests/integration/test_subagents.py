@@ -26,7 +26,7 @@ from parl.deploy.model import export
 from parl.deploy.serve import ServedPolicy, Service, _policies
 from parl.env.demonstrations import Segment
 from parl.env.registry import make_env
-from parl.gateway.app import Limits, make_app
+from parl.gateway.app import ServerLimits, make_app
 from parl.policy.base import Generation, PolicyHandle, Request
 from parl.policy.engines.scripted import ScriptedEngine, call_text
 from parl.policy.engines.torch import TorchEngine
@@ -222,7 +222,7 @@ def test_an_orchestrator_is_trained_with_subagents_behind_an_endpoint(policy: Pa
     renderer = ChatML(tokenizer)
     handle = PolicyHandle("expert", renderer, ScriptedEngine(expert, renderer), False)
     service = Service({"expert": ServedPolicy(handle, 256, 24, 1.0)})
-    with serving(make_app(lambda path, key: service, Limits(), ["127.0.0.1"])) as address:
+    with serving(make_app(lambda path, key: service, ServerLimits(), ["127.0.0.1"])) as address:
         engine = {"type": "openai", "base_url": f"{address}/v1", "model": "expert"}
         made = config(
             policy.parent,
