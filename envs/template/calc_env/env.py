@@ -1,7 +1,8 @@
-"""Sum numbers that only a tool can see.
+"""An environment in which the agents sum numbers that only a tool can see.
 
-In: a list of names. Each hides a number, which `lookup` tells. Out: their sum, as the last number of the answer. The
-lookups are independent of each other, so an orchestrator can share the names out to subagents.
+A task names some things. Behind each name is a number, which the tool `lookup` tells. The answer is the
+sum of these numbers. The look-ups do not depend on each other, so an orchestrator can divide the names
+among subagents that run at the same time.
 """
 
 from __future__ import annotations
@@ -13,121 +14,131 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from parl.core.errors import ConfigError
-from parl.core.types import Task
-from parl.env.base import AgentEnv
-from parl.env.tools import tool
+from parl import AgentEnv, ConfigError, Task, tool
 
 SPLITS = ("train", "validation", "test")
-NAMES = [
-    f"{kind}{i}"
-    for kind in ("amber", "basil", "cedar", "delta", "ember", "fable")
-    for i in range(5)
-]
-MOST = 99
-RUNTIME = [
-    "ok",
-    "error:",
-    "no",
-    "name",
-    "duplicate",
-    "task",
-    "budget",
-    "exhausted",
-    "stopped",
-    "(turns)",
-]
+
+KINDS = ("amber", "basil", "cedar", "delta", "ember", "fable")
+NAMES = [f"{kind}{i}" for kind in KINDS for i in range(5)]
+
+MAX_NUMBER = 99
+
+# Words that tools and the runtime may write. `model: tiny` knows only the words of `vocabulary`.
+RUNTIME_WORDS = (
+    *("ok", "error:", "no", "name", "duplicate", "task"),
+    *("budget", "exhausted", "stopped", "(turns)"),
+)
 
 
 class CalcEnv(AgentEnv):
     """Sum numbers that are hidden behind names.
 
     Args:
-        num: how many names a task has.
+        num: the number of names in a task.
     """
 
     def __init__(self, *, num: int = 4) -> None:
         super().__init__()
-        most = len(NAMES) // len(SPLITS)
-        if not 2 <= num <= most:
-            raise ConfigError(f"env.kwargs.num is {num}; give 2 to {most} names.")
+        max_names = len(NAMES) // len(SPLITS)
+        if not 2 <= num <= max_names:
+            raise ConfigError(f"env.kwargs.num is {num}; give 2 to {max_names} names.")
         self.num = num
 
-    # --- tasks ---------------------------------------------------------------------------------------------------
+    # --- tasks ---
 
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
-        """The same arguments give the same tasks, and no name is in two splits."""
+        """Generate `num` tasks of a split. The same arguments give the same tasks."""
         if split not in SPLITS:
             raise ConfigError(f"There is no split '{split}'; choose one of {', '.join(SPLITS)}.")
-        rng = np.random.default_rng([SPLITS.index(split), seed])
-        names = NAMES[SPLITS.index(split) :: len(SPLITS)]
+        split_index = SPLITS.index(split)
+
+        # Each split has every third name, so that no name is in two splits: a policy cannot
+        # remember a number from training.
+        split_names = NAMES[split_index :: len(SPLITS)]
+
+        rng = np.random.default_rng([split_index, seed])
         tasks = []
         for i in range(num):
-            chosen = [str(name) for name in rng.choice(names, self.num, replace=False)]
-            numbers = {name: int(rng.integers(1, MOST + 1)) for name in chosen}
-            prompt = f"sum : {' '.join(chosen)}"
-            tasks.append(Task(f"{split}-{seed}-{i}", "calc/Calc-v0", prompt, {"numbers": numbers}))
+            names = [str(name) for name in rng.choice(split_names, self.num, replace=False)]
+            numbers = {name: int(rng.integers(1, MAX_NUMBER + 1)) for name in names}
+            task = Task(
+                id=f"{split}-{seed}-{i}",
+                env="calc/Calc-v0",
+                prompt=f"sum : {' '.join(names)}",
+                data={"numbers": numbers},
+            )
+            tasks.append(task)
         return tasks
 
     def start(self, task: Task) -> None:
-        """Called by `reset`: set up whatever one episode changes."""
+        """Set up what one episode changes. `reset` calls this."""
         self.numbers: dict[str, int] = dict(task.data["numbers"])
-        self.wanted = list(self.numbers)
+        self.names = list(self.numbers)
         self.num_lookups = 0
 
-    # --- tools ---------------------------------------------------------------------------------------------------
+    # --- tools ---
 
     @tool
     def lookup(
         self, name: Annotated[str, Field(description="One of the names in the task.")]
     ) -> str:
         """Tell the number behind a name."""
-        # Whatever the model writes arrives here as a `str`; a wrong argument was answered before the call.
+        # `name` is a `str` here whatever the model wrote: a call with an argument of another type
+        # gets an error text and does not reach this line.
         self.num_lookups += 1
         if name not in self.numbers:
             return f"error: no name '{name}'"
         return str(self.numbers[name])
 
-    # --- results -------------------------------------------------------------------------------------------------
+    # --- results ---
 
     def score(self, answer: str) -> Mapping[str, float]:
-        """1 for the right sum. Further entries of the mapping become the metrics outcome/<key>."""
-        found, sought = _last_number(answer), sum(self.numbers.values())
-        return {"score": float(found == sought), "answered": float(found is not None)}
+        """Score an answer: 1 for the right sum.
+
+        Further entries of the mapping become the metrics `outcome/KEY`.
+        """
+        number = _last_number(answer)
+        is_right = number == sum(self.numbers.values())
+        return {"score": float(is_right), "answered": float(number is not None)}
 
     def facts(self) -> Mapping[str, int]:
-        """What rewards may want to know besides the score, as `episode.facts`."""
+        """Tell rewards more than the score; they read it as `episode.facts`."""
         return {"num_lookups": self.num_lookups}
 
     def num_parts(self) -> int:
-        """Lookups do not depend on each other."""
+        """Count the parts of the task that do not depend on each other: one for each name."""
         return self.num
 
-    # --- subagents -----------------------------------------------------------------------------------------------
+    # --- subagents ---
 
     def fork(self, subtask: str) -> CalcEnv:
-        """A subagent shares the numbers and counts its own lookups. It is to sum the names in its prompt."""
-        child = super().fork(subtask)  # a shallow copy: fine for what nobody changes
+        """Make the environment of a subagent, whose part is the names in its prompt."""
+        # A shallow copy suits the numbers, which nobody changes. The counter is the subagent's own.
+        child = super().fork(subtask)
         assert isinstance(child, CalcEnv)
         child.num_lookups = 0
-        child.wanted = [name for name in self.numbers if re.search(rf"\b{name}\b", subtask)]
+        child.names = [name for name in self.numbers if re.search(rf"\b{name}\b", subtask)]
         return child
 
     def check_result(self, message: str) -> bool:
-        """A subagent's message is in form when it holds a number."""
+        """Accept a subagent's message if it holds a number."""
         return _last_number(message) is not None
 
     def subtask_score(self, message: str) -> float | None:
-        """1 when the subagent's last number is the sum of its names; None when its prompt named none."""
-        if not self.wanted:
+        """Score a subagent: 1 if its last number is the sum of its names, None if it has no names."""
+        if not self.names:
             return None
-        return float(_last_number(message) == sum(self.numbers[name] for name in self.wanted))
+        return float(_last_number(message) == sum(self.numbers[name] for name in self.names))
 
-    # --- a policy from nothing -----------------------------------------------------------------------------------
+    # --- a policy that starts from nothing ---
 
     def vocabulary(self) -> Sequence[str]:
-        """Every word that an episode may hold, for `model: tiny`. Leave it out if your policy is a pretrained model."""
-        return ["sum", ":", *RUNTIME, *NAMES, *map(str, range(self.num * MOST + 1))]
+        """List every word that an episode may hold, for `model: tiny`.
+
+        A pretrained model has a tokenizer: then this method is not needed.
+        """
+        numbers = [str(number) for number in range(self.num * MAX_NUMBER + 1)]
+        return ["sum", ":", *RUNTIME_WORDS, *NAMES, *numbers]
 
 
 def _last_number(text: str) -> int | None:

@@ -1,18 +1,21 @@
-"""A reward term: prefer short answers. Importing this module registers it."""
+"""A reward term that prefers short answers. Importing this package registers it."""
 
 from __future__ import annotations
 
-from parl.core.types import Episode
-from parl.rewards.terms import reward
+from parl import Episode, reward
 
 
 @reward
 def brevity(episode: Episode, *, limit: int = 400) -> float:
-    """How far the answer stays below `limit` characters: 1 for nearly nothing, 0 from `limit` on.
+    """Score how far the answer stays below `limit` characters.
 
-    An empty answer gets 0: otherwise saying nothing would be the best policy.
+    Returns:
+        1 for nearly nothing, falling to 0 at `limit` and above. An empty answer gets 0: otherwise
+        saying nothing would be the best policy.
     """
-    # Keyword-only arguments are knobs: a config sets them, and they are checked against these type hints.
-    # A term is pure: it reads the episode and nothing else. A float is the orchestrator's.
+    # Keyword-only arguments are knobs: a config sets them, and the type hints check its values.
+    # A term is pure: it reads the episode and nothing else. A float is the orchestrator's reward.
     length = len(episode.answer.strip())
-    return max(0.0, 1.0 - length / limit) if length else 0.0
+    if length == 0:
+        return 0.0
+    return max(0.0, 1.0 - length / limit)

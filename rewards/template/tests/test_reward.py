@@ -1,19 +1,18 @@
-"""What a reward's own tests should hold: its values on episodes written by hand, its knobs, its registration."""
+"""Test a reward term: its values on episodes written by hand, its registration, its knobs."""
 
 from __future__ import annotations
 
 import pytest
 from brevity_reward import brevity
 
+from parl import ConfigError, Episode, Task
 from parl.config.objective import Reward
-from parl.core.errors import ConfigError
-from parl.core.types import Clock, Episode, Task
+from parl.core.types import Clock
 from parl.env import registry as plugins
-from parl.rewards import scorer as scoring
-from parl.rewards import terms
+from parl.rewards import scorer, terms
 
 
-def episode(answer: str) -> Episode:
+def make_episode(answer: str) -> Episode:
     return Episode(
         id="e",
         task=Task("t", "calc/Calc-v0", "What is 3 + 4?", {}),
@@ -35,7 +34,7 @@ def episode(answer: str) -> Episode:
     [("", 0.0), ("  ", 0.0), ("x", 0.9), ("xxxxx", 0.5), ("x" * 10, 0.0), ("x" * 99, 0.0)],
 )
 def test_values(answer: str, value: float) -> None:
-    assert brevity(episode(answer), limit=10) == pytest.approx(value)
+    assert brevity(make_episode(answer), limit=10) == pytest.approx(value)
 
 
 def test_the_plugin_is_found() -> None:
@@ -45,6 +44,9 @@ def test_the_plugin_is_found() -> None:
 
 def test_knobs_are_checked_when_the_config_loads() -> None:
     plugins.load()
-    scoring.validate(Reward.model_validate({"terms": {"brevity": {"weight": 0.1, "limit": 50}}}))
+    right = Reward.model_validate({"terms": {"brevity": {"weight": 0.1, "limit": 50}}})
+    scorer.validate(right)
+
+    misspelt = Reward.model_validate({"terms": {"brevity": {"weight": 0.1, "limt": 50}}})
     with pytest.raises(ConfigError, match="Did you mean 'limit'"):
-        scoring.validate(Reward.model_validate({"terms": {"brevity": {"weight": 0.1, "limt": 50}}}))
+        scorer.validate(misspelt)
