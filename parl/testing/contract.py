@@ -6,7 +6,6 @@ In: an environment, or a way to make more of them. Each function raises `Broken`
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from gymnasium.utils.env_checker import check_env
 
 from parl.config.env import EnvConfig
 from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
+from parl.core.coroutines import run_coroutine
 from parl.core.messages import Message, assistant
 from parl.core.types import ToolCall
 from parl.env.base import AgentEnv
@@ -317,7 +317,7 @@ def swarm(env: AgentEnv) -> str:
         Swarm(),
         ClockConfig(),
     )
-    episode = asyncio.run(
+    episode = run_coroutine(
         runner.run(env, task, episode_id="check", group="check", step=0, seed="check")
     )
     if episode.status != "completed":

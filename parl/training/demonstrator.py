@@ -6,7 +6,6 @@ text is encoded piece by piece.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from parl.config import Config
 from parl.config.training import Stage
 from parl.core import images
+from parl.core.coroutines import run_coroutine
 from parl.core.errors import ConfigError
 from parl.core.types import AgentTrace
 from parl.env.base import AgentEnv, Demonstration
@@ -109,7 +109,7 @@ class Demonstrator:
             self._config.clock,
         )
         name = f"demo-{self._seed}-{self._num_episodes}"
-        episode = asyncio.run(
+        episode = run_coroutine(
             runner.run(
                 demonstration.env,
                 demonstration.task,

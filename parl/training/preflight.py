@@ -6,7 +6,6 @@ says a word, and the metrics that phases and stages wait for exist.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from parl.config.tiny import TinyModel
 from parl.config.training import ColdStart, Stage
 from parl.core import manifest
 from parl.core.abstention import RATES
+from parl.core.coroutines import run_coroutine
 from parl.core.errors import ConfigError, EndpointFailure, did_you_mean
 from parl.core.messages import Message
 from parl.core.types import ROLES, Episode, Role, Task
@@ -108,7 +108,7 @@ def _check_endpoints(engines: Mapping[str, Engine]) -> None:
     request = Request("check", (), messages, max_tokens=8, temperature=1.0, seed=0)
     for name, engine in engines.items():
         try:
-            asyncio.run(engine.generate(request))
+            run_coroutine(engine.generate(request))
         except EndpointFailure as error:
             raise ConfigError(
                 f"policies.{name}.engine: the endpoint gave no turn ({error.kind}: {error}). Start it, or correct its "
@@ -135,7 +135,7 @@ def _rehearse(parts: Parts, task: Task) -> Episode:
     episode = runner.run(
         parts.env, task, episode_id="rehearsal", group="rehearsal", step=0, seed="rehearsal"
     )
-    return asyncio.run(episode)
+    return run_coroutine(episode)
 
 
 def _check_episode(parts: Parts, episode: Episode) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from parl.config.rollout import Rollout
+from parl.core.coroutines import run_coroutine
 from parl.core.types import Episode, Task
 from parl.env.base import AgentEnv
 from parl.policy.base import PolicyHandle
@@ -85,7 +86,7 @@ class LocalPool:
         on_done: Callable[[Episode], None] | None = None,
     ) -> list[Episode]:
         """Run all jobs; `on_done` is called as each one ends (progress)."""
-        return asyncio.run(self.gather(runner, jobs, on_done))
+        return run_coroutine(self.gather(runner, jobs, on_done))
 
     def close(self) -> None:
         """Nothing runs between calls."""
