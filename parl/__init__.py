@@ -1,10 +1,10 @@
 """PARL: reinforcement learning for agents that work in parallel.
 
-An orchestrator learns to split a task, to launch subagents at the same time and to join what they bring back. The method
-is Parallel-Agent Reinforcement Learning, from "Kimi K2.5: Visual Agentic Intelligence" (arXiv 2602.02276).
+An orchestrator learns to split a task, to launch subagents at the same time and to join their results. The method is
+Parallel-Agent Reinforcement Learning, from "Kimi K2.5: Visual Agentic Intelligence" (arXiv 2602.02276).
 
-What plugins and notebooks need is here. Each name is imported when it is first used, so that `import parl` stays cheap: it
-loads no torch, ray or transformers.
+This module offers the names that plugins, scripts and notebooks need. Each is imported when it is first used, so that
+`import parl` stays cheap: it loads no torch, ray or transformers.
 
 Example:
     import parl
@@ -20,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from parl.core import moved
+from parl.core.public import PUBLIC
 
 if TYPE_CHECKING:
     from parl.config import Config as Config
@@ -55,54 +56,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "AgentEnv": "parl.env.base",
-    "AgentTrace": "parl.core.types",
-    "CheckpointError": "parl.core.errors",
-    "Config": "parl.config",
-    "ConfigError": "parl.core.errors",
-    "Demonstration": "parl.env.base",
-    "EnvFailure": "parl.core.errors",
-    "Episode": "parl.core.types",
-    "Interrupted": "parl.core.errors",
-    "Message": "parl.core.messages",
-    "ParlError": "parl.core.errors",
-    "Run": "parl.runs.run",
-    "ScoredEpisode": "parl.core.types",
-    "Segment": "parl.env.demonstrations",
-    "Summary": "parl.training.summary",
-    "Task": "parl.core.types",
-    "ToolCall": "parl.core.types",
-    "ToolSpec": "parl.env.tools",
-    "Toolset": "parl.env.tools",
-    "Turn": "parl.core.types",
-    "ablate": "parl.training.api",
-    "assistant": "parl.core.messages",
-    "evaluate": "parl.training.api",
-    "load_config": "parl.config",
-    "load_run": "parl.runs.run",
-    "make_env": "parl.env.registry",
-    "reward": "parl.rewards.terms",
-    "tool": "parl.env.tools",
-    "train": "parl.training.api",
-    "written_call": "parl.env.demonstrations",
-}
-"""Public name -> the module that defines it."""
-
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604
 
 # A plugin that was written against an old path is told the new one.
 moved.install()
 
+if not TYPE_CHECKING:  # with a module's __getattr__, a type checker would accept any name
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'parl' has no attribute '{name}'{moved.hint(f'parl.{name}')}")
-    module = importlib.import_module(_HOMES[name])
-    value = getattr(module, "load" if name == "load_config" else name)
-
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in PUBLIC:
+            raise AttributeError(f"module 'parl' has no attribute '{name}'")
+        module = importlib.import_module(PUBLIC[name])
+        value = getattr(module, "load" if name == "load_config" else name)
+        # The next use finds it without this function.
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

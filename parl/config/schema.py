@@ -7,7 +7,7 @@ The docstring under a field is its documentation; `parl config explain` prints i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
@@ -70,5 +70,7 @@ class Config(ConfigModel):
         return self.run_dir or Path("runs") / self.name
 
 
-def __getattr__(name: str) -> Any:
-    raise moved.missing_name(__name__, name)
+if not TYPE_CHECKING:  # with a module's __getattr__, a type checker would accept any name
+
+    def __getattr__(name: str) -> Any:
+        raise moved.missing_name(__name__, name)

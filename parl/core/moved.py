@@ -1,7 +1,8 @@
 """Old import paths, answered by errors that name the new ones.
 
-`install` (called by `import parl`) puts a finder behind Python's own: it is asked only for modules that do not exist, so it
-costs nothing where paths are right. Packages that still exist answer for their old names with `missing_name`.
+`install` (called by `import parl`) puts a finder behind Python's own. Python asks it only for modules that do not
+exist, so it costs nothing where paths are right. Packages that still exist answer for their old names with
+`missing_name`. Only what a plugin or a script may import is in the tables, not every helper that was renamed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from parl.core.public import PUBLIC
 
 MODULES: Mapping[str, str] = {
     "parl.ablate": "parl.evaluation.ablation.runner",
@@ -112,43 +115,24 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "Text": "parl.training.demonstrator.SftExample",
         "knobs_of": "parl.training.demonstrator.knobs_of",
         "loss_on_labels": "parl.training.sft.loss_on_labels",
+        "sft_command": "parl.training.trainer.run_cold_start_alone",
         "token_accuracy": "parl.training.sft.token_accuracy",
     },
-    "parl.config.adapters": {
-        "FROM_THE_BASE": "parl.config.rules.FROM_THE_BASE",
-        "check_adapters": "parl.config.rules.check_adapters",
-        "check_turns": "parl.config.rules.check_turns",
-    },
-    "parl.config.endpoint": {
-        "check_endpoints": "parl.config.rules.check_endpoints",
-    },
-    "parl.config.phases": {
-        "Gate": "parl.config.roles.Gate",
-        "Phase": "parl.config.roles.Phase",
-        "Trainable": "parl.config.roles.Trainable",
-        "Turns": "parl.config.roles.Turns",
-    },
-    "parl.config.rollout": {
-        "check_rollout": "parl.config.rules.check_rollout",
-    },
     "parl.config.schema": {
-        "ClockConfig": "parl.config.roles.ClockConfig",
-        "ColdStart": "parl.config.training.ColdStart",
         "Engine": "parl.config.policy.Engine",
         "EngineConfig": "parl.config.policy.EngineConfig",
-        "Eval": "parl.config.training.Eval",
         "Limits": "parl.config.roles.Limits",
         "Optimizer": "parl.config.policy.Optimizer",
-        "Policy": "parl.config.policy.Policy",
         "RoleConfig": "parl.config.roles.RoleConfig",
-        "Roles": "parl.config.roles.Roles",
         "Sampling": "parl.config.roles.Sampling",
         "Stage": "parl.config.training.Stage",
-        "Swarm": "parl.config.roles.Swarm",
-        "Tracking": "parl.config.training.Tracking",
-        "Train": "parl.config.training.Train",
         "Until": "parl.config.training.Until",
         "Wandb": "parl.config.training.Wandb",
+    },
+    "parl.credit": {
+        "drop_one": "parl.rewards.credit.leave_one_out",
+        "learnable": "parl.rewards.credit.build_samples",
+        "siblings": "parl.rewards.credit.resample",
     },
     "parl.doctor": {
         "Finding": "parl.core.finding.Finding",
@@ -192,22 +176,15 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "pooled": "parl.evaluation.plan.combine_runs",
         "run_plan": "parl.evaluation.plan.run_plan",
     },
-    "parl.learner.checkpoint": {
-        "COLD_START": "parl.core.manifest.COLD_START",
-        "verify": "parl.core.manifest.verify",
-    },
-    "parl.ray_session": {},
-    "parl.rollout.agent": {
-        "Tape": "parl.policy.tape.Tape",
-        "seen": "parl.policy.tape.images_in",
+    "parl.rollout.harness": {
+        "load_harness": "parl.rollout.external_agent.load_external_agent",
+        "run_harness": "parl.rollout.external_agent.run_external_agent",
     },
     "parl.rollout.world": {
         "normal": "parl.core.text.normalize_text",
     },
     "parl.rollout.pool": {
         "Job": "parl.rollout.pool.local.Job",
-        "LocalPool": "parl.rollout.pool.local.LocalPool",
-        "Pool": "parl.rollout.pool.local.Pool",
         "StreamPool": "parl.rollout.pool.local.StreamPool",
     },
     "parl.scoring": {
@@ -218,36 +195,19 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "registered": "parl.rewards.terms.registered",
         "reward": "parl.rewards.terms.reward",
     },
+    "parl.train": {
+        "Run": "parl.training.trainer.Trainer",
+    },
 }
-"""Old module -> its names that went elsewhere than the rest of it -> where they are."""
+"""Old module -> its names that went elsewhere than the rest of it, or have another name -> where they are."""
 
-PUBLIC = frozenset(
-    [
-        "AgentEnv",
-        "ConfigError",
-        "Demonstration",
-        "EnvFailure",
-        "Episode",
-        "Message",
-        "ScoredEpisode",
-        "Segment",
-        "Task",
-        "ToolCall",
-        "ToolSpec",
-        "Toolset",
-        "assistant",
-        "load_config",
-        "make_env",
-        "reward",
-        "tool",
-        "written_call",
-    ]
-)
-"""Names that plugins import from `parl` itself."""
+
+class OldPathError(ImportError):
+    """An import of a module or a name that was moved; the message has the new path."""
 
 
 class _MovedFinder(MetaPathFinder):
-    """Raises ImportError for a module that was moved."""
+    """Raises OldPathError for a module that was moved."""
 
     def find_spec(
         self,
@@ -256,8 +216,10 @@ class _MovedFinder(MetaPathFinder):
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         if fullname in MODULES:
-            raise ImportError(
-                f"There is no module {fullname} any more{hint(fullname)}", name=fullname
+            raise OldPathError(
+                f"There is no module {fullname} any more: it is {MODULES[fullname]} now."
+                f"{_names_elsewhere(fullname)}",
+                name=fullname,
             )
         return None
 
@@ -268,34 +230,40 @@ def install() -> None:
         sys.meta_path.append(_MovedFinder())
 
 
-def hint(old_path: str) -> str:
-    """Return where an old module or name is now, as the end of a sentence; "." when it is not known.
-
-    Example: hint("parl.scoring") -> ": it is parl.rewards.scorer; its reward is parl.reward (from parl import reward), ..."
-    """
-    parent, _, name = old_path.rpartition(".")
-    if old_path in MODULES:
-        parts = [f"it is {MODULES[old_path]} now"]
-        for old_name, new_path in NAMES.get(old_path, {}).items():
-            parts.append(f"its {old_name} is {_public_path(new_path)}")
-        return f": {'; '.join(parts)}."
-    names = NAMES.get(parent, {})
-    return f": it is {_public_path(names[name])} now." if name in names else "."
-
-
-def missing_name(module: str, name: str) -> AttributeError | ImportError:
+def missing_name(module: str, name: str) -> AttributeError | OldPathError:
     """Return the error for a name that `module` does not have, for its `__getattr__`.
 
     A name that went elsewhere gets an ImportError, because Python would replace the text of an AttributeError in
     `from module import name` with its own.
     """
-    if name in NAMES.get(module, {}):
-        return ImportError(
-            f"{module} has no {name} any more{hint(f'{module}.{name}')}", name=module
-        )
-    return AttributeError(f"module '{module}' has no attribute '{name}'")
+    new_path = NAMES.get(module, {}).get(name)
+    if new_path is None:
+        return AttributeError(f"module '{module}' has no attribute '{name}'")
+    return OldPathError(
+        f"{module} has no {name} any more. Type: {_import_line(name, new_path)}", name=module
+    )
 
 
-def _public_path(path: str) -> str:
-    name = path.rpartition(".")[2]
-    return f"parl.{name} (from parl import {name})" if name in PUBLIC else path
+def _names_elsewhere(module: str) -> str:
+    """Return import statements, one a line: the module's public names, names that went elsewhere, and submodules.
+
+    Python imports a package before its submodules, so the error of `import parl.tools.sql` is that of `parl.tools`.
+    """
+    paths = dict(NAMES.get(module, {}))
+    for name, home in PUBLIC.items():
+        if home == MODULES[module]:
+            paths.setdefault(name, f"{home}.{name}")
+    lines = [_import_line(name, paths[name]) for name in sorted(paths)]
+    for old_path, new_path in MODULES.items():
+        if old_path.startswith(f"{module}."):
+            lines.append(f"import {new_path}  (was {old_path})")
+    return " Also moved:" + "".join(f"\n    {line}" for line in lines) if lines else ""
+
+
+def _import_line(old_name: str, path: str) -> str:
+    """Example: "from parl import Segment  (was Said)"."""
+    home, _, name = path.rpartition(".")
+    if PUBLIC.get(name) == home:
+        home = "parl"
+    renamed = f"  (was {old_name})" if name != old_name else ""
+    return f"from {home} import {name}{renamed}"

@@ -24,6 +24,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from parl.config.env import EnvConfig, EnvSection
 from parl.core.errors import ConfigError, did_you_mean
+from parl.core.moved import OldPathError
 from parl.env.base import AgentEnv
 from parl.env.mixture import combine
 from parl.env.toolsets import toolsets
@@ -68,6 +69,8 @@ def _import(entry: EntryPoint) -> None:
 
 
 def _advice(error: Exception, name: str) -> str:
+    if isinstance(error, OldPathError):
+        return f"If it is yours, change that import; else try a newer one (pip install --upgrade {name})"
     if isinstance(error, ImportError):
         return f"Install what it needs (pip install --upgrade {name})"
     return "If it is yours, correct that code"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parl.config import Config
 from parl.config.derived import num_cpus
@@ -22,5 +22,7 @@ def make_pool(config: Config) -> Pool:
     return LocalPool(lambda: make_env(config.env), config.rollout)
 
 
-def __getattr__(name: str) -> Any:
-    raise moved.missing_name(__name__, name)
+if not TYPE_CHECKING:  # with a module's __getattr__, a type checker would accept any name
+
+    def __getattr__(name: str) -> Any:
+        raise moved.missing_name(__name__, name)
