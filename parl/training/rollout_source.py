@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from fractions import Fraction
 from statistics import fmean
+from types import MappingProxyType
 from typing import Protocol, cast
 
 import numpy as np
 
 from parl.config import Config
-from parl.config.env import MixConfig
 from parl.core.seeds import seed_for
 from parl.core.types import Episode, Task
 from parl.learner.checkpoint import State
 from parl.policy.base import PolicyHandle
 from parl.rollout.pool.local import Job, Pool, StreamPool
 from parl.rollout.swarm import SwarmRunner
+
+
+SINGLE: Mapping[str, float] = MappingProxyType({"": 1.0})
+"""The weights of a single environment."""
 
 
 class MixtureSampler:
@@ -63,7 +67,8 @@ class TaskSampler:
     """Deals problems: in each epoch a new permutation of the tasks, with K episodes of each.
 
     Args:
-        weights: of a mix of environments, ability -> weight: the tasks of each ability have permutations apart.
+        weights: ability -> weight. The tasks of each ability have permutations of their own. A single environment has
+            the ability "".
     """
 
     def __init__(
@@ -72,15 +77,16 @@ class TaskSampler:
         seed: int,
         tasks_per_step: int,
         group_size: int,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] = SINGLE,
     ) -> None:
         self.seed = seed
         self.tasks_per_step = tasks_per_step
         self.group_size = group_size
-        self._abilities = MixtureSampler(weights or {"": 1.0})
+        self._abilities = MixtureSampler(weights)
         self._tasks: dict[str, list[Task]] = {}
         for task in tasks:
-            self._tasks.setdefault(task.ability if weights else "", []).append(task)
+            ability = task.ability if task.ability in weights else ""
+            self._tasks.setdefault(ability, []).append(task)
 
     def task(self, number: int) -> Task:
         """Return the task of problem `number` (0-based, over the whole run)."""
@@ -131,8 +137,9 @@ def make_source(config: Config, tasks: Sequence[Task], pool: Pool, state: State)
         state: of a run that goes on: its next step, and the problems that were started before.
     """
     train = config.train
-    weights = config.env.weights if isinstance(config.env, MixConfig) else None
-    sampler = TaskSampler(tasks, config.seed, train.tasks_per_step, train.group_size, weights)
+    sampler = TaskSampler(
+        tasks, config.seed, train.tasks_per_step, train.group_size, config.env.weights
+    )
     if train.mode == "sync":
         return SyncSource(sampler, pool)
     stream = cast(StreamPool, pool)  # the config allows async mode on Ray alone, whose pool streams
