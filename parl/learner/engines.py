@@ -19,7 +19,7 @@ from parl.config.schema import Config
 from parl.core.machine import device
 from parl.core.manifest import verify
 from parl.core.types import ROLES, Role
-from parl.learner.entries import PolicyEntry, adapters_on, snapshot_policy
+from parl.learner.entries import PolicyEntry, adapters_on
 from parl.learner.policy_models import PolicyModels
 from parl.policy.base import PolicyHandle, WeightedEngine, cast
 from parl.policy.engines.torch import TorchEngine
@@ -37,7 +37,7 @@ class EngineSet:
         self._config = config
         self._models = models
         self._entries = models.entries
-        self._snapshot_policy = snapshot_policy(config)
+        self._snapshot_policy = _snapshot_policy(config)
         self._live: dict[str, WeightedEngine] = {}
         self._snapshots: dict[str, WeightedEngine] = {}
 
@@ -135,3 +135,16 @@ class EngineSet:
             # The base under adapters never changes, so the engine shares its memory.
             return TorchEngine(lora.shared(model, same=False), stop_ids, engine, adapters)
         return TorchEngine(cast(copy.deepcopy(model), entry.dtype), stop_ids, engine, None)
+
+
+def _snapshot_policy(config: Config) -> str | None:
+    """Return the policy of which a snapshot plays a frozen role, if there is one.
+
+    There is one where both roles share a policy, one of them trains it, and the other is frozen at some step: the
+    frozen role keeps the weights of the cold start while the live ones change.
+    """
+    roles = [role for _, role in config.roles.items()]
+    is_shared = len({role.policy for role in roles}) == 1
+    is_trained = any(role.ever_trainable for role in roles)
+    is_frozen_once = any(role.trainable is not True for role in roles)
+    return roles[0].policy if is_shared and is_trained and is_frozen_once else None

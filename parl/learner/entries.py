@@ -71,19 +71,6 @@ def adapters_on(entries: Mapping[str, PolicyEntry], base: str) -> list[PolicyEnt
     return [entry for entry in entries.values() if entry.kind == "adapter" and entry.base == base]
 
 
-def snapshot_policy(config: Config) -> str | None:
-    """Return the policy of which a snapshot plays a frozen role, if there is one.
-
-    There is one where both roles share a policy, one of them trains it, and the other is frozen at some step: the
-    frozen role keeps the weights of the cold start while the live ones change.
-    """
-    roles = [role for _, role in config.roles.items()]
-    is_shared = len({role.policy for role in roles}) == 1
-    is_trained = any(role.ever_trainable for role in roles)
-    is_frozen_once = any(role.trainable is not True for role in roles)
-    return roles[0].policy if is_shared and is_trained and is_frozen_once else None
-
-
 def _kind(policy: Policy) -> Literal["full", "adapter", "endpoint"]:
     if policy.remote is not None:
         return "endpoint"
