@@ -22,7 +22,6 @@ from parl.policy.base import PolicyHandle
 from parl.rollout.pool.local import Job, Pool, StreamPool
 from parl.rollout.swarm import SwarmRunner
 
-
 SINGLE: Mapping[str, float] = MappingProxyType({"": 1.0})
 """The weights of a single environment."""
 
