@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 PINNED_VARIABLES = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")
 
@@ -28,7 +31,10 @@ def pin_threads(num: int) -> None:
 
 @contextmanager
 def restored_settings() -> Iterator[None]:
-    """Put back, at the end, what `pin_threads` changes: a notebook keeps its own threads and its own logging."""
+    """Put back, at the end, what a training changes in its process, so that a notebook goes on as before it.
+
+    These are the threads and the logging that `pin_threads` sets, and the global random states, which libraries seed.
+    """
     import torch
     from transformers.utils import logging
 
@@ -36,6 +42,11 @@ def restored_settings() -> Iterator[None]:
     threads = torch.get_num_threads()
     verbosity = logging.get_verbosity()
     bars_shown = logging.is_progress_bar_enabled()
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    torch_state = torch.get_rng_state()
+    # On a GPU that was not used yet there is no state to put back.
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
@@ -48,6 +59,11 @@ def restored_settings() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars_shown:
             logging.enable_progress_bar()
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)
 
 
 def device() -> str:

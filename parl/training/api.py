@@ -1,7 +1,8 @@
 """`parl.train`, `parl.evaluate`, `parl.ablate`: what notebooks and scripts call.
 
 They differ from the commands in what they take and give: configs as objects, paths or mappings; results as objects;
-errors as exceptions. Settings of the process (torch's threads, signal handlers) are as before when they return.
+errors as exceptions. Settings of the process (torch's threads, signal handlers, random states) are as before when they
+return.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ def train(
         summary = parl.train("configs/smoke.yaml", ["seed=1"])
         summary.heldout["trained"]["swarm"]["greedy"]["score"]
     """
-    from parl.training.trainer import train as run_training
-
     config = _as_config(config, overrides)
     with restored_settings():
+        # Here, since some libraries draw from the global random state when they are imported.
+        from parl.training.trainer import train as run_training
+
         summary = run_training(config, resume=Path(resume) if resume is not None else None)
     assert summary is not None, "only a dry run has no summary"
     return summary

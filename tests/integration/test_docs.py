@@ -26,7 +26,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 FILE = re.compile(r"^`([\w./-]+\.\w+)`:\n\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BASH = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-RUN = ("parl ", "python scripts/", "python first_env.py", "python look.py", "pytest ")  # others (make, pip, git) are not run
+RUN = (
+    "parl ",
+    "python scripts/",
+    "python first_env.py",
+    "python look.py",
+    "pytest ",
+)  # others (make, pip, git) are not run
 
 
 def commands() -> list[tuple[str, str]]:
