@@ -43,7 +43,8 @@ def run_ablation(
         vary: axes such as `loss.tau=0.01,0.1`; every combination of their values is a variant.
         configs: further config files, one variant each; used where `vary` is empty.
     Raises:
-        ConfigError: nothing to compare, a value that is not allowed, or a folder of another ablation.
+        ConfigError: nothing to compare, a value that is not allowed, or a folder of another
+            ablation.
         SystemExit: the ablation was stopped; the same call goes on.
     """
     base = load(base_path)
@@ -59,8 +60,10 @@ def run_ablation(
     for variant in variants:
         runner.write_config(folder / variant.folder, variant)
 
+    # All variants of a seed before the next seed: a comparison that is stopped early is paired.
     numbers = list(range(base.seed, base.seed + seeds))
     runs = [runner.make_job(folder, variant, seed) for seed in numbers for variant in variants]
+    # Each run is a process of its own: one that dies takes no other with it.
     failed = runner.run_all(runs, runner.workers(variants))
 
     results: list[VariantResults] = []
@@ -79,7 +82,7 @@ def run_ablation(
 
 
 def _check(variants: Sequence[Variant]) -> None:
-    """Do what `parl config check` does, for each variant: nothing starts when one of them cannot."""
+    """Do what `parl config check` does for each variant: nothing starts when one cannot."""
     for variant in variants:
         try:
             build_light_parts(variant.config).close()

@@ -1,8 +1,8 @@
 """`parl.train`, `parl.evaluate`, `parl.ablate`: what notebooks and scripts call.
 
-They differ from the commands in what they take and give: configs as objects, paths or mappings; results as objects;
-errors as exceptions. Settings of the process (torch's threads, signal handlers, random states) are as before when they
-return.
+They differ from the commands in what they take and give: configs as objects, paths or mappings;
+results as objects; errors as exceptions. Settings of the process (torch's threads, signal handlers,
+random states) are as before when they return.
 """
 
 from __future__ import annotations
@@ -69,16 +69,18 @@ def evaluate(
     """Evaluate the checkpoint of a run, or the untrained policies of a config, as `parl eval` does.
 
     Args:
-        target: a run folder, several of them (seeds of one experiment), or a config in any form that `train` takes.
-        overrides: dotted assignments; for configs alone, since a run has the config that it was made with.
+        target: a run folder, several of them (seeds of one experiment), or a config in any form
+            that `train` takes.
+        overrides: dotted assignments; for configs alone, since a run has the config that it was
+            made with.
         checkpoint: its name, such as `cold_start` or `step_000010`; the newest by default.
         mode: `swarm` or `single`; what the config says by default.
         num_tasks: evaluate the first ones; all by default.
         trials: episodes per task.
         split: `train`, `validation` or `test`; what the config says (`eval.split`) by default.
     Returns:
-        What `parl eval --json` prints: metrics by decoding, `statistics` with intervals, and `against`, the
-        comparison with the single agent in RUN-single, where there is one.
+        What `parl eval --json` prints: metrics by decoding, `statistics` with intervals, and
+        `against`, the comparison with the single agent in RUN-single, where there is one.
     Raises:
         ConfigError: the config does not fit, or several runs do not belong together.
         CheckpointError: no run there, or a checkpoint is damaged.
@@ -109,7 +111,8 @@ def ablate(
     Args:
         config: the path of the base config, variant 0.
         vary: axes such as `loss.tau=0.01,0.1`; every combination is a variant.
-        configs: paths of further configs, one variant each. Exactly one of `vary` and `configs` is used.
+        configs: paths of further configs, one variant each. Exactly one of `vary` and `configs` is
+            used.
         seeds: runs per variant; the first seed is the base config's own.
     Raises:
         ConfigError: nothing to compare, or a value that is not allowed.

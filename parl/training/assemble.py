@@ -1,4 +1,7 @@
-"""The parts of a run, each built once from its section of the config and refused where it is built."""
+"""The parts of a run, each built once from its section of the config.
+
+What does not fit is refused where it is built.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ class Parts:
 
     config: Config
     env: AgentEnv
-    """The driver's: it gives tasks, vocabulary and demonstrations. Episodes run in environments of the pool."""
+    """The driver's environment gives tasks, vocabulary and demonstrations.
+
+    Episodes run in environments of the pool.
+    """
     scorer: Scorer
     tasks: Mapping[Split, Sequence[Task]]
     policies: PolicySet
@@ -52,14 +58,17 @@ def assemble(config: Config, checkpoint: Path | None = None) -> Parts:
     """Build the parts of a run.
 
     Args:
-        checkpoint: of a run that is resumed: the policies take their weights from it. None makes the first ones.
+        checkpoint: of a run that is resumed: the policies take their weights from it. None makes
+            the first ones.
     Raises:
         ConfigError: a part cannot be built as its section says.
         ModelUnavailable: a pretrained model cannot be fetched.
     """
+    # The order is by price: what costs milliseconds to refuse is refused before a model is loaded.
     light = build_light_parts(config)
     tasks = {split: load_tasks(config, light.env, split) for split in SPLITS}
     policies = PolicySet(config, light.env, checkpoint)
+    # No worker starts here: `--dry-run` and an error in the input must not wait for Ray.
     pool = make_pool(config)
     evaluator = Evaluator(config, pool)
     return Parts(config, light.env, light.scorer, tasks, policies, pool, evaluator)

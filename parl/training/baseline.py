@@ -1,4 +1,4 @@
-"""The baseline of a run: a second training (a single agent) in another process, on the other core."""
+"""The baseline of a run: a second training, a single agent, in a process of its own."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class BaselineRun:
         self._path = run.with_name(f"{run.name}-single")
         self._log = run.with_name(f"{run.name}-single.log")
         self._process: subprocess.Popen[bytes] | None = None
+        # The same seed, so that both runs train and are evaluated on the same tasks.
         self._overrides = [f"run_dir={self._path}", f"seed={config.seed}"]
         if config.baseline is not None and self._has_begun:
             self._check_same(load(config.baseline, self._overrides))
@@ -47,6 +48,8 @@ class BaselineRun:
         else:
             command += [str(self._config.baseline), *self._overrides]
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        # An inherited OMP_NUM_THREADS would be that of this process; two processes with unpinned
+        # threads on one machine run 30 to 100 times slower.
         env = {**os.environ, "OMP_NUM_THREADS": str(self._config.threads)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -61,6 +64,8 @@ class BaselineRun:
         traceback: TracebackType | None,
     ) -> None:
         if self._process is not None and self._process.poll() is None:
+            # The run failed or was stopped: a baseline without its run would hold the folder
+            # RUN-single, and a resumed run could not start it again.
             self._process.terminate()
             try:
                 self._process.wait(timeout=STOP_S)

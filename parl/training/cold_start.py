@@ -1,8 +1,8 @@
 """The cold start: policies learn the tools from demonstrations before any reward.
 
-Demonstrations are episodes that a scripted expert plays through the swarm runtime, so their tokens are those of a
-rollout. A stage ends when a skill, measured on material that is never trained on, reaches its gate: after a number of
-steps, never after a time.
+Demonstrations are episodes that a scripted expert plays through the swarm runtime, so their tokens
+are those of a rollout. A stage ends when a skill, measured on material that is never trained on,
+reaches its gate: after a number of steps, never after a time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from parl.training.assemble import Parts
 from parl.training.demonstrator import Demonstrator, SftExample, knobs_of
 from parl.training.sft import token_accuracy, train_stage
 
+# With 40 items of a few dozen tokens each an accuracy has a standard error of about .01.
 NUM_PROBES = 40
 """Demonstrations that a next-token accuracy is measured on."""
 SECTIONS_OF_EVALUATION = ("seed", "env", "roles", "swarm", "clock", "eval")
@@ -49,7 +50,8 @@ class StageReport:
 def cold_start(parts: Parts, folder: RunFolder) -> Path:
     """Train the cold start, or take that of another run, and return its checkpoint.
 
-    Without `cold_start` in the config the checkpoint holds the policies as they are (pretrained, say).
+    Without `cold_start` in the config the checkpoint holds the policies as they are (pretrained,
+    say).
     """
     target = folder.path / "checkpoints" / COLD_START
     target.parent.mkdir(exist_ok=True)
@@ -59,8 +61,9 @@ def cold_start(parts: Parts, folder: RunFolder) -> Path:
         return target
     reports: list[StageReport] = []
     if config is not None:
+        # Adapters begin on what their base learns, so only policies with weights are trained.
         names = [config.policy] if config.policy is not None else parts.policies.with_own_weights()
-        for name in names:  # adapters begin on what their base learns
+        for name in names:
             reports += _train_policy(parts, config, name)
         if config.policy is not None:
             parts.policies.copy_weights(config.policy)
@@ -72,7 +75,8 @@ def cold_start(parts: Parts, folder: RunFolder) -> Path:
 def gate_of(metric: str) -> tuple[str, str]:
     """Split the metric of a gate into the kind of measurement, "" for none, and what it measures.
 
-    Example: forced_parallel/score -> (forced_parallel, score); ability/search/score -> ("", ability/search/score)
+    Example: forced_parallel/score -> (forced_parallel, score); ability/search/score -> ("",
+        ability/search/score)
     """
     first, _, rest = metric.partition("/")
     return ("", metric) if first == "ability" or not rest else (first, rest)
@@ -87,7 +91,8 @@ def _copy_from_run(parts: Parts, run: Path, folder: RunFolder, target: Path) -> 
     if is_same and (run / "eval" / "cold_start.json").is_file():
         for file in (run / "eval").glob("cold_start*.json"):
             shutil.copy(file, folder.path / "eval")
-    # Renamed when it is whole: a run that is killed here has no half checkpoint.
+    # Renamed when it is complete: a run that is killed here leaves no half checkpoint, and the
+    # resumed run copies again.
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.copytree(source, temporary, dirs_exist_ok=True)
     temporary.rename(target)
@@ -96,13 +101,15 @@ def _copy_from_run(parts: Parts, run: Path, folder: RunFolder, target: Path) -> 
 def _train_policy(parts: Parts, config: ColdStart, name: str) -> list[StageReport]:
     """Train all weights of a policy in place through all stages, also where adapters stand on it.
 
-    A stage that misses its gate is extended by half as many steps again, until `max_attempts`: it never restarts.
+    A stage that misses its gate is extended by half as many steps again, until `max_attempts`: it
+    never restarts.
     """
     parts.policies.models[name].requires_grad_(True)  # adapters on it have frozen it
     renderer = parts.policies.renderers[name]
     lists_tools = parts.config.policies[name].lists_tools
     seed = seed_for(parts.config.seed, "cold-start", name) % 2**31
     source = Demonstrator(parts.env, renderer, parts.config, seed, lists_tools)
+    # Probes have a seed of their own: a gate measures what was not trained on.
     probes = Demonstrator(parts.env, renderer, parts.config, seed + 1, lists_tools)
     reports = []
     for stage in config.stages:
@@ -127,6 +134,8 @@ def _train_stage(
     passed = False
     while not passed and attempts < config.max_attempts:
         attempts += 1
+        # A second attempt goes on from the weights of the first: a skill that came late (copying is
+        # a phase transition) needs more steps, and a restart would throw them away.
         max_steps = gate.max_steps if attempts == 1 else max(1, gate.max_steps // 2)
         attempt = stage.replace(
             until=gate.replace(max_steps=max_steps, min_steps=min(gate.min_steps, max_steps))
@@ -151,8 +160,9 @@ def _gate(
 ) -> Callable[[], float]:
     """Return the stage's skill as a function of the current weights.
 
-    `accuracy/KIND` is the next-token accuracy on demonstrations of that kind that are never trained on. Any other metric
-    is one of a greedy evaluation on validation tasks: `score`, or `MODE/METRIC`, such as `forced_parallel/score`.
+    `accuracy/KIND` is the next-token accuracy on demonstrations of that kind that are never trained
+    on. Any other metric is one of a greedy evaluation on validation tasks: `score`, or
+    `MODE/METRIC`, such as `forced_parallel/score`.
     """
     metric = stage.until.metric
     if metric.startswith("accuracy/"):
@@ -167,6 +177,7 @@ def _gate(
     tasks = _gate_tasks(parts, measured)
 
     def measure() -> float:
+        # The other roles play in the evaluation too, with the weights as they are by now.
         if config.policy is not None:
             parts.policies.copy_weights(config.policy)
         parts.policies.engines.start()
@@ -178,7 +189,7 @@ def _gate(
 
 
 def _gate_tasks(parts: Parts, measured: str) -> Sequence[Task]:
-    """Return the validation tasks of a gate: those of one ability where it measures that one alone."""
+    """Return the validation tasks of a gate, or those of the one ability that it measures."""
     tasks: Sequence[Task] = parts.tasks["validation"][: parts.config.eval.num_tasks]
     if not measured.startswith("ability/"):
         return tasks

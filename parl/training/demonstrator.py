@@ -1,7 +1,7 @@
 """Demonstrations of the cold start as token sequences.
 
-An episode is played by a scripted expert through the swarm runtime, so that its tokens are those of a rollout; a practice
-text is encoded piece by piece.
+An episode is played by a scripted expert through the swarm runtime, so that its tokens are those of
+a rollout; a practice text is encoded piece by piece.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Demonstrator:
         """Draw one item of the mixture: a practice text, or the traces of one episode."""
         kinds = sorted(stage.data)
         shares = np.array([stage.data[kind] for kind in kinds])
+        # Sorted above: the order of a mapping in YAML must not change what is drawn.
         index = self._rng.choice(len(kinds), p=shares / shares.sum())
         kind = kinds[int(index)]
         return self.item(kind, knobs_of(kind, stage.demonstrator))
@@ -75,7 +76,8 @@ class Demonstrator:
         """Draw one item of a kind.
 
         Raises:
-            ConfigError: the environment does not know the kind, or its expert does not finish within the limits.
+            ConfigError: the environment does not know the kind, or its expert does not finish
+                within the limits.
         """
         demonstration = self._env.demonstrate(kind, self._rng, **knobs)
         if isinstance(demonstration, Demonstration):
@@ -125,6 +127,8 @@ class Demonstrator:
                 f"({episode.orchestrator.stop_reason}). Raise that limit in roles.orchestrator, or correct the "
                 "demonstrator."
             )
+        # The runtime recorded these tokens as it records a rollout's, so demonstrations and
+        # rollouts differ in nothing but who wrote them.
         traces = [episode.orchestrator, *self._some_subagents(episode.subagents)]
         return [SftExample(t.token_ids, t.mask, f"{kind}/{t.role}", t.images) for t in traces]
 

@@ -33,6 +33,9 @@ def evaluate_cold_start(parts: Parts, folder: RunFolder) -> None:
     }
     # A turn of a policy behind an endpoint cannot be begun for it.
     has_weights = config.roles.orchestrator.policy not in parts.policies.remote
+    # The cold start never delegates when greedy, so its swarm is measured with the first call
+    # forced: what RL adds to skill shows against this one, what it adds to the decision against the
+    # other.
     if mode == "swarm" and has_weights:
         result["forced_parallel"] = _heldout(
             parts, folder, "cold_start", "forced_parallel", ("greedy",), None
@@ -43,7 +46,7 @@ def evaluate_cold_start(parts: Parts, folder: RunFolder) -> None:
 def evaluate_and_report(
     parts: Parts, folder: RunFolder, state: State, baseline: BaselineRun, started: float
 ) -> Summary:
-    """Measure the trained policies on held-out tasks; write and print the summary, and write the report.
+    """Evaluate the trained policies on held-out tasks, then write summary and report.
 
     Args:
         started: when the run began, by `time.monotonic`.
@@ -55,6 +58,7 @@ def evaluate_and_report(
         mode: _heldout(parts, folder, "trained", mode, config.eval.decoding, roles)
     }
     cold_start = json.loads((path / "eval" / "cold_start.json").read_text())
+    # Waits for the other process: the summary is written once, with both.
     other = baseline.result()
     if other is not None:
         # The baseline is a single agent. Next to a run that is one as well it needs another name.
@@ -80,7 +84,11 @@ def evaluate_and_report(
 
 @contextmanager
 def note_failure(consequence: str) -> Iterator[None]:
-    """Turn an exception into a note: pages only show the run, so what goes wrong with them does not end it."""
+    """Turn an exception into a note on stderr.
+
+    Use it around what only shows a run: a page that cannot be drawn must not end a training of
+    days.
+    """
     try:
         yield
     except Exception as error:
@@ -106,6 +114,7 @@ def _heldout(
                 handles, tasks, decoding, mode, decoding, progress=bar
             )
         result[decoding] = heldout_metrics(episodes)
+        # Rows per task, not only means: intervals and paired comparisons are computed from them.
         rows = heldout_rows(episodes)
         folder.write_json(f"eval/{phase}-{mode}-{decoding}.tasks.json", rows)
     return result

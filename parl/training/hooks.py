@@ -1,7 +1,7 @@
-"""What happens around a step that training itself does not need: evaluation, tracking, progress, alarms, checkpoints.
+"""Hooks around a step: evaluation, stored episodes, tracking, progress, alarms, checkpoints.
 
-The loop calls every hook twice a step, in the order of the list: `measure` before the step's metrics are written, and
-`after_step` behind that.
+The loop calls every hook twice a step, in the order of the list: `measure` before the step's
+metrics are written, and `after_step` behind that.
 """
 
 from __future__ import annotations
@@ -61,14 +61,18 @@ class StoreEpisodes(Hook):
         self._folder = folder
 
     def measure(self, record: StepRecord) -> Mapping[str, float]:
-        # Before the metrics: a run that is killed between the two repeats the step and overwrites the file.
+        # Before the metrics: a run that is killed between the two repeats the step and overwrites
+        # the file.
         if record.step % self._every == 0:
             self._folder.write_episodes(record.step, record.episodes, record.samples)
         return {}
 
 
 class Evaluate(Hook):
-    """Evaluate on validation tasks every `eval.every` steps and after the last one, and note the best step."""
+    """Evaluate on validation tasks every `eval.every` steps and after the last one.
+
+    The best step is noted in the state, and its checkpoint is kept.
+    """
 
     def __init__(self, parts: Parts, folder: RunFolder) -> None:
         self._parts = parts
@@ -87,6 +91,7 @@ class Evaluate(Hook):
         result = heldout_metrics(episodes)
         self._folder.write_json(f"eval/step_{done:06d}.json", result)
         best = record.state.best
+        # Strictly better, so the earliest of equal steps stays the best and is kept on disk.
         if best is None or result["score"] > best["score"]:
             record.state = replace(record.state, best={"step": done, "score": result["score"]})
         return {f"eval/{name}": value for name, value in result.items()}
@@ -107,6 +112,7 @@ class ShowProgress(Hook):
 
     def __init__(self, bar: Progress, run: Path) -> None:
         self._bar = bar
+        # A resumed run goes on with the alarms of the steps before it.
         self._watch = alarms.Watch(read_metrics(run))
 
     def after_step(self, record: StepRecord) -> None:
@@ -116,7 +122,9 @@ class ShowProgress(Hook):
 
 
 class Checkpoint(Hook):
-    """Write a checkpoint when one is due, and end the run where Ctrl-C asked for it. Keep this hook last.
+    """Write a checkpoint when one is due, and end the run where Ctrl-C asked for it.
+
+    It is the last hook: what comes after it would be missing in a run that Ctrl-C ended.
 
     Raises:
         Interrupted: Ctrl-C; the checkpoint is written.
@@ -139,7 +147,8 @@ class Checkpoint(Hook):
 
     def _save(self, state: State) -> None:
         folder = self._root / "checkpoints" / checkpoints.step_name(state.step)
-        # Weights that never change are linked to the cold start's, which is never deleted.
+        # Weights that never change are linked to the cold start's, which is never deleted: a frozen
+        # model of 16 GB would otherwise be written at each checkpoint.
         policies = self._parts.policies.stored(self._root / "checkpoints" / COLD_START)
         checkpoints.save(folder, state, policies, self._parts.policies.learners.states())
         best_step = state.best["step"] if state.best else None

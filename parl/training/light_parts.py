@@ -29,14 +29,16 @@ def build_light_parts(config: Config) -> LightParts:
     """Build the parts that need no model, and check those of the baseline.
 
     Raises:
-        ConfigError: a plugin, reward term, environment or external agent is unknown or refuses its settings.
+        ConfigError: a plugin, reward term, environment or external agent is unknown or refuses its
+            settings.
     """
+    # First: rewards, environments and tools of plugins are known by their names from here on.
     registry.load()
     scorer = Scorer(config.reward)
     env = make_env(config.env)
     for role, settings in config.roles.items():
         if settings.external_agent is not None:
-            # It pulls in the gateway's web server, which a run without external agents does not need.
+            # Imported here: it pulls in the gateway's web server, which few runs need.
             from parl.rollout.external_agent import load_external_agent
 
             load_external_agent(role, settings.external_agent)
@@ -59,7 +61,8 @@ def load_baseline(config: Config) -> Config:
 
 
 def _check_baseline(baseline: Config) -> None:
-    # Now, and not when its process starts: that is after the folder of this run was made.
+    # Now, and not when its process starts: this run has a folder by then, and would fail after its
+    # own cold start.
     try:
         Scorer(baseline.reward)
         make_env(baseline.env).close()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""A rehearsal of a run with its own parts, before it has a folder: what would fail later is refused now.
+"""The rehearsal of a run with its own parts, before it has a folder.
 
-An episode of each ability is played by a script and scored, each kind of demonstration is drawn once, every endpoint
-says a word, and the metrics that phases and stages wait for exist.
+An episode of each ability is played by a script and scored, each kind of demonstration is drawn
+once, every endpoint says a word, and the metrics that phases and stages wait for exist.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def preflight(parts: Parts) -> None:
         _check_cold_start_of_another_run(parts, cold_start)
         return
     if cold_start.policy is not None:
-        parts.policies.copy_weights(cold_start.policy)  # refuses policies of another shape
+        # Refuses policies of another shape. All are still as they were made, so nothing is lost.
+        parts.policies.copy_weights(cold_start.policy)
     for name in parts.policies.with_own_weights():
         for stage in cold_start.stages:
             _check_stage(parts, name, cold_start, stage, episodes)
@@ -83,7 +84,7 @@ def with_stand_ins(config: Config) -> Config:
 
 
 def _check_vocabulary(parts: Parts) -> None:
-    """A tiny policy must know every word of the tasks: it would read any other as `?`, and the run would be lost."""
+    """Refuse tasks with words that a tiny policy does not know: it would read them as `?`."""
     config = parts.config
     name = config.base_of(config.roles.orchestrator.policy)
     if not config.policies[name].is_tiny or name in parts.policies.remote:
@@ -126,6 +127,7 @@ def _first_of_each_ability(tasks: Sequence[Task]) -> list[Task]:
 def _rehearse(parts: Parts, task: Task) -> Episode:
     """Play an episode in which the orchestrator answers nothing."""
     config = parts.config
+    # A script in place of the model: a rehearsal takes milliseconds, whatever the model.
     handles: dict[str, PolicyHandle] = {}
     for role in ROLES:
         renderer = parts.policies.renderers[config.roles.of(role).policy]
@@ -146,6 +148,7 @@ def _check_episode(parts: Parts, episode: Episode) -> None:
             f"{env_id} fails on the task {task.id}: {episode.orchestrator.stop_reason}. "
             f"`parl envs check {env_id}` may tell more."
         )
+    # Asked of the class, because asking the instance would need an answer that says something.
     env_class = type(env_of(parts.env, task))
     cannot_tell = env_class.contributions is AgentEnv.contributions
     if config.credit.type == "leave_one_out" and cannot_tell:
@@ -161,7 +164,10 @@ def _metrics_of_a_step(parts: Parts, episodes: Sequence[Episode]) -> set[str]:
     for episode in episodes:
         group, _ = parts.scorer.score([episode], 0, {})
         scored += group
+    # From the functions that the run itself uses: a metric that is renamed there is renamed here.
     names = {*step_metrics(scored, episodes), *LATER}
+    # The rates exist where some episode has a question; the rehearsal's one may have none of a
+    # kind.
     if any("calibration" in episode.facts for episode in episodes):
         names.update(f"outcome/{rate}" for rate in RATES)
     names.update(f"eval/{name}" for name in heldout_metrics(episodes))
@@ -215,7 +221,8 @@ def _check_stage(
             source.item(kind, knobs)
         except ConfigError:
             raise
-        except Exception as error:  # whatever an environment's demonstrator raises
+        # A plugin may raise anything; the user needs the stage and the knobs with it.
+        except Exception as error:
             raise ConfigError(
                 f"{where}: the demonstration '{kind}' with the knobs {knobs} raised {type(error).__name__}: {error}. "
                 "Correct cold_start.demonstrator, the stage's demonstrator, or the environment's demonstrate()."

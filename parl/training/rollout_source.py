@@ -1,7 +1,7 @@
-"""Which problems a step trains on, and when they are sampled: just before the step (sync), or ahead of it (async).
+"""Which problems a step trains on, and when they are sampled: before it or ahead of it.
 
-A problem is a task with the K episodes of its group. Their sequence is endless and fixed by the seed, and every problem is
-trained exactly once in both modes, a resumed run included.
+A problem is a task with the K episodes of its group. Their sequence is endless and fixed by the
+seed, and every problem is trained exactly once in both modes, a resumed run included.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SINGLE: Mapping[str, float] = MappingProxyType({"": 1.0})
 
 
 class MixtureSampler:
-    """Deals abilities by weight: after any n problems each has had weight * n of them, less than one off.
+    """Deals abilities by weight: of any n problems each has weight * n, less than one off.
 
-    So a step has its exact share wherever that is a whole number, and over steps nothing is lost. This is Balinski and
-    Young's quota method: of the abilities below their share, the next problem goes to the one that it leaves furthest
-    below.
+    So a step has its exact share wherever that is a whole number, and over steps nothing is lost.
+    This is Balinski and Young's quota method: of the abilities below their share, the next problem
+    goes to the one that it leaves furthest below.
 
     Args:
         weights: ability -> weight.
@@ -66,8 +66,8 @@ class TaskSampler:
     """Deals problems: in each epoch a new permutation of the tasks, with K episodes of each.
 
     Args:
-        weights: ability -> weight. The tasks of each ability have permutations of their own. A single environment has
-            the ability "".
+        weights: ability -> weight. The tasks of each ability have permutations of their own. A
+            single environment has the ability "".
     """
 
     def __init__(
@@ -93,11 +93,12 @@ class TaskSampler:
         tasks = self._tasks[ability]
         epoch, position = divmod(count, len(tasks))
         stream = ("tasks", ability, epoch) if ability else ("tasks", epoch)
+        # Drawn from (seed, epoch) and not from a running generator: a resumed run needs no state.
         order = np.random.default_rng(seed_for(self.seed, *stream)).permutation(len(tasks))
         return tasks[int(order[position])]
 
     def jobs(self, number: int) -> list[Job]:
-        """Return the K episodes of a problem; their names and seeds do not depend on when they run."""
+        """Return the K episodes of a problem; names and seeds do not depend on when they run."""
         step, k = divmod(number, self.tasks_per_step)
         task = self.task(number)
         jobs = []
@@ -172,12 +173,14 @@ class SyncSource:
 class AsyncSource:
     """Runs problems while the learner learns.
 
-    A problem that starts at step v is trained at step v + `max_off_policy_steps` at the latest: no more are started than
-    can be trained by then, and a step waits for those that are due. Otherwise it takes what is done, the oldest first.
-    Nothing is thrown away for its age. (AReaL, 2505.24298, eq. 3, bounds admission in the same way.)
+    A problem that starts at step v is trained at step v + `max_off_policy_steps` at the latest: no
+    more are started than can be trained by then, and a step waits for those that are due. Otherwise
+    it takes what is done, the oldest first. Nothing is thrown away for its age. (AReaL, 2505.24298,
+    eq. 3, bounds admission in the same way.)
 
     Args:
-        max_off_policy_steps: how many updates may lie between the start of a problem and its training.
+        max_off_policy_steps: how many updates may lie between the start of a problem and its
+            training.
         num_steps: no problem is started that the run would not train.
         step: the step that `next` is first called for.
         pending: of a resumed run, problems that were started before and have to run again.
@@ -214,6 +217,7 @@ class AsyncSource:
         while numbers is None:
             self._pool.poll()
             numbers = self._due(step)
+        # In the order of the problems, not of their ends: sums of floats depend on the order.
         groups = []
         for number in numbers:
             del self._started[number]
@@ -222,6 +226,7 @@ class AsyncSource:
         return groups
 
     def push(self, policies: Mapping[str, PolicyHandle]) -> None:
+        # Running agents take the new weights at their next turn: each token has its version.
         self._pool.push(policies)
 
     @property
@@ -231,8 +236,8 @@ class AsyncSource:
             "rollout/groups_waiting": float(num_waiting),
             "rollout/groups_running": float(len(self._started) - num_waiting),
         }
-        # A length bias shows in the difference to `swarm/tokens_per_episode`, which counts trained episodes: short
-        # episodes finish first.
+        # A length bias shows in the difference to `swarm/tokens_per_episode`, which counts trained
+        # episodes: short episodes finish first.
         num_tokens = [e.tokens() for e in self._finished if e.status != "failed"]
         if num_tokens:
             metrics["rollout/tokens_finished"] = fmean(num_tokens)
@@ -243,6 +248,7 @@ class AsyncSource:
         horizon = step + 1 + self._max_off_policy_steps
         end = min(horizon * self._sampler.tasks_per_step, self._num_problems)
         while self._repeat or self._cursor < end:
+            # Those that a stopped run had begun are the oldest: they are due first.
             if self._repeat:
                 number = self._repeat.pop(0)
             else:
@@ -275,8 +281,8 @@ def choose_due_problems(
 ) -> list[int] | None:
     """Return the problems to train at a step, or None while the step has to wait.
 
-    They are the `num` oldest of those that are done, provided that all others can still be trained in time at `num`
-    problems a step.
+    They are the `num` oldest of those that are done, provided that all others can still be trained
+    in time at `num` problems a step.
 
     Args:
         started: problem -> the step at which it started.

@@ -11,7 +11,8 @@ from typing import Self
 class StopRequest:
     """Use as a context manager around the loop; `requested` is true after the first Ctrl-C.
 
-    Signals reach Python in the main thread alone: in another one nothing is installed, and nothing is requested.
+    Signals reach Python in the main thread alone: in another one nothing is installed, and nothing
+    is requested.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,7 @@ class StopRequest:
             signal.signal(signal.SIGINT, self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        # The second Ctrl-C does what the user expects of any program.
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True

@@ -23,7 +23,7 @@ class Summary:
     split: str
     """The split that `heldout` was measured on."""
     heldout: Mapping[str, Any]
-    """phase (cold_start, trained) -> mode (swarm, single, forced_parallel) -> decoding -> metric -> mean."""
+    """Phase (cold_start, trained) -> mode -> decoding -> metric -> mean over the tasks."""
     path: Path
     """The run folder."""
 

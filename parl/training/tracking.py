@@ -1,4 +1,4 @@
-"""Metrics to Weights & Biases: offline unless the config says otherwise. The run folder stays the source of truth."""
+"""Metrics to Weights & Biases, offline by default; the run folder stays the source of truth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ MAX_TABLE_ROWS = 10_000
 
 
 class Tracker:
-    """Use as a context manager around the training loop; it does nothing where tracking is disabled."""
+    """Use as a context manager around the training loop.
+
+    It does nothing where tracking is disabled.
+    """
 
     def __init__(self, config: Config, folder: Path) -> None:
         self._config = config
@@ -24,6 +27,7 @@ class Tracker:
     def __enter__(self) -> Self:
         settings = self._config.tracking.wandb
         if settings.mode != "disabled":
+            # Imported here: it takes a second and starts a service.
             import wandb
 
             self._run = wandb.init(

@@ -1,8 +1,9 @@
-"""The loop: cold start, then rollouts -> rewards -> advantages -> weights, and a summary at the end.
+"""The loop: cold start, then rollouts -> rewards -> advantages -> weights, then a summary.
 
     tasks -> episodes -> scored groups -> samples -> new weights -> engines, once per step
 
-Weights are the only arrow back. What a step does not need (evaluation, checkpoints, tracking) is in `hooks`.
+Weights are the only arrow back. What a step does not need (evaluation, checkpoints, tracking) is in
+`hooks`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def train(config: Config, resume: Path | None = None, dry_run: bool = False) -> 
 
 
 def run_cold_start_alone(config: Config) -> Path:
-    """Train the cold start alone and return the run folder, which can be trained later with `resume`."""
+    """Train the cold start alone and return the run folder; `resume` trains on from there."""
     pin_threads(config.threads)
     with (
         _assemble(config, checkpoint=None) as parts,
@@ -95,7 +96,7 @@ def run_cold_start_alone(config: Config) -> Path:
 
 
 def restore(parts: Parts, folder: RunFolder) -> State:
-    """Start the policies from the run's last checkpoint; a new run makes that of the cold start first.
+    """Start the policies from the run's last checkpoint, after the cold start in a new run.
 
     Both ways lead through a checkpoint, so that a resumed run equals an uninterrupted one.
     """
@@ -110,6 +111,7 @@ def restore(parts: Parts, folder: RunFolder) -> State:
     state, learner_states = checkpoints.load(checkpoint)
     first = folder.path / "checkpoints" / COLD_START
     parts.policies.restore(checkpoint, learner_states, first)
+    # A run that was killed between metrics and checkpoint repeats the step.
     folder.truncate_metrics(state.step)
     if state.step == 0 and not (folder.path / "eval" / "cold_start.json").is_file():
         evaluate_cold_start(parts, folder)
@@ -174,11 +176,14 @@ class Trainer:
         update = policies.update(batch, token_mass, step)
         times.append(time.monotonic())
 
+        # After each sync engine and learner are compared on a text of this very step, the longest,
+        # so that windows, caches and images are in it.
         longest = max(episodes, key=_num_orchestrator_tokens).orchestrator
         sync = policies.sync(longest.token_ids, longest.images)
         self.source.push(policies.handles(roles))
         times.append(time.monotonic())
 
+        # Failed episodes are not scored (never 0), but counted and stored.
         by_id = {s.episode.id: s for group in scored for s in group}
         metrics = {
             "step": step,
@@ -200,7 +205,7 @@ class Trainer:
     def _score(
         self, groups: Sequence[Sequence[Episode]], step: int
     ) -> tuple[list[list[ScoredEpisode]], Mapping[str, float]]:
-        """Score the groups one after the other: each may change the token budgets that the next one meets."""
+        """Score the groups in turn: each may change the token budgets that the next one meets."""
         scored = []
         budgets = dict(self.state.budgets)
         for group in groups:
@@ -215,6 +220,7 @@ class Trainer:
 
         N, the denominator of the loss, shrinks with them.
         """
+        # From the seed and the step, so that a resumed run chooses alike.
         rng = np.random.default_rng(seed_for(self.config.seed, "choose", step))
         limit = self.config.train.max_subagent_samples
         mass = dict(token_mass)
@@ -255,7 +261,10 @@ class Trainer:
 
 
 def _assemble(config: Config, checkpoint: Path | None, dry_run: bool = False) -> Parts:
-    """Build the parts and rehearse with them; a run that has a checkpoint was rehearsed when it began."""
+    """Build the parts and rehearse with them.
+
+    A run that has a checkpoint was rehearsed when it began.
+    """
     try:
         parts = assemble(config, checkpoint)
     except ModelUnavailable as error:
