@@ -1,6 +1,6 @@
-"""The engines of a run: which one serves which policy, and which weights play which role at a step.
+"""The engines of a run: which one serves which policy, and which weights play which role.
 
-An engine has a copy of the weights. Adapters on one base share its weights in memory, and one engine.
+An engine has a copy of the weights. Adapters on one base share one engine and its memory.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class EngineSet:
         self._snapshots: dict[str, WeightedEngine] = {}
 
     def start(self) -> None:
-        """Make engines over copies of the current weights; called again after the cold start has changed them."""
+        """Make engines over copies of the current weights.
+
+        Called again after the cold start has changed them.
+        """
         # The old engines end first: an engine may have processes and memory that the new one needs.
         self._live = {}
         for name, model in self._models.models.items():
@@ -51,6 +54,7 @@ class EngineSet:
                 continue
             adapters = self._adapter_shapes(entry)
             engine = self._make(entry, model, adapters)
+            # A snapshot begins with the weights that its policy has now, and keeps them.
             for adapter in adapters:
                 weights = lora.adapter_state(self._models.models[adapter.removesuffix(SNAPSHOT)])
                 engine.load_weights(weights, 0, adapter)
@@ -65,6 +69,7 @@ class EngineSet:
         if self._snapshot_policy is None:
             return
         entry = self._entries[self._snapshot_policy]
+        # From disk and not from memory: a resumed run has trained weights in memory by now.
         verify(cold_start)
         folder = cold_start / "policies" / entry.name
         if entry.kind == "adapter":
@@ -86,8 +91,8 @@ class EngineSet:
         """Return what plays each role.
 
         Args:
-            roles: the roles of a step (`phases.roles_at`): a role that is frozen there is played by its snapshot.
-                Without them live weights play all roles, as in evaluations.
+            roles: the roles of a step (`phases.roles_at`): a role that is frozen there is played by
+                its snapshot. Without them live weights play all roles, as in evaluations.
         """
         handles: dict[str, PolicyHandle] = {}
         for role in ROLES:
@@ -100,6 +105,7 @@ class EngineSet:
         renderer = self._models.renderers[entry.name]
         if entry.kind == "endpoint":
             endpoint = self._models.remote[entry.name]
+            # An endpoint is given the tools as data, and its server writes them into the prompt.
             return PolicyHandle(entry.name, renderer, endpoint, tools_in_prompt=False)
         is_snapshot = is_frozen and entry.name == self._snapshot_policy
         engine, key = self.of(entry.name), entry.engine_key
@@ -134,14 +140,15 @@ class EngineSet:
         if adapters:
             # The base under adapters never changes, so the engine shares its memory.
             return TorchEngine(lora.shared(model, same=False), stop_ids, engine, adapters)
+        # A copy: the learner changes its weights in place while the engine may be sampling.
         return TorchEngine(cast(copy.deepcopy(model), entry.dtype), stop_ids, engine, None)
 
 
 def _snapshot_policy(config: Config) -> str | None:
     """Return the policy of which a snapshot plays a frozen role, if there is one.
 
-    There is one where both roles share a policy, one of them trains it, and the other is frozen at some step: the
-    frozen role keeps the weights of the cold start while the live ones change.
+    There is one where both roles share a policy, one of them trains it, and the other is frozen at
+    some step: the frozen role keeps the weights of the cold start while the live ones change.
     """
     roles = [role for _, role in config.roles.items()]
     is_shared = len({role.policy for role in roles}) == 1

@@ -1,4 +1,4 @@
-"""What a config says of each policy, resolved once: whose weights it stands on, its kind, its dtypes."""
+"""What a config says of each policy, resolved once: its base, its kind, its dtypes."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def resolve_policies(config: Config) -> dict[str, PolicyEntry]:
     entries = {}
     for name, policy in config.policies.items():
         base = config.base_of(name)
+        # At any step: a policy that a schedule trains later needs float32 weights from the start.
         is_trained = any(
             role.policy == name and role.ever_trainable for _, role in config.roles.items()
         )
@@ -61,6 +62,7 @@ def resolve_policies(config: Config) -> dict[str, PolicyEntry]:
             dtype=dtype,
             storage_dtype=_storage_dtype(config, name in adapted, is_trained, dtype),
             is_trained=is_trained,
+            # By name, so that adding a policy to a config does not change the first weights of others.
             seed=seed_for(config.seed, "model", name) % 2**31,
         )
     return entries
@@ -80,7 +82,8 @@ def _kind(policy: Policy) -> Literal["full", "adapter", "endpoint"]:
 def _storage_dtype(
     config: Config, is_adapted: bool, is_trained: bool, dtype: torch.dtype
 ) -> torch.dtype:
-    # Weights that learn are float32, so that small updates are not rounded away. A base learns in the cold start,
-    # but not while adapters stand on it: saving its memory is what adapters are for.
+    # Weights that learn are float32: a bfloat16 weight rounds away an update below about 0.2 % of it
+    # (thirty steps at 1e-6 moved bfloat16 weights less than a tenth of the way). A base learns in
+    # the cold start, but not while adapters stand on it: adapters are there to save its memory.
     learns_in_cold_start = config.cold_start is not None and not is_adapted
     return torch.float32 if is_trained or learns_in_cold_start else dtype

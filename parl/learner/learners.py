@@ -39,6 +39,7 @@ class LearnerSet(Mapping[str, "Learner | LearnerGroup"]):
         Raises:
             CheckpointError: they belong to other policies.
         """
+        # A learner without its moments would go on as another run.
         if set(states) != set(self._learners):
             raise CheckpointError(
                 f"The checkpoint has learners for {sorted(states)}, the config trains {sorted(self._learners)}. "
@@ -64,6 +65,7 @@ class LearnerSet(Mapping[str, "Learner | LearnerGroup"]):
             token_mass: policy -> N, the denominator of its loss (Kimi K2.5, eq. 1).
         """
         train = self._config.train
+        # Log-probs are taken at the temperature of sampling, else ratios would not be 1 on-policy.
         temperatures: dict[str, float] = {
             role: settings.sampling.temperature for role, settings in self._config.roles.items()
         }
@@ -100,6 +102,7 @@ class LearnerSet(Mapping[str, "Learner | LearnerGroup"]):
         dtype = entry.dtype if entry.kind == "full" else torch.float32
         if train.learner_processes == 1:
             return Learner(entry.name, model, optimizer, loss, train.tokens_per_batch, dtype)
+        # Imported here: it needs Ray, which a run with one learner process does not.
         from parl.learner.group import LearnerGroup
 
         return LearnerGroup(

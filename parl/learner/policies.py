@@ -1,7 +1,7 @@
 """All policies of a run: models, engines and learners, and the arrow from learners back to engines.
 
-A role is played by the live weights of its policy. A frozen role whose policy the other role may train is played by a
-snapshot instead: the weights after the cold start.
+A role is played by the live weights of its policy. A frozen role whose policy the other role may
+train is played by a snapshot instead: the weights after the cold start.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ from parl.policy.models.vision.families import image_adapter_of
 from parl.policy.models.vision.forward import shortened
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
-"""Largest allowed difference of a probe's log-prob between engine and learner, by dtype (measured: 1e-5, 0.35)."""
+"""Largest difference of a log-prob that is allowed between engine and learner, by dtype.
+
+Measured: 1e-5 and 0.35.
+"""
 PROBE_TOKENS = 64
+"""Length of the text on which engine and learner are compared after each sync."""
 
 
 class PolicySet:
@@ -70,7 +74,7 @@ class PolicySet:
         return self._models.with_own_weights()
 
     def copy_weights(self, source: str) -> None:
-        """Give the weights of `source` to all other policies with weights of their own (see `PolicyModels`)."""
+        """Give the weights of `source` to all other policies (see `PolicyModels.copy_weights`)."""
         self._models.copy_weights(source)
 
     def stored(self, linked: Path | None = None) -> dict[str, checkpoints.Stored]:
@@ -90,10 +94,11 @@ class PolicySet:
         self.learners.start()
         if learner_states:
             self.load_learners(learner_states)
+        # Last: an adapter's snapshot is loaded into the engine that was started above.
         self.engines.freeze(cold_start)
 
     def load_learners(self, states: Mapping[str, Any]) -> None:
-        """Take the learners' states of a checkpoint and give their weights, with their versions, to the engines."""
+        """Take the learners' states of a checkpoint, and give weights and versions to the engines."""
         self.learners.load(states)
         for name in self.learners:
             self._push(name)
@@ -112,12 +117,13 @@ class PolicySet:
         """Move every learner's weights to its engine and compare the log-probs of a probe in both.
 
         Args:
-            probe: token ids, such as those of the longest trace of the step. A short text takes its place where it has
-                fewer than two known tokens (every episode failed, or an endpoint plays the role), or images that the
-                policy does not see.
+            probe: token ids, such as those of the longest trace of the step. A short text takes its
+                place where it has fewer than two known tokens (every episode failed, or an endpoint
+                plays the role), or images that the policy does not see.
             images: those of the probe, as data URIs.
         Returns:
-            the largest difference per policy, and for a mixture of experts the agreement of its routers.
+            the largest difference per policy, and for a mixture of experts the agreement of its
+            routers.
         Raises:
             EngineMismatch: an engine would serve other weights than the learner's.
         """
@@ -125,6 +131,7 @@ class PolicySet:
         for name, learner in self.learners.items():
             self._push(name)
             entry, model, engine = self.entries[name], self.models[name], self.engines.of(name)
+            # The agents of this policy may all have failed, or another policy may have seen images.
             is_unseen = bool(images) and image_adapter_of(model) is None
             if len(probe) < 2 or UNKNOWN_TOKEN in probe or is_unseen:
                 probe, images = self.renderers[name].start("probe", (), "probe"), ()
@@ -133,6 +140,7 @@ class PolicySet:
             metrics[f"policy/{name}/sync_mismatch"] = check_engine(
                 engine, learner, ids, tolerance, entry.engine_key, probe_images
             )
+            # Routers belong to the base, which adapters leave as it is.
             if entry.kind == "full":
                 agreement = router_agreement(engine, learner, ids)
                 if agreement is not None:

@@ -1,4 +1,4 @@
-"""The models of a run: weights, tokenizers and renderers, as first made or as a checkpoint holds them."""
+"""The models of a run: weights, tokenizers and renderers, new or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class PolicyModels:
         self.renderers: dict[str, Renderer] = {}
         self.remote: dict[str, EndpointEngine] = {}
         """Policies without weights here; they are in no checkpoint."""
+        # Before any model is loaded, which may take minutes.
         for name, entry in entries.items():
             if entry.config.engine.type == "vllm" and importlib.util.find_spec("vllm") is None:
                 raise ConfigError(NO_VLLM.format(name=name))
@@ -82,6 +83,7 @@ class PolicyModels:
         for name, model in self.models.items():
             if name == source or self.entries[name].kind != "full":
                 continue
+            # By shape and not by config: two configs may describe the same model.
             if shapes != {key: value.shape for key, value in model.state_dict().items()}:
                 raise ConfigError(
                     f"cold_start.policy: {name} cannot begin as a copy of {source}, it is a model of another shape. "
@@ -97,7 +99,8 @@ class PolicyModels:
         """Return the policies for a checkpoint.
 
         Args:
-            linked: a checkpoint that has the bases under adapters, which never change: they are linked, not copied.
+            linked: a checkpoint that has the bases under adapters, which never change: they are
+                linked, not copied.
         """
         bases = {entry.base for entry in self.entries.values() if entry.kind == "adapter"}
         policies: dict[str, checkpoints.Stored] = {}
@@ -110,7 +113,8 @@ class PolicyModels:
 
     def _add_endpoint(self, entry: PolicyEntry) -> None:
         assert entry.config.remote is not None
-        key_of(entry.config.remote, f"policies.{entry.name}.engine")  # raises ConfigError: not set
+        # Raises ConfigError where the key's variable is not set: now, not at the first turn.
+        key_of(entry.config.remote, f"policies.{entry.name}.engine")
         self.remote[entry.name] = EndpointEngine(entry.config.remote)
         self.renderers[entry.name] = NullRenderer()
 
@@ -124,6 +128,7 @@ class PolicyModels:
         save_memory(entry.name, entry.config, model)
         self.models[entry.name] = model.to(device())
         self.tokenizers[entry.name] = tokenizer
+        # The renderer of an adapter is its base's: the two share a tokenizer and a chat format.
         self.renderers[entry.name] = make_renderer(
             entry.name, base.config.renderer, tokenizer, image_adapter
         )
