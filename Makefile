@@ -24,7 +24,7 @@ install: $(STAMP) ## create .venv and install everything, pinned by constraints.
 train: $(STAMP) ## run the quickstart end to end; its run is in runs/quickstart
 	$(BIN)/parl train configs/quickstart.yaml $(ARGS)
 	@if [ -f runs/quickstart/summary.json ]; then \
-		$(BIN)/python scripts/plot_result.py runs/quickstart -o runs/quickstart/result.png; fi
+		$(BIN)/parl figures runs/quickstart --only result -o runs/quickstart; fi
 
 test: $(STAMP) ## run the whole test suite
 	@scripts/install_chromium.sh

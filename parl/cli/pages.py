@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from parl.cli.common import new_app
+from parl.cli.figures import figures
 
 pages_app = new_app("Pages.")
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -57,3 +58,6 @@ def report(
 
     path = write_report(run, output, episodes)
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB. Open it in a browser, or send it.")
+
+
+pages_app.command()(figures)

@@ -10,6 +10,7 @@ import typer
 from parl.cli.common import ConfigPath, Overrides, new_app
 from parl.cli.export import export
 from parl.cli.rescore import rescore
+from parl.cli.seeds import seeds
 from parl.cli.serve import serve
 from parl.config import load
 from parl.core.errors import ConfigError
@@ -148,6 +149,7 @@ def ablate(
     run(config, vary=varied, configs=[Path(c) for c in compared], seeds=seeds)
 
 
+runs_app.command()(seeds)
 runs_app.command()(export)
 runs_app.command()(rescore)
 runs_app.command()(serve)

@@ -43,7 +43,7 @@ def test_variants_share_a_cold_start_and_are_compared(
     for run, label in ((first, "weight=0"), (other, "weight=0.3")):
         own = load(run / "config.resolved.yaml")
         assert (own.name, own.tracking.wandb.group) == (f"{label} seed 3", "ablate-r")
-    script = SMOKE.parents[1] / "scripts" / "plot_ablation.py"
+    script = SMOKE.parents[1] / "examples" / "plot_ablation.py"
     picture = tmp_path / "curves.png"
     subprocess.run([sys.executable, script, folder, "-o", picture], check=True)
     assert picture.read_bytes().startswith(b"\x89PNG")

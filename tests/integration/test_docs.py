@@ -29,6 +29,7 @@ BASH = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN = (
     "parl ",
     "python scripts/",
+    "python examples/",
     "python first_env.py",
     "python look.py",
     "pytest ",
@@ -57,10 +58,11 @@ def cheap(words: list[str], target: Path) -> list[str]:
     parl eval               the same on one task
     parl envs new           its --help: the fixture has written what the page shows
     parl models fetch       its --help: test_models.py fetches, where the package is installed
-    scripts/plot_result.py, scripts/figures.py  the same with another output
+    parl figures            the same with another output
     parl view, parl serve   their --help: they would serve until they are stopped (test_pages.py, test_gateway.py do)
-    scripts/seeds.py        its --help: it would train five times; that of chaos.py and the benchmarks, too (the former
-                            has a test of its own), and of plot_ablation.py (test_ablate.py draws)
+    parl seeds              its --help: it would train five times (tests/unit/test_seeds.py)
+    scripts                 the --help of chaos.py and the benchmarks (test_chaos.py and test_bench.py run them)
+    examples                the --help of plot_ablation.py (test_ablate.py draws)
     """
     program, *rest = words
     if program == "pytest":
@@ -68,16 +70,12 @@ def cheap(words: list[str], target: Path) -> list[str]:
     if program == "python":
         script = Path(rest[0])
         if script.parent.name == "bench" or script.name in (
-            "seeds.py",
             "chaos.py",
             "scale.py",
             "plot_ablation.py",
         ):
             return [*rest, "--help"]
-        output = {"plot_result.py": target / "plot.png", "figures.py": target / "figures"}.get(
-            script.name
-        )
-        return [*rest, *(["-o", str(output)] if output else [])]
+        return rest
     if rest[0] == "train" and "--resume" in rest:
         rest = ["config", "check", rest[1]]
     elif rest[0] in ("train", "sft"):
@@ -86,7 +84,9 @@ def cheap(words: list[str], target: Path) -> list[str]:
         rest = ["envs", "new", "--help"]
     elif rest[:2] == ["models", "fetch"]:
         rest = ["models", "fetch", "--help"]
-    elif rest[0] in ("view", "serve"):
+    elif rest[0] == "figures":
+        rest += ["-o", str(target / "figures")]  # the last one counts
+    elif rest[0] in ("view", "serve", "seeds"):
         rest = [rest[0], "--help"]
     elif rest[0] == "eval":
         rest += ["--tasks", "1"]  # the last one counts
@@ -100,7 +100,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "hatchling", reason="builds the plugins without a network: pip install hatchling"
     )
     folder = tmp_path_factory.mktemp("docs")
-    for name in ("configs", "scripts"):
+    for name in ("configs", "scripts", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for page in PAGES:
         for name, text in FILE.findall(page.read_text()):

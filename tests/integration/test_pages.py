@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
     pytest.mark.skipif(
-        CHROMIUM is None, reason="no chromium on the PATH; type: scripts/install_chromium.sh"
+        CHROMIUM is None, reason="no chromium on the PATH; type: scripts/install_chromium.sh install"
     ),
 ]
 
