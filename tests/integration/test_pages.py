@@ -33,7 +33,8 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
     pytest.mark.skipif(
-        CHROMIUM is None, reason="no chromium on the PATH; type: scripts/install_chromium.sh install"
+        CHROMIUM is None,
+        reason="no chromium on the PATH; type: scripts/install_chromium.sh install",
     ),
 ]
 

@@ -117,13 +117,13 @@ def test_both_kinds_of_task_are_among_them() -> None:
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_the_expert_solves_the_real_tasks_too(split: str) -> None:
     """What it reads is the page, never the gold: the facts of the demonstrations are shuffled, these are not."""
-    from parl_envs.search.expert import Expert
+    from parl_envs.search.expert import SearchExpert
 
     env = WideSearch(**config().env.kwargs)
     for task in env.generate_tasks(split, 4, 5):
         episode = play(
             Demonstration(
-                env, task, Expert(task, np.random.default_rng(0), delegate_prob=1, give_up_prob=0)
+                env, task, SearchExpert(task, np.random.default_rng(0), delegate_prob=1, give_up_prob=0)
             )
         )
         assert episode.outcome["success"] == 1.0

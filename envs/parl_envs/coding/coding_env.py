@@ -69,7 +69,7 @@ class Coding(AgentEnv):
             raise ConfigError(
                 f"env.kwargs.style is '{style}'.{did_you_mean(str(style), ('python', 'words'))}"
             )
-        self.knobs = tasks.Knobs((int(n[0]), int(n[1])), tuple(int(k) for k in levels), style)
+        self.knobs = tasks.CodingKnobs((int(n[0]), int(n[1])), tuple(int(k) for k in levels), style)
         self.asked = frozenset()
 
     # --- tools -------------------------------------------------------------------------------------------------------
@@ -260,4 +260,4 @@ class Coding(AgentEnv):
                 f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}"
             )
         task = tasks.one_task(self.knobs, rng, "train", "demo")
-        return Demonstration(self, task, expert.Expert(rng, **knobs))
+        return Demonstration(self, task, expert.CodingExpert(rng, **knobs))

@@ -22,7 +22,7 @@ DONE = "done"
 
 
 @dataclass
-class Expert:
+class CodingExpert:
     """Plays the orchestrator and its subagents on one task.
 
     Args:

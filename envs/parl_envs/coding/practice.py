@@ -15,7 +15,7 @@ import numpy as np
 from parl.env.demonstrations import Segment, written_call
 from parl_envs.coding.expert import AGENT_NAME, DONE, SUBAGENT_SYSTEM
 from parl_envs.coding.functions import CONSTANTS, LETTERS, SYMBOLS, Exercise, draw
-from parl_envs.coding.tasks import HIDDEN, MODULES, SHOWN, Knobs, numbered
+from parl_envs.coding.tasks import HIDDEN, MODULES, SHOWN, CodingKnobs, numbered
 
 END, TO_TOOL, TO_AGENT = "<|im_end|>", "\n<|im_start|>tool\n", "\n<|im_start|>assistant\n"
 PYTHON = tuple("def return ( ) , : ' ; = then".split())  # noqa: SIM905
@@ -49,7 +49,7 @@ def content_words() -> tuple[str, ...]:
     )
 
 
-def recall(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
+def recall(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
     """Pairs of words, then the keys again: the values, of one to three words, are to be copied."""
     words = content_words()
     order = rng.permutation(len(words))
@@ -65,7 +65,7 @@ def recall(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     return said
 
 
-def enumerate_files(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
+def enumerate_files(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
     """A task, then one assignment for each of its files."""
     num = int(rng.integers(1, knobs.n[1] + 1))
     paths = [f"{m}.py" for m in rng.choice(MODULES, size=num, replace=False)]
@@ -78,7 +78,7 @@ def enumerate_files(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     ]
 
 
-def copy_file(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
+def copy_file(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
     """A file without a mistake is read and written again."""
     exercise = _draw(rng, knobs)
     return [
@@ -87,7 +87,7 @@ def copy_file(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     ]
 
 
-def locate(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
+def locate(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
     """A file is read; the statement that contradicts the docstring is named."""
     exercise = _draw(rng, knobs)
     return [
@@ -97,7 +97,7 @@ def locate(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     ]
 
 
-def repair(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
+def repair(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
     """A file is read and written again; only the words that must change are asked for."""
     exercise = _draw(rng, knobs)
     before, after = exercise.source.split(), exercise.solution.split()
@@ -108,7 +108,7 @@ def repair(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     return said
 
 
-def _draw(rng: np.random.Generator, knobs: Knobs) -> Exercise:
+def _draw(rng: np.random.Generator, knobs: CodingKnobs) -> Exercise:
     return draw(rng, str(rng.choice(MODULES)), knobs.levels, "train", SHOWN + HIDDEN)
 
 
@@ -124,7 +124,7 @@ def _read(exercise: Exercise, text: str) -> Segment:
     )
 
 
-KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Segment]]] = {
+KINDS: dict[str, Callable[[np.random.Generator, CodingKnobs], list[Segment]]] = {
     "recall": recall,
     "enumerate": enumerate_files,
     "copy": copy_file,

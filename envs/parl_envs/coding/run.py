@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from parl.core.errors import ConfigError
 from parl_envs.coding import confine
-from parl_envs.coding.watch import Watch, entries, usage
+from parl_envs.coding.watch import ProcessWatch, entries, usage
 
 Limit = Literal["time", "memory", "output", "disk", "processes", "cancelled"]
 
@@ -81,7 +81,7 @@ def run(call: Call, cancelled: threading.Event) -> Result:
         had = usage([folder, home])
         cpu_s = math.ceil(call.timeout_s) + 1
         process = confine.start(main, folder, home, cpu_s=cpu_s, memory_mb=call.memory_mb)
-        watch = Watch(process.pid or -1, [folder, home], call.memory_mb, *had)
+        watch = ProcessWatch(process.pid or -1, [folder, home], call.memory_mb, *had)
         return _Supervisor(call, cancelled, process, watch).result()
     finally:
         _remove(private)
@@ -130,7 +130,9 @@ def _inside(path: Path, folder: Path) -> bool:
 class _Supervisor:
     """Feeds a process, takes what it prints, and stops it at a limit."""
 
-    def __init__(self, call: Call, cancelled: threading.Event, process: Any, watch: Watch) -> None:
+    def __init__(
+        self, call: Call, cancelled: threading.Event, process: Any, watch: ProcessWatch
+    ) -> None:
         self.call, self.cancelled, self.process, self.watch = call, cancelled, process, watch
         self.stdin = memoryview(call.stdin.encode(errors="replace"))
         self.output = {process.stdout: bytearray(), process.stderr: bytearray()}

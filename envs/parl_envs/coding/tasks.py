@@ -30,19 +30,19 @@ LARGEST_FILE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
+class CodingKnobs:
     n: tuple[int, int]
     levels: tuple[int, ...]
     style: str
 
 
-def generate(knobs: Knobs, split: str, num: int, seed: int) -> list[Task]:
+def generate(knobs: CodingKnobs, split: str, num: int, seed: int) -> list[Task]:
     """`num` tasks, the same for the same seed; no function of one split computes what one of another does."""
     rng = np.random.default_rng([seed, 13, *split.encode()])
     return [one_task(knobs, rng, split, f"{split}-{seed}-{i}") for i in range(num)]
 
 
-def one_task(knobs: Knobs, rng: np.random.Generator, split: str, task_id: str) -> Task:
+def one_task(knobs: CodingKnobs, rng: np.random.Generator, split: str, task_id: str) -> Task:
     """A repository of N files with one wrong function each."""
     lo, hi = knobs.n
     names = [str(m) for m in rng.choice(MODULES, size=int(rng.integers(lo, hi + 1)), replace=False)]

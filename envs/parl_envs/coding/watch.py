@@ -20,8 +20,8 @@ _STATUS = re.compile(rb"^(RssAnon|RssShmem|Threads):\s+(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """Example: Watch(pid, [folder, home], memory_mb=256, had_bytes=0, had_files=0).exceeded() == "disk"."""
+class ProcessWatch:
+    """Example: ProcessWatch(pid, [folder, home], memory_mb=256, had_bytes=0, had_files=0).exceeded() == "disk"."""
 
     pid: int
     folders: Sequence[Path]

@@ -1,8 +1,10 @@
-"""The scripted expert of WideSearch: demonstrations for the cold start, written through the swarm runtime.
+"""The scripted expert of WideSearch: demonstrations for the cold start, played through the swarm runtime.
 
-In: the messages of one agent. Out: its next turn. It reads what any policy reads (prompt and observations), never the
-gold. It can work alone or delegate; which of the two is decided once per episode, and the tokens that carry that
-decision may be kept out of the loss (decision masking: the skill of delegating without the inclination).
+The expert writes an agent's next turn from the messages of that agent. It reads what any policy reads (the
+prompt and the observations) and never the gold answer.
+
+It works alone or delegates, which is decided once per episode. The tokens that carry this decision can be kept
+out of the loss ("decision masking"): the policy then learns how to delegate without the inclination to do it.
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ AGENT_NAME = "scout"
 
 
 @dataclass
-class Expert:
-    """Plays the orchestrator and its subagents on one task.
+class SearchExpert:
+    """Play the orchestrator and its subagents on one task.
 
     Args:
         delegate_prob: probability of delegating.
         train_decision_prob: probability that a delegating episode trains its decision tokens.
         give_up_prob: probability that a subagent skips its last look-up and answers `unknown`.
-        width_limit: delegate all rows up to here, and each further row with probability `continue_p`.
+        width_limit: number of rows that are delegated for certain.
+        continue_p: probability of delegating each further row, up to the first that is not.
     """
 
     task: Task
@@ -46,113 +49,153 @@ class Expert:
     def __post_init__(self) -> None:
         self._delegates = bool(self.rng.random() < self.delegate_prob)
         self._trains_decision = bool(self.rng.random() < self.train_decision_prob)
-        num = len(self.task.data["gold"])
-        self._width = min(num, self.width_limit)
-        while self._width < num and self.rng.random() < self.continue_p:
+        num_rows = len(self.task.data["gold"])
+        self._width = min(num_rows, self.width_limit)
+        while self._width < num_rows and self.rng.random() < self.continue_p:
             self._width += 1
 
     def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
+        """Write the next turn of the agent that has these messages."""
         if messages[0]["role"] == "system" and messages[0]["content"] == SUBAGENT_SYSTEM:
             return self._subagent(messages, rng)
-        prompt = next(m["content"] for m in messages if m["role"] == "user")
-        columns, names = _parse_question(prompt)
+        columns, names = parse_question(user_prompt(messages))
         if self._delegates:
             return self._orchestrator(messages, columns, names)
-        return self._alone(messages, columns, names, rng)
+        return self._alone(messages, columns, names)
 
     def _orchestrator(
         self, messages: Sequence[Message], columns: str, names: Sequence[str]
     ) -> Sequence[Segment]:
+        """Launch one subagent for each row in the first turn; join their messages in the second."""
         if messages[-1]["role"] == "user":
-            head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
-            launches = [
-                written_call("assign_task", agent=AGENT_NAME, prompt=f"{name} : {columns}")
-                for name in names[: self._width]
-            ]
-            return [Segment(head, self._trains_decision), Segment(" ".join(launches))]
-        results = [m["content"] for m in messages if m["role"] == "tool"][1:]
+            create = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
+            launches = []
+            for name in names[: self._width]:
+                prompt = f"{name} : {columns}"
+                launches.append(written_call("assign_task", agent=AGENT_NAME, prompt=prompt))
+            # The call that creates the subagent is the decision: what follows from it is skill.
+            return [Segment(create, self._trains_decision), Segment(" ".join(launches))]
+        # The first observation is the answer to `create_subagent`.
+        results = observations_of(messages)[1:]
         return [Segment(" ".join(results))]
 
     def _subagent(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
-        prompt = next(m["content"] for m in messages if m["role"] == "user")
-        name, _, columns = prompt.partition(" : ")
-        said = self._row(messages, name, columns, rng)
-        last = columns.split()[-1]
-        if "<tool_call>" not in said[0].text and rng.random() < self.give_up_prob:
-            return [Segment(f"{said[0].text.rsplit(f' {last} ', 1)[0]} {last} unknown")]
-        return said
+        """Look one row up; with `give_up_prob` leave the last cell unknown."""
+        name, _, columns = user_prompt(messages).partition(" : ")
+        turn = _look_up(messages, name, columns)
+        last_column = columns.split()[-1]
+        if "<tool_call>" not in turn and rng.random() < self.give_up_prob:
+            cells = turn.rsplit(f" {last_column} ", 1)[0]
+            return [Segment(f"{cells} {last_column} unknown")]
+        return [Segment(turn)]
 
     def _alone(
-        self,
-        messages: Sequence[Message],
-        columns: str,
-        names: Sequence[str],
-        rng: np.random.Generator,
+        self, messages: Sequence[Message], columns: str, names: Sequence[str]
     ) -> Sequence[Segment]:
-        """One row after the other; the turn that has read a row's last page notes its cells."""
-        per_row = 4 if " > " in columns else 2
-        tools = sum(m["role"] == "tool" for m in messages)
-        done, at = divmod(tools, per_row)
-        notes = [
-            m["content"].split("<tool_call>")[0].strip()
-            for m in messages
-            if m["role"] == "assistant"
-        ]
+        """Look up one row after another; the turn after a row's last page notes its cells."""
+        observations_per_row = 4 if " > " in columns else 2
+        row, step = divmod(len(observations_of(messages)), observations_per_row)
         if messages[-1]["content"] == ANSWER_NOW:
-            return [Segment(" ".join(n for n in notes if n))]
-        if at == 0 and done > 0:
-            note = _cells(messages, names[done - 1], columns)
-            if done == len(names):
-                return [Segment(" ".join([*(n for n in notes if n), note]))]
-            return [Segment(note + " " + written_call("search", query=_entity(names[done])))]
-        return self._row(messages[-2 * at :] if at else [], names[done], columns, rng)
-
-    def _row(
-        self, messages: Sequence[Message], name: str, columns: str, rng: np.random.Generator
-    ) -> Sequence[Segment]:
-        observations = [m["content"] for m in messages if m["role"] == "tool"]
-        step = len(observations)
-        if step == 0:
-            return [Segment(written_call("search", query=_entity(name)))]
-        hop = " > " in columns
-        last = observations[-1]
-        if step % 2 == 1:
-            query = _entity(name) if step == 1 else _read(observations[1], "capital")
-            return [Segment(written_call("open", doc=_find(last, query)))]
-        if hop and step == 2:
-            return [Segment(written_call("search", query=_read(last, "capital")))]
-        return [Segment(_cells(messages, name, columns))]
+            return [Segment(" ".join(_notes(messages)))]
+        if step == 0 and row > 0:
+            note = _cells(messages, names[row - 1], columns)
+            if row == len(names):
+                return [Segment(" ".join([*_notes(messages), note]))]
+            next_search = written_call("search", query=entity_of(names[row]))
+            return [Segment(f"{note} {next_search}")]
+        # Turns and observations alternate, so the row's own messages are the last 2 * step.
+        row_messages = messages[-2 * step :] if step else []
+        return [Segment(_look_up(row_messages, names[row], columns))]
 
 
-def _parse_question(prompt: str) -> tuple[str, list[str]]:
-    """'find capital , currency for : #1 Kenya ; #2 Togo' -> ('capital , currency', ['#1 Kenya', '#2 Togo'])."""
+def _notes(messages: Sequence[Message]) -> list[str]:
+    """The cells that the agent's earlier turns noted before their calls."""
+    notes = []
+    for message in messages:
+        if message["role"] == "assistant":
+            note = message["content"].split("<tool_call>")[0].strip()
+            if note:
+                notes.append(note)
+    return notes
+
+
+def _look_up(messages: Sequence[Message], name: str, columns: str) -> str:
+    """Write the next turn about one row: search, open, and for a second hop the same for the capital."""
+    observations = observations_of(messages)
+    step = len(observations)
+    if step == 0:
+        return written_call("search", query=entity_of(name))
+    if step % 2 == 1:
+        title = entity_of(name) if step == 1 else read_fact(observations[1], "capital")
+        return written_call("open", doc=find_document(observations[-1], title))
+    if " > " in columns and step == 2:
+        return written_call("search", query=read_fact(observations[-1], "capital"))
+    return _cells(messages, name, columns)
+
+
+def _cells(messages: Sequence[Message], name: str, columns: str) -> str:
+    """The row's cells from the pages that were read last."""
+    # Searches and pages alternate among the observations.
+    pages = observations_of(messages)[1::2]
+    if " > " in columns:
+        return row_text(name, columns, pages[-2], pages[-1])
+    return row_text(name, columns, pages[-1])
+
+
+def row_text(name: str, columns: str, page: str, second_page: str = "") -> str:
+    """Write one row of the answer.
+
+    Args:
+        name: such as `#1 Kenya`.
+        columns: `capital , currency`, or `capital > time` where the second stands on another page.
+        page: the country's page.
+        second_page: the page of the second hop.
+    """
+    if " > " in columns:
+        first, second = columns.split(" > ")
+        first_value = read_fact(page, first)
+        return f"{name} {first} {first_value} {second} {read_fact(second_page, second)}"
+    cells = [f"{column} {read_fact(page, column)}" for column in columns.split(" , ")]
+    return " ".join([name, *cells])
+
+
+def user_prompt(messages: Sequence[Message]) -> str:
+    """The first message of the user."""
+    return next(message["content"] for message in messages if message["role"] == "user")
+
+
+def observations_of(messages: Sequence[Message]) -> list[str]:
+    """The results of all tool calls, in order."""
+    return [message["content"] for message in messages if message["role"] == "tool"]
+
+
+def parse_question(prompt: str) -> tuple[str, list[str]]:
+    """Take a task's prompt apart.
+
+    Example: 'find capital , currency for : #1 Kenya ; #2 Togo' -> ('capital , currency', ['#1 Kenya', '#2 Togo'])
+    """
     head, _, tail = prompt.partition(" for : ")
     return head.removeprefix("find "), [part.strip() for part in tail.split(";")]
 
 
-def _entity(name: str) -> str:
+def entity_of(name: str) -> str:
+    """Example: '#1 Kenya' -> 'Kenya'."""
     return name.split(" ", 1)[1]
 
 
-def _find(results: str, title: str) -> str:
-    """The id of the result with this title; of the first result when none has it."""
+def find_document(results: str, title: str) -> str:
+    """The id of the first search result with this title; of the first result when none has it."""
     lines = [line.rsplit(" : ", 1) for line in results.split("\n") if " : " in line]
+    # Reversed, because a later entry of a dict wins and the first result is the best.
     ids = dict(reversed(lines))
-    return ids.get(title, lines[0][1] if lines else "unknown")
+    first_id = lines[0][1] if lines else "unknown"
+    return ids.get(title, first_id)
 
 
-def _read(page: str, attribute: str) -> str:
+def read_fact(page: str, attribute: str) -> str:
+    """The value of an attribute on a page of `attribute : value` lines."""
     for line in page.split("\n"):
         key, _, value = line.partition(" : ")
         if key == attribute:
             return value
     return "unknown"
-
-
-def _cells(messages: Sequence[Message], name: str, columns: str) -> str:
-    """The row's cells from the pages read last."""
-    pages = [m["content"] for m in messages if m["role"] == "tool"][1::2]
-    if " > " in columns:
-        first, second = columns.split(" > ")
-        return f"{name} {first} {_read(pages[-2], first)} {second} {_read(pages[-1], second)}"
-    return " ".join([name, *(f"{c} {_read(pages[-1], c)}" for c in columns.split(" , "))])

@@ -13,7 +13,7 @@ import numpy as np
 
 from parl.env.demonstrations import Segment, written_call
 from parl_envs.search.expert import AGENT_NAME, SUBAGENT_SYSTEM
-from parl_envs.search.tasks import Knobs
+from parl_envs.search.tasks import SearchKnobs
 from parl_envs.search.world import HOP, SIZES, WorldSpec, short_rows
 
 COMMON = tuple(
@@ -25,7 +25,7 @@ DOC_IDS = tuple(f"d{i}" for i in range(1, 2 * SIZES["train"] + 1))
 
 
 @lru_cache(maxsize=8)
-def vocabulary(spec: WorldSpec, knobs: Knobs) -> tuple[str, ...]:
+def vocabulary(spec: WorldSpec, knobs: SearchKnobs) -> tuple[str, ...]:
     """Every word of the records profile: scaffolding, row numbers, document ids, names and values."""
     numbers = [f"#{i}" for i in range(1, knobs.largest + 1)]
     extra = ["neighbour", "partner", "visitor"] if spec.distractors else []
@@ -56,7 +56,7 @@ def content_words(spec: WorldSpec) -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
-def recall(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Segment]:
+def recall(rng: np.random.Generator, spec: WorldSpec, knobs: SearchKnobs) -> list[Segment]:
     """Pairs of key and value, then the keys again: the values are to be copied.
 
     Keys are document ids or words, values one to three words or an id; a colon may stand between, as on pages.
@@ -93,7 +93,7 @@ def _length(rng: np.random.Generator, longest: int) -> int:
     return 1 if longest == 1 else int(rng.choice([1, 1, 1, 2, 3]))
 
 
-def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> list[Segment]:
+def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: SearchKnobs) -> list[Segment]:
     """A numbered list of random names, then one assignment for each: writing a list again in another form."""
     words = content_words(spec)
     num = int(rng.integers(2, knobs.largest + 1))
@@ -115,7 +115,7 @@ def enumerate_rows(rng: np.random.Generator, spec: WorldSpec, knobs: Knobs) -> l
     ]
 
 
-KINDS: dict[str, Callable[[np.random.Generator, WorldSpec, Knobs], list[Segment]]] = {
+KINDS: dict[str, Callable[[np.random.Generator, WorldSpec, SearchKnobs], list[Segment]]] = {
     "recall": recall,
     "enumerate": enumerate_rows,
 }

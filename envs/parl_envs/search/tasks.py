@@ -22,7 +22,7 @@ ENV_ID = "parl/WideSearch-v0"
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
+class SearchKnobs:
     ranges: tuple[tuple[int, int], ...]
     two_hop: float
     attributes: tuple[str, ...]
@@ -47,7 +47,7 @@ def parse_ranges(n: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     return ranges
 
 
-def generate(world: World, knobs: Knobs, split: str, num: int, seed: int) -> list[Task]:
+def generate(world: World, knobs: SearchKnobs, split: str, num: int, seed: int) -> list[Task]:
     """`num` tasks over the world's entities, the same for the same seed."""
     if not world.rows:
         raise ConfigError(
@@ -65,7 +65,7 @@ def generate(world: World, knobs: Knobs, split: str, num: int, seed: int) -> lis
 
 def one_task(
     world: World,
-    knobs: Knobs,
+    knobs: SearchKnobs,
     rng: np.random.Generator,
     task_id: str,
     limits: Sequence[int] | None = None,
@@ -98,7 +98,7 @@ def one_task(
     )
 
 
-def load_task(row: Mapping[str, Any], knobs: Knobs) -> Task:
+def load_task(row: Mapping[str, Any], knobs: SearchKnobs) -> Task:
     """A user's task: WideSearch's own fields (instance_id, query, evaluation) and a gold table.
 
     `gold` is a list of rows, a CSV text, or the path of a CSV file. Raises ConfigError.

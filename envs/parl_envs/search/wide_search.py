@@ -61,7 +61,7 @@ class WideSearch(AgentEnv):
         super().__init__()
         _one_of("pages", pages, ("records", "prose"))
         _one_of("answer_format", answer_format, ("cells", "markdown"))
-        self.knobs = tasks.Knobs(
+        self.knobs = tasks.SearchKnobs(
             ranges=tasks.parse_ranges(n),
             two_hop=two_hop,
             attributes=tuple(attributes),
@@ -288,7 +288,7 @@ class WideSearch(AgentEnv):
         env = copy.copy(self)
         env.world = self._demo_world(rng)
         task = tasks.one_task(env.world, self.knobs, rng, "demo", knobs.pop("n", None))
-        return Demonstration(env, task, expert.Expert(task, rng, **knobs))
+        return Demonstration(env, task, expert.SearchExpert(task, rng, **knobs))
 
     def for_rehearsal(self) -> AgentEnv:
         """Return a copy with demonstration worlds apart: the first 48 that are drawn stay for the whole run."""

@@ -28,7 +28,7 @@ LABELS, AXIS, BAR, MARGIN = 190, 500, 26, 20
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
+class BarChart:
     """`bars` are (name, value), from top to bottom; the axis ends at `top`, with a line at each quarter."""
 
     title: str
@@ -65,13 +65,13 @@ def table_rows(rng: np.random.Generator, split: str) -> list[list[str]]:
     return [[row.name, *(row.facts[c] for c in COLUMNS[1:])] for row in chosen]
 
 
-def chart(rng: np.random.Generator, split: str) -> Chart:
+def chart(rng: np.random.Generator, split: str) -> BarChart:
     """A chart whose highest bar, and whose bars above each line, can be told by looking."""
     title = str(rng.choice(CHARTED))
     rows = [r for r in split_rows(split) if title in r.facts]
     while True:
         chosen = [rows[i] for i in rng.permutation(len(rows))[:NUM_BARS]]
-        found = Chart(
+        found = BarChart(
             title, tuple((r.name, float(r.facts[title])) for r in chosen), _top(chosen, title)
         )
         shares = sorted(value / found.top for _, value in found.bars)
@@ -102,7 +102,7 @@ def draw_table(rows: Sequence[Sequence[str]]) -> Any:
     return page
 
 
-def draw_chart(found: Chart) -> Any:
+def draw_chart(found: BarChart) -> Any:
     from PIL import Image, ImageDraw
 
     page = Image.new("RGB", found.size, "white")

@@ -42,7 +42,7 @@ def conclusion(
 
 
 @dataclass
-class Expert:
+class VisualExpert:
     """Plays the orchestrator and its subagents on one task.
 
     Args:

@@ -17,7 +17,7 @@ from parl.env.demonstrations import Segment, written_call
 from parl_envs.visual.digits import COLOURS, EDGES, draw
 from parl_envs.visual.expert import AGENT_NAME, SUBAGENT_SYSTEM, conclusion, zoom
 from parl_envs.visual.pictures import OPS, UNITS, Picture, words
-from parl_envs.visual.questions import SEVERAL, TEXTS, Knobs, draw_scene, scramble
+from parl_envs.visual.questions import SEVERAL, TEXTS, VisualKnobs, draw_scene, scramble
 from parl_envs.visual.scores import UNKNOWN
 
 END, TO_TOOL, TO_AGENT = "<|im_end|>", "\n<|im_start|>tool\n", "\n<|im_start|>assistant\n"
@@ -30,7 +30,7 @@ COMMON = tuple(
 )
 
 
-def vocabulary(knobs: Knobs, max_images: int) -> tuple[str, ...]:
+def vocabulary(knobs: VisualKnobs, max_images: int) -> tuple[str, ...]:
     """Every word that an episode about digits may hold."""
     most = len(COLOURS)
     numbers = [
@@ -45,7 +45,7 @@ def vocabulary(knobs: Knobs, max_images: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*fixed, *COLOURS, *asked, *numbers, *names]))
 
 
-def ground(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
+def ground(rng: np.random.Generator, knobs: VisualKnobs) -> list[Segment]:
     """An overview, then each of its boxes by its colour: where it is, as calls of `zoom` and assignments say it."""
     scene = draw_scene(knobs, rng, "train", len(COLOURS))
     said = [Segment(f"p1 {Picture(draw(scene), knobs.size).uri()}{END}{TO_AGENT}", train=False)]
@@ -56,7 +56,7 @@ def ground(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     return said
 
 
-def read(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
+def read(rng: np.random.Generator, knobs: VisualKnobs) -> list[Segment]:
     """Boxes that were enlarged, as an episode has them, and what each holds."""
     scene = draw_scene(knobs, rng, "train", READ_AT_ONCE)
     boxes = [
@@ -71,7 +71,7 @@ def read(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     return said
 
 
-def aggregate(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
+def aggregate(rng: np.random.Generator, knobs: VisualKnobs) -> list[Segment]:
     """What boxes hold, as one's own notes or as subagents' messages, and the answer."""
     name = str(rng.choice([q for q in knobs.questions if q in SEVERAL] or ["list"]))
     num = int(rng.integers(knobs.n[0], knobs.n[1] + 1))
@@ -90,7 +90,7 @@ def aggregate(rng: np.random.Generator, knobs: Knobs) -> list[Segment]:
     ]
 
 
-KINDS: dict[str, Callable[[np.random.Generator, Knobs], list[Segment]]] = {
+KINDS: dict[str, Callable[[np.random.Generator, VisualKnobs], list[Segment]]] = {
     "ground": ground,
     "read": read,
     "aggregate": aggregate,

@@ -1,6 +1,6 @@
 """Questions: about the digits in boxes of scenes, and about documents.
 
-In: knobs and randomness. Out: a `Question`: a text, pages as plain values, and what is right. Answers are equally
+In: knobs and randomness. Out: a `VisualQuestion`: a text, pages as plain values, and what is right. Answers are equally
 likely wherever that can be had, so that guessing gains nothing.
 """
 
@@ -32,7 +32,7 @@ TEXTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
+class VisualKnobs:
     """See `VisualTools`."""
 
     questions: tuple[str, ...]
@@ -44,7 +44,7 @@ class Knobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class VisualQuestion:
     """`score` names one of `scores.SCORES`. `asked` are the boxes that have to be looked at, with their pages' numbers;
     `wanted` is the digit that is looked for, where one is."""
 
@@ -56,7 +56,7 @@ class Question:
     wanted: str = ""
 
 
-Maker = Callable[[Knobs, np.random.Generator, str, str, bool], Question]
+Maker = Callable[[VisualKnobs, np.random.Generator, str, str, bool], VisualQuestion]
 """(knobs, randomness, split, name of the question, whether it can be answered) -> the question."""
 
 
@@ -80,8 +80,8 @@ def conclude(
 
 
 def _one_page(
-    knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool
-) -> Question:
+    knobs: VisualKnobs, rng: np.random.Generator, split: str, name: str, answerable: bool
+) -> VisualQuestion:
     """`read`, `count`, `locate`: one page."""
     scene = draw_scene(knobs, rng, split)
     wanted = int(rng.integers(10))
@@ -97,14 +97,14 @@ def _one_page(
     gold: Any = [list(b.bbox) for b in asked if b.text == str(wanted)]
     if name != "locate":
         gold = conclude(name, str(wanted), [b.text for b in asked], ())
-    return Question(
+    return VisualQuestion(
         TEXTS[name].format(subject), [page], name, gold, [(1, b) for b in asked], str(wanted)
     )
 
 
 def _several(
-    knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool
-) -> Question:
+    knobs: VisualKnobs, rng: np.random.Generator, split: str, name: str, answerable: bool
+) -> VisualQuestion:
     """`list`, `sum`, `max` of boxes on one page, or each on a page of its own."""
     num = int(rng.integers(knobs.n[0], knobs.n[1] + 1))
     if knobs.paged:
@@ -134,7 +134,7 @@ def _several(
         else [_page(scenes[0], asked)]
     )
     gold = conclude(name, "", [b.text for b in asked], ())
-    return Question(
+    return VisualQuestion(
         TEXTS[name].format(" ".join(names)),
         pages,
         "list" if name == "list" else "read",
@@ -143,7 +143,7 @@ def _several(
     )
 
 
-def draw_scene(knobs: Knobs, rng: np.random.Generator, split: str, least: int = 1) -> Scene:
+def draw_scene(knobs: VisualKnobs, rng: np.random.Generator, split: str, least: int = 1) -> Scene:
     """Boxes of different colours that do not touch."""
     num = max(least, int(rng.integers(knobs.boxes[0], knobs.boxes[1] + 1)))
     places: list[tuple[int, int]] = []
@@ -209,8 +209,8 @@ def _page(scene: Scene, boxes: Sequence[Box]) -> Mapping[str, Any]:
 
 
 def _table(
-    knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool
-) -> Question:
+    knobs: VisualKnobs, rng: np.random.Generator, split: str, name: str, answerable: bool
+) -> VisualQuestion:
     """`cell`, `row`: what stands in a table."""
     rows = documents.table_rows(rng, split)
     row = rows[int(rng.integers(len(rows)))]
@@ -218,16 +218,16 @@ def _table(
     page = {"kind": "table", "rows": rows}
     if name == "row":
         text = f"write down the row of {country} as it stands , without the name"
-        return Question(text, [page], "transcribe", " ".join(row[1:]))
+        return VisualQuestion(text, [page], "transcribe", " ".join(row[1:]))
     column = 1 + int(rng.integers(len(documents.COLUMNS) - 1))
-    return Question(
+    return VisualQuestion(
         f"what is the {documents.COLUMNS[column]} of {country} ?", [page], "read", row[column]
     )
 
 
 def _chart(
-    knobs: Knobs, rng: np.random.Generator, split: str, name: str, answerable: bool
-) -> Question:
+    knobs: VisualKnobs, rng: np.random.Generator, split: str, name: str, answerable: bool
+) -> VisualQuestion:
     """`highest`, `above`, `bar`: what a bar chart shows."""
     chart = documents.chart(rng, split)
     place, level = int(rng.integers(len(chart.bars))), chart.top * int(rng.integers(1, 4)) / 4
@@ -235,16 +235,18 @@ def _chart(
     if name == "bar":
         names = [bar[0] for bar in chart.bars]
         country = names[place] if answerable else documents.another(rng, split, names)
-        return Question(
+        return VisualQuestion(
             f"where is the bar of {country} ?", [page], "locate", [list(chart.bbox(place))]
         )
     others = [title for title in documents.CHARTED if title != chart.title]
     title = chart.title if answerable else others[int(rng.integers(len(others)))]
     if name == "highest":
         highest = max(chart.bars, key=lambda bar: bar[1])[0]
-        return Question(f"which country has the highest {title} ?", [page], "read", highest)
+        return VisualQuestion(f"which country has the highest {title} ?", [page], "read", highest)
     above = str(sum(value > level for _, value in chart.bars))
-    return Question(f"how many countries have a {title} above {level:g} ?", [page], "count", above)
+    return VisualQuestion(
+        f"how many countries have a {title} above {level:g} ?", [page], "count", above
+    )
 
 
 MAKERS: Mapping[str, Maker] = {

@@ -23,7 +23,7 @@ from parl.core.types import Task
 from parl_envs.visual import documents
 from parl_envs.visual.digits import Box, Scene, draw
 from parl_envs.visual.pictures import Picture, open_image, read_bbox, read_bboxes
-from parl_envs.visual.questions import MAKERS, Knobs
+from parl_envs.visual.questions import MAKERS, VisualKnobs
 from parl_envs.visual.scores import SCORES, UNKNOWN
 
 ENV_ID = "parl/VisualTools-v0"
@@ -32,13 +32,13 @@ OWN = "own"
 """The name of a user's question."""
 
 
-def generate(knobs: Knobs, split: str, num: int, seed: int) -> list[Task]:
+def generate(knobs: VisualKnobs, split: str, num: int, seed: int) -> list[Task]:
     """`num` tasks, the same for the same seed; no image of a digit and no country is in two splits."""
     rng = np.random.default_rng([seed, 17, *split.encode()])
     return [one_task(knobs, rng, split, f"{split}-{seed}-{i}") for i in range(num)]
 
 
-def one_task(knobs: Knobs, rng: np.random.Generator, split: str, task_id: str) -> Task:
+def one_task(knobs: VisualKnobs, rng: np.random.Generator, split: str, task_id: str) -> Task:
     """Draw a question, and whether it can be answered."""
     name = knobs.questions[int(rng.integers(len(knobs.questions)))]
     answerable = bool(rng.random() >= knobs.unanswerable)
@@ -113,7 +113,7 @@ def _page_image(text: str) -> Any:
         return documents.draw_table(page["rows"])
     if page["kind"] == "chart":
         return documents.draw_chart(
-            documents.Chart(page["title"], tuple(map(tuple, page["bars"])), page["top"])
+            documents.BarChart(page["title"], tuple(map(tuple, page["bars"])), page["top"])
         )
     return open_image(page["source"])
 

@@ -23,7 +23,7 @@ from parl.env.tools import ToolSpec, tool
 from parl_envs.visual import expert, pictures, practice, scores, tasks
 from parl_envs.visual.digits import COLOURS, Box
 from parl_envs.visual.pictures import WHOLE, Bbox, Op, Picture
-from parl_envs.visual.questions import DIGITS, MAKERS, SEVERAL, Knobs
+from parl_envs.visual.questions import DIGITS, MAKERS, SEVERAL, VisualKnobs
 
 SIZES = (64, 96, 128, 160, 192, 224, 256)
 """Pixels; a page of digits is 8 times as large."""
@@ -84,7 +84,7 @@ class VisualTools(AgentEnv):
             )
         most = len(COLOURS)
         ranges = _range("boxes", boxes, most), _range("n", n, most)
-        self.knobs = Knobs(tuple(questions), *ranges, size, paged, unanswerable)
+        self.knobs = VisualKnobs(tuple(questions), *ranges, size, paged, unanswerable)
 
     # --- tools -------------------------------------------------------------------------------------------------------
 
@@ -276,7 +276,7 @@ class VisualTools(AgentEnv):
             )
         self._only_digits("the expert knows digits only")
         task = tasks.one_task(self.knobs, rng, "train", "demo")
-        return Demonstration(self, task, expert.Expert(task, rng, self.tools, **knobs))
+        return Demonstration(self, task, expert.VisualExpert(task, rng, self.tools, **knobs))
 
     def _only_digits(self, why: str) -> None:
         if not set(self.knobs.questions) <= set(DIGITS):
