@@ -45,7 +45,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 ifneq ($(strip $(TORCH_INDEX)),)
 	$(PIP) install --no-deps --index-url $(TORCH_INDEX) $(TORCH)
 endif
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 $(BIN)/python:

@@ -20,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from parl.core import moved
+from parl.core.extras import missing_extra
 from parl.core.public import PUBLIC
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from parl.training.summary import Summary as Summary
 
 __version__ = "0.1.0"
+"""The one home of the version: the package takes it from here."""
 
 __all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604
 
@@ -66,7 +68,11 @@ if not TYPE_CHECKING:  # with a module's __getattr__, a type checker would accep
     def __getattr__(name: str) -> Any:
         if name not in PUBLIC:
             raise AttributeError(f"module 'parl' has no attribute '{name}'")
-        module = importlib.import_module(PUBLIC[name])
+        try:
+            module = importlib.import_module(PUBLIC[name])
+        except ModuleNotFoundError as error:
+            # The light core has no torch: say which extra brings it.
+            raise missing_extra(error, needed_by=f"parl.{name}") or error from None
         value = getattr(module, "load" if name == "load_config" else name)
         # The next use finds it without this function.
         globals()[name] = value

@@ -1,1 +1,1 @@
-"""The commands, by what they are about. Each imports what it needs when it runs, so that `--help` starts at once."""
+"""The command line: `parl`, with a file for each group of commands."""

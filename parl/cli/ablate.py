@@ -11,8 +11,13 @@ from parl.training.ablation import run_ablation
 
 
 def ablate(path: Path, *, vary: Sequence[str], configs: Sequence[Path], seeds: int) -> None:
-    """Run all variants over `seeds` paired seeds, print and write the comparison.
+    """Run all variants over paired seeds; print and write the comparison.
 
+    Args:
+        path: the base config.
+        vary: axes such as `loss.tau=0.01,0.1`.
+        configs: further configs, one variant each.
+        seeds: runs per variant.
     Raises:
         ConfigError: nothing to compare, a value that is not allowed, or a folder of another ablation.
         SystemExit: with code 1, when a run failed or the ablation was stopped.
@@ -27,4 +32,5 @@ def ablate(path: Path, *, vary: Sequence[str], configs: Sequence[Path], seeds: i
     )
     for run in ablation.failed:
         say(f"    {run.name}: {run.log}")
+    # The tables are complete without the failed runs, but a script must not take this for a success.
     raise SystemExit(1)

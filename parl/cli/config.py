@@ -1,4 +1,4 @@
-"""`parl config ...`."""
+"""`parl config ...`: one config, resolved, explained or checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def config_show(config: ConfigPath, overrides: Overrides = None) -> None:
 
     \b
     Example:
-        parl config show configs/quickstart.yaml train.num_steps=5
+        parl config show quickstart train.num_steps=5
     """
     tree = load(config, overrides or ()).model_dump(mode="json")
     typer.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), nl=False)
@@ -34,15 +34,16 @@ def config_explain(config: ConfigPath, overrides: Overrides = None) -> None:
 
     \b
     Example:
-        parl config explain configs/quickstart.yaml | less
+        parl config explain quickstart | less
     """
     loaded = load(config, overrides or ())
     for line in explain(loaded):
         typer.echo(line)
     typer.echo("\nderived")
     numbers = derived(loaded)
+    width = max(map(len, numbers))
     for name, value in numbers.items():
-        typer.echo(f"    {name:<{max(map(len, numbers))}}  {value}")
+        typer.echo(f"    {name:<{width}}  {value}")
 
 
 @config_app.command("check")
@@ -53,13 +54,13 @@ def config_check(config: ConfigPath, overrides: Overrides = None) -> None:
 
     \b
     Example:
-        parl config check configs/quickstart.yaml loss.tau=0.1
+        parl config check quickstart loss.tau=0.1
     """
+    # It imports plugins, which `parl config show` does not need.
     from parl.training.light_parts import build_light_parts
 
     loaded = load(config, overrides or ())
     with closing(build_light_parts(loaded)) as parts:
         tools = ", ".join(spec.name for spec in parts.env.tool_specs())
-    typer.echo(
-        f"ok: {config}: {loaded.env.name} (tools: {tools}), rewards: {', '.join(loaded.reward.terms)}"
-    )
+    rewards = ", ".join(loaded.reward.terms)
+    typer.echo(f"ok: {config}: {loaded.env.name} (tools: {tools}), rewards: {rewards}")

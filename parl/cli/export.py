@@ -1,4 +1,4 @@
-"""`parl export`: what a run has made, for others."""
+"""`parl export`: a run's policy or episodes, for other tools."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from parl.cli.common import CheckpointName, RunPath
 from parl.core.errors import ConfigError
+from parl.core.extras import require
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; it is only read.")],
+    run: RunPath,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="A new folder.")],
     policy: Annotated[
         str | None, typer.Option(metavar="NAME", help="Default: the only one that roles play.")
     ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="STEP|best|cold-start", help="Default: the last.")
-    ] = None,
+    checkpoint: CheckpointName = None,
     merged: Annotated[
         bool, typer.Option("--merged", help="An adapter merged into its base, as one model.")
     ] = False,
@@ -41,16 +41,18 @@ def export(
 ) -> None:
     """Write a trained policy as a model folder, or the run's episodes as a dataset.
 
-    A transformers folder; of an adapter a peft folder, or with --merged a transformers folder as well.
-    With --episodes, Parquet files for TRL's SFT or DPO trainer. README.md is the model card or the dataset card.
+    A transformers folder; of an adapter a peft folder, or with --merged a transformers folder as
+    well. With --episodes, Parquet files for TRL's SFT or DPO trainer. README.md is the model card or
+    the dataset card.
 
     \b
     Examples:
         parl export runs/quickstart -o quickstart-model
         parl export runs/adapters -o orchestrator --policy orchestrator --merged
-        parl export runs/quickstart -o quickstart-sft --episodes sft --min-score 0.8
-        parl export runs/quickstart -o quickstart-pairs --episodes preferences --role subagent --steps 20-39
+        parl export runs/quickstart -o sft --episodes sft --min-score 0.8
+        parl export runs/quickstart -o pairs --episodes preferences --role subagent --steps 20-39
     """
+    # An option of the other kind is a misunderstanding, not something to pass over in silence.
     if episodes is None:
         _refuse(
             "needs --episodes sft or --episodes preferences",
@@ -58,32 +60,53 @@ def export(
             steps=steps,
             min_score=min_score,
         )
+    else:
+        _refuse(
+            "is about a model; --episodes writes none",
+            policy=policy,
+            checkpoint=checkpoint,
+            merged=merged or None,
+        )
+    if episodes != "preferences":
         _refuse("needs --episodes preferences", min_margin=min_margin)
-        from parl.deploy.model import export as write
 
-        folder = write(run, output, policy, checkpoint, merged)
-        typer.echo(f"{folder}: weights, tokenizer, and README.md, the model card.")
-        return
-    _refuse(
-        "is about a model; --episodes writes none",
-        policy=policy,
-        checkpoint=checkpoint,
-        merged=merged or None,
-    )
-    if episodes == "sft":
-        _refuse("needs --episodes preferences", min_margin=min_margin)
+    require("train", needed_by="parl export")
+    if episodes is None:
+        _export_model(run, output, policy, checkpoint, merged)
+    else:
+        _export_episodes(run, output, episodes, role, steps, min_score, min_margin)
+
+
+def _export_model(
+    run: Path, output: Path, policy: str | None, checkpoint: str | None, merged: bool
+) -> None:
+    from parl.deploy.model import export as export_model
+
+    folder = export_model(run, output, policy, checkpoint, merged)
+    typer.echo(f"{folder}: weights, tokenizer, and README.md, the model card.")
+
+
+def _export_episodes(
+    run: Path,
+    output: Path,
+    kind: Literal["sft", "preferences"],
+    role: Literal["orchestrator", "subagent"] | None,
+    steps: str | None,
+    min_score: float | None,
+    min_margin: float | None,
+) -> None:
     from parl.deploy.dataset import DEFAULT_MARGIN, DatasetRequest, export_episodes
 
     margin = DEFAULT_MARGIN if min_margin is None else min_margin
-    written = export_episodes(
-        run, output, DatasetRequest(episodes, role, steps, min_score or 0.0, margin)
-    )
-    typer.echo(f"{written.folder}: {written.num_rows} rows, and README.md, the dataset card.")
-    for text, num in written.counts.items():
+    request = DatasetRequest(kind, role, steps, min_score or 0.0, margin)
+    result = export_episodes(run, output, request)
+    typer.echo(f"{result.folder}: {result.num_rows} rows, and README.md, the dataset card.")
+    for text, num in result.counts.items():
         typer.echo(f"  {text}: {num}")
 
 
-def _refuse(why: str, **given: object) -> None:
-    for name, value in given.items():
+def _refuse(reason: str, **options: object) -> None:
+    """Raise ConfigError for the first option that was given."""
+    for name, value in options.items():
         if value is not None:
-            raise ConfigError(f"--{name.replace('_', '-')} {why}.")
+            raise ConfigError(f"--{name.replace('_', '-')} {reason}.")

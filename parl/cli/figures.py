@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from parl.core.extras import require
+
 
 def figures(
     runs: Annotated[
@@ -44,6 +46,9 @@ def figures(
         parl figures runs/quickstart --only result -o runs/quickstart
         parl figures runs/seeds/seed_0 runs/seeds/seed_1 --decoding sampled
     """
+    # `width` evaluates the policies; all pictures read runs with the same code.
+    require("train", needed_by="parl figures")
+    require("view", "matplotlib", needed_by="parl figures")
     from parl.report.figures import PICTURES, FiguresRequest, write_figures
 
     request = FiguresRequest(

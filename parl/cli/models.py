@@ -1,4 +1,4 @@
-"""`parl models ...`."""
+"""`parl models ...`: pretrained models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from parl.cli.common import new_app
 models_app = new_app("Pretrained models.")
 
 
+# An app with one command would be that command itself, `parl models NAME`; a callback keeps it a group.
 @models_app.callback()
 def models() -> None:
     """Pretrained models."""

@@ -1,4 +1,4 @@
-"""Commands that show a run: in the browser, or as one file."""
+"""Commands that show a run: in the browser, as one file, as pictures."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from typing import Annotated
 
 import typer
 
-from parl.cli.common import new_app
+from parl.cli.common import LOCALHOST, Host, Port, RunPath, new_app
 from parl.cli.figures import figures
+from parl.core.extras import require
 
 pages_app = new_app("Pages.")
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
 @pages_app.command()
 def view(
     run: RunPath,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one.")] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; the default is this machine only.")
-    ] = "127.0.0.1",
+    port: Port = None,
+    host: Host = LOCALHOST,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
     ] = True,
 ) -> None:
     """Look at a run in the browser, also while it is training.
 
-    Curves, all stored episodes, and each episode's timeline, transcripts, tokens and rewards. Ctrl-C ends it.
+    Curves, all stored episodes, and each episode's timeline, transcripts, tokens and rewards. Ctrl-C
+    ends it.
 
     \b
     Examples:
         parl view runs/quickstart
         parl view runs/quickstart --port 8080 --no-browser
     """
+    require("view", "jinja2", "plotly", "starlette", "uvicorn", "zstandard", needed_by="parl view")
     from parl.report.server import serve
 
     serve(run, host, port, browser)
@@ -54,10 +54,12 @@ def report(
     Example:
         parl report runs/quickstart -o quickstart.html
     """
+    require("view", "jinja2", "plotly", "zstandard", needed_by="parl report")
     from parl.report.pages import write_report
 
     path = write_report(run, output, episodes)
-    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB. Open it in a browser, or send it.")
+    num_bytes = path.stat().st_size
+    typer.echo(f"{path}: {num_bytes / 1e6:.1f} MB. Open it in a browser, or send it.")
 
 
 pages_app.command()(figures)

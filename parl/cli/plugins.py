@@ -1,10 +1,12 @@
-"""`parl envs ...` and `parl rewards ...`."""
+"""`parl envs ...` and `parl rewards ...`: the plugins that are installed, and new ones."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +14,12 @@ import typer
 import yaml
 
 from parl.cli.common import new_app
+from parl.cli.scaffold import Scaffold, new_plugin
+from parl.config.env import EnvConfig
 from parl.config.explain import plain
 from parl.core.errors import ConfigError
+from parl.env import registry
+from parl.env.tools import ToolSpec
 from parl.rewards import terms
 
 envs_app = new_app("The environments that are installed.")
@@ -26,33 +32,38 @@ PackageDir = Annotated[
     Path | None, typer.Option("--dir", help="Where to write it; default: a folder NAME, here.")
 ]
 
+NO_DOCSTRING = "(no docstring)"
+BOUNDS = {
+    "exclusiveMinimum": "above",
+    "minimum": "at least",
+    "exclusiveMaximum": "below",
+    "maximum": "at most",
+}
+"""Keyword of JSON Schema -> words."""
+
 
 @envs_app.command("list")
 def envs_list() -> None:
-    """List the environments: id and what it is."""
-    from parl.env import registry as plugins
-
-    ids = plugins.env_ids()
-    for env_id in ids:
-        typer.echo(
-            f"{env_id:<{max(map(len, ids))}}  {_summary(plugins.env_class(plugins.env_spec(env_id)))}"
-        )
+    """List the environments: id and first line of the description."""
+    summaries = {}
+    for env_id in registry.env_ids():
+        env_class = registry.env_class(registry.env_spec(env_id))
+        summaries[env_id] = _docstring(env_class).splitlines()[0]
+    _echo_table(summaries)
 
 
 @envs_app.command("show")
 def envs_show(env_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Print what an environment is and takes.
+    """Print an environment's description, arguments and tools.
 
     \b
     Example:
         parl envs show parl/WideSearch-v0
     """
-    from parl.env import registry as plugins
-
-    cls = plugins.agent_env_class(env_id)
-    typer.echo(f"{env_id}\n\n{textwrap.indent(_docstring(cls), '    ')}\n")
-    typer.echo(f"env.kwargs: {plugins.describe(plugins.knobs(cls))}\n")
-    _echo_tools(cls.own_tool_specs())
+    env_class = registry.agent_env_class(env_id)
+    typer.echo(f"{env_id}\n\n{textwrap.indent(_docstring(env_class), '    ')}\n")
+    typer.echo(f"env.kwargs: {registry.describe(registry.knobs(env_class))}\n")
+    _echo_tools(env_class.own_tool_specs())
     typer.echo(f"\nIn a config:\n    env:\n      id: {env_id}\n      kwargs: {{}}")
 
 
@@ -63,142 +74,144 @@ def envs_check(
         list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Its arguments.")
     ] = None,
 ) -> None:
-    """Check what an environment has to keep.
+    """Check an environment against its contract.
 
-    Tools, seeds, splits, score, forks, Gymnasium's API, an episode of a swarm, speed. Exit code 0 or 2.
+    Tools, seeds, splits, score, forks, Gymnasium's API, an episode of a swarm, speed. Exit code 0 or
+    2.
 
     \b
     Examples:
         parl envs check parl/WideSearch-v0
         parl envs check mine/Env-v0 num_pages=3
     """
-    from parl.config.env import EnvConfig
-    from parl.testing import check_env as runner
+    from parl.testing import check_env
 
-    config = EnvConfig(id=env_id, kwargs=dict(map(_assignment, kwargs or ())))
-    _echo_tools(runner.made(config).tool_specs())
+    values = dict(_assignment(item) for item in kwargs or ())
+    config = EnvConfig(id=env_id, kwargs=values)
+    _echo_tools(check_env.made(config).tool_specs())
     typer.echo()
-    bad = 0
-    for finding in runner.check(config):
-        bad += finding.status == "BAD"
-        short = finding.status in ("ok", "--")
-        typer.echo(
-            f"{finding.status:<4} {finding.what}"
-            + (f" ({finding.text})" if short and finding.text else "")
-        )
-        if not short:
+
+    num_broken = 0
+    for finding in check_env.check(config):
+        if finding.status == "BAD":
+            num_broken += 1
+        # What needs no action is one line; a failure has its explanation below it.
+        if finding.status in ("ok", "--"):
+            remark = f" ({finding.text})" if finding.text else ""
+            typer.echo(f"{finding.status:<4} {finding.what}{remark}")
+        else:
+            typer.echo(f"{finding.status:<4} {finding.what}")
             typer.echo(textwrap.indent(finding.text, "         "))
-    if bad:
+    if num_broken:
         raise ConfigError(
-            f"{env_id} does not keep {bad} of its promises; correct it and check again."
+            f"{env_id} does not keep {num_broken} of its promises; correct it and check again."
         )
 
 
 @envs_app.command("new")
 def envs_new(name: PackageName, folder: PackageDir = None) -> None:
-    """Write a package with an environment of your own.
+    """Write a package with a new environment.
 
-    It is complete and small: to be installed, tried and changed.
+    It is complete and small: install it, try it, change it.
 
     \b
     Example:
         parl envs new phone-book
     """
-    from parl.cli import scaffold
-
-    made = scaffold.new("envs", name, folder)
-    smoke = shlex.quote(str(made.folder / "smoke.yaml"))
-    _echo_scaffold(made, f"parl envs check {made.plugin}", f"parl train {smoke}")
+    scaffold = new_plugin("envs", name, folder)
+    smoke = shlex.quote(str(scaffold.folder / "smoke.yaml"))
+    _echo_next_steps(scaffold, f"parl envs check {scaffold.plugin}", f"parl train {smoke}")
 
 
 @rewards_app.command("list")
 def rewards_list() -> None:
-    """List the reward terms: name and what it is."""
-    from parl.env import registry as plugins
-
-    plugins.load()
-    known = terms.registered()
-    for name, term in sorted(known.items()):
-        typer.echo(
-            f"{name:<{max(map(len, known))}}  {(term.doc or '(no docstring)').splitlines()[0]}"
-        )
+    """List the reward terms: name and first line of the description."""
+    registry.load()
+    summaries = {}
+    for name, term in sorted(terms.registered().items()):
+        summaries[name] = (term.doc or NO_DOCSTRING).splitlines()[0]
+    _echo_table(summaries)
 
 
 @rewards_app.command("show")
 def rewards_show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Print what a reward term is and takes.
+    """Print a reward term's description, knobs, roles and kind.
 
     \b
     Example:
         parl rewards show outcome
     """
-    from parl.env import registry as plugins
-
-    plugins.load()
+    registry.load()
     term = terms.get(name)
-    knobs = {k: p for k, p in plugins.knobs(term.function).items() if k in term.knobs}
-    typer.echo(f"{name}\n\n{textwrap.indent(term.doc or '(no docstring)', '    ')}\n")
-    typer.echo("knobs:" + ("" if knobs else " (none)"))
+    knobs: dict[str, inspect.Parameter] = {}
+    for knob, parameter in registry.knobs(term.function).items():
+        # The first parameter is the episode, which is no knob.
+        if knob in term.knobs:
+            knobs[knob] = parameter
+
+    typer.echo(f"{name}\n\n{textwrap.indent(term.doc or NO_DOCSTRING, '    ')}\n")
+    typer.echo("knobs:" if knobs else "knobs: (none)")
     for knob, parameter in knobs.items():
-        allowed = _bounds(term.knobs[knob].json_schema())
-        typer.echo(
-            f"    {plugins.describe({knob: parameter})}" + (f"  ({allowed})" if allowed else "")
-        )
+        bounds = _bounds(term.knobs[knob].json_schema())
+        remark = f"  ({bounds})" if bounds else ""
+        typer.echo(f"    {registry.describe({knob: parameter})}{remark}")
     typer.echo(f"roles: {', '.join(term.roles)}")
     typer.echo(f"kind: {'outcome, what Toggle gates on' if term.outcome else 'shaping'}")
-    example = "".join(
-        f", {k}: {plain(p.default) if p.default is not p.empty else '...'}"
-        for k, p in knobs.items()
-    )
-    typer.echo(
-        f"\nIn a config:\n    reward:\n      terms:\n        {name}: {{weight: 1.0{example}}}"
-    )
+    settings = ", ".join(["weight: 1.0", *_settings(knobs)])
+    typer.echo(f"\nIn a config:\n    reward:\n      terms:\n        {name}: {{{settings}}}")
 
 
 @rewards_app.command("new")
 def rewards_new(name: PackageName, folder: PackageDir = None) -> None:
-    """Write a package with a reward term of your own.
+    """Write a package with a new reward term.
 
-    It is complete and small: to be installed, tried and changed.
+    It is complete and small: install it, try it, change it.
 
     \b
     Example:
         parl rewards new short-answers
     """
-    from parl.cli import scaffold
-
-    made = scaffold.new("rewards", name, folder)
-    _echo_scaffold(made, f"parl rewards show {made.plugin}")
+    scaffold = new_plugin("rewards", name, folder)
+    _echo_next_steps(scaffold, f"parl rewards show {scaffold.plugin}")
 
 
-def _bounds(schema: dict[str, Any]) -> str:
-    """What a knob's type allows, where its hint does not show it. Example: "above 0, at most 1"."""
-    words = {
-        "exclusiveMinimum": "above",
-        "minimum": "at least",
-        "exclusiveMaximum": "below",
-        "maximum": "at most",
-    }
-    return ", ".join(f"{word} {schema[key]:g}" for key, word in words.items() if key in schema)
+def _settings(knobs: Mapping[str, inspect.Parameter]) -> list[str]:
+    """Return the knobs as in a config, with their defaults. Example: ["cap: 8", "per: ..."]"""
+    settings = []
+    for knob, parameter in knobs.items():
+        default = "..." if parameter.default is parameter.empty else plain(parameter.default)
+        settings.append(f"{knob}: {default}")
+    return settings
 
 
-def _echo_scaffold(made: Any, *commands: str) -> None:
-    typer.echo(f"wrote {made.folder} with {made.plugin}; next:")
-    for command in (f"pip install -e {shlex.quote(str(made.folder))}", *commands):
+def _bounds(schema: Mapping[str, Any]) -> str:
+    """Return the bounds of a knob's type, which its hint does not show. Example: "above 0, at most 1"."""
+    return ", ".join(f"{word} {schema[key]:g}" for key, word in BOUNDS.items() if key in schema)
+
+
+def _echo_table(summaries: Mapping[str, str]) -> None:
+    width = max((len(name) for name in summaries), default=0)
+    for name, summary in summaries.items():
+        typer.echo(f"{name:<{width}}  {summary}")
+
+
+def _echo_next_steps(scaffold: Scaffold, *commands: str) -> None:
+    typer.echo(f"wrote {scaffold.folder} with {scaffold.plugin}; next:")
+    typer.echo(f"    pip install -e {shlex.quote(str(scaffold.folder))}")
+    for command in commands:
         typer.echo(f"    {command}")
 
 
-def _echo_tools(specs: Any) -> None:
+def _echo_tools(specs: Iterable[ToolSpec]) -> None:
     for spec in specs:
-        typer.echo(
-            f"tool {spec.name}\n{textwrap.indent(spec.description or '(no docstring)', '    ')}"
-        )
+        typer.echo(f"tool {spec.name}")
+        typer.echo(textwrap.indent(spec.description or NO_DOCSTRING, "    "))
         typer.echo(f"    {json.dumps(spec.parameters)}")
 
 
 def _assignment(item: str) -> tuple[str, Any]:
-    name, sep, text = item.partition("=")
-    if not sep:
+    name, separator, text = item.partition("=")
+    if not separator:
         raise ConfigError(f"'{item}' is not an argument; write name=value, such as num=3.")
     try:
         return name, yaml.safe_load(text)
@@ -206,9 +219,6 @@ def _assignment(item: str) -> tuple[str, Any]:
         raise ConfigError(f"The value in '{item}' is not YAML: {error}") from None
 
 
-def _docstring(cls: type | None) -> str:
-    return textwrap.dedent((cls.__doc__ if cls else None) or "(no docstring)").strip()
-
-
-def _summary(cls: type | None) -> str:
-    return _docstring(cls).splitlines()[0]
+def _docstring(env_class: type | None) -> str:
+    docstring = env_class.__doc__ if env_class is not None else None
+    return textwrap.dedent(docstring or NO_DOCSTRING).strip()

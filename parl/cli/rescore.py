@@ -1,4 +1,4 @@
-"""`parl rescore`."""
+"""`parl rescore`: stored episodes under another reward."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
-from parl.cli.common import ConfigPath, Overrides
+from parl.cli.common import ConfigPath, Overrides, RunPath
 from parl.config import load
 from parl.core.errors import ConfigError
+from parl.core.extras import require
 
 
 def rescore(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder; it is only read.")],
+    run: RunPath,
     config: ConfigPath,
     overrides: Overrides = None,
     output: Annotated[
@@ -34,21 +35,24 @@ def rescore(
 
     \b
     Examples:
-        parl rescore runs/quickstart configs/ablations/no_shaping.yaml
-        parl rescore runs/quickstart runs/quickstart/config.resolved.yaml credit.normalize_std=false -o rescored.json
+        parl rescore runs/quickstart ablations/no_shaping
+        parl rescore runs/quickstart quickstart credit.normalize_std=false -o rescored.json
     """
     from parl.evaluation.rescore import rescore_run
     from parl.report.rescored import print_rescored
 
     loaded = load(config, overrides or ())
-    if output is not None and not output.parent.is_dir():  # before the work, which takes a while
+    # Before the work, which takes a while.
+    if output is not None and not output.parent.is_dir():
         raise ConfigError(
             f"-o {output}: there is no folder {output.parent}. Make it, or name another file."
         )
+    require("view", "zstandard", needed_by="parl rescore")
     result = rescore_run(run, loaded, str(config))
+    text = json.dumps(asdict(result))
     if output is not None:
         output.write_text(json.dumps(asdict(result), indent=1))
     if as_json:
-        typer.echo(json.dumps(asdict(result)))
+        typer.echo(text)
     else:
         print_rescored(result)

@@ -1,19 +1,21 @@
-"""Commands that make runs, or go on with them."""
+"""Commands that make runs, go on with them, or use their policies."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from parl.cli.common import ConfigPath, Overrides, new_app
+from parl.cli.common import CheckpointName, ConfigPath, Mode, Overrides, Split, new_app
 from parl.cli.export import export
 from parl.cli.rescore import rescore
 from parl.cli.seeds import seeds
 from parl.cli.serve import serve
 from parl.config import load
+from parl.config.extras import require_extras
 from parl.core.errors import ConfigError
+from parl.core.extras import require
 
 runs_app = new_app("Runs.")
 
@@ -35,14 +37,16 @@ def train(
 
     \b
     Examples:
-        parl train configs/quickstart.yaml
-        parl train configs/quickstart.yaml seed=1 reward.terms.parallel.weight=0
-        parl train configs/quickstart.yaml --resume runs/quickstart
+        parl train quickstart
+        parl train quickstart seed=1 reward.terms.parallel.weight=0
+        parl train quickstart --resume runs/quickstart
     """
-    loaded = load(config, overrides or ())  # before the imports, which take seconds
-    from parl.training.trainer import train as run
+    # A mistake in the config is told before the imports, which take seconds.
+    loaded = load(config, overrides or ())
+    require_extras(loaded, needed_by="parl train")
+    from parl.training.trainer import train as run_training
 
-    run(loaded, resume, dry_run)
+    run_training(loaded, resume, dry_run)
 
 
 @runs_app.command("eval")
@@ -50,24 +54,18 @@ def evaluate(
     targets: Annotated[
         list[Path],
         typer.Argument(
-            metavar="CONFIG_OR_RUN", help="A YAML file, or the run folders of a config's seeds."
+            metavar="CONFIG_OR_RUN", help="A config, or the run folders of a config's seeds."
         ),
     ],
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="STEP|best|cold-start", help="Default: the last.")
-    ] = None,
-    mode: Annotated[
-        Literal["swarm", "single"] | None, typer.Option(help="Default: the config's.")
-    ] = None,
+    checkpoint: CheckpointName = None,
+    mode: Annotated[Mode | None, typer.Option(help="Default: the config's.")] = None,
     tasks: Annotated[
         int | None, typer.Option(min=1, help="Number of tasks. Default: the config's.")
     ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Attempts per task: Avg@N, Max@N, Pass@N.")
     ] = 1,
-    split: Annotated[
-        Literal["train", "validation", "test"] | None, typer.Option(help="Default: the config's.")
-    ] = None,
+    split: Annotated[Split | None, typer.Option(help="Default: the config's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Evaluate a run or a config on held-out tasks, with 95 % intervals.
@@ -80,6 +78,7 @@ def evaluate(
         parl eval runs/seeds/seed_0 runs/seeds/seed_1 --trials 4
         parl eval runs/quickstart --checkpoint cold-start --mode single --json
     """
+    require("train", needed_by="parl eval")
     from parl.cli.eval import evaluate_command
 
     evaluate_command(
@@ -101,9 +100,10 @@ def sft(config: ConfigPath, overrides: Overrides = None) -> None:
 
     \b
     Example:
-        parl sft configs/quickstart.yaml
+        parl sft quickstart
     """
     loaded = load(config, overrides or ())
+    require_extras(loaded, needed_by="parl sft")
     from parl.training.trainer import run_cold_start_alone
 
     path = run_cold_start_alone(loaded)
@@ -134,19 +134,22 @@ def ablate(
 
     \b
     Examples:
-        parl ablate configs/quickstart.yaml --vary reward.terms.parallel.weight=0,0.3 --seeds 5
-        parl ablate configs/quickstart.yaml --configs configs/ablations/no_shaping.yaml configs/ablations/toggle.yaml
+        parl ablate quickstart --vary reward.terms.parallel.weight=0,0.3 --seeds 5
+        parl ablate quickstart --configs ablations/no_shaping ablations/toggle
     """
     # An option takes one value each time; what follows it, as in `--configs A B`, arrives in `more`.
-    varied = [*(vary or ()), *(item for item in more or () if "=" in item)]
-    compared = [*(configs or ()), *(item for item in more or () if "=" not in item)]
-    if bool(varied) == bool(compared):
+    axes, paths = list(vary or ()), list(configs or ())
+    for item in more or ():
+        (axes if "=" in item else paths).append(item)
+    if bool(axes) == bool(paths):
         raise ConfigError(
-            "Say what to compare: either --vary key.path=v1,v2 (values of one config) or --configs A.yaml B.yaml."
+            "Say what to compare: either --vary key.path=v1,v2 (values of one config) "
+            "or --configs A.yaml B.yaml."
         )
-    from parl.cli.ablate import ablate as run
+    require_extras(load(config), needed_by="parl ablate")
+    from parl.cli.ablate import ablate as run_ablation
 
-    run(config, vary=varied, configs=[Path(c) for c in compared], seeds=seeds)
+    run_ablation(config, vary=axes, configs=[Path(path) for path in paths], seeds=seeds)
 
 
 runs_app.command()(seeds)
@@ -163,12 +166,12 @@ def doctor() -> None:
     """
     from parl.cli.doctor import findings
 
-    found = findings()
-    for item in found:
-        typer.echo(
-            f"{ {True: 'ok ', False: 'FIX', None: '-  '}[item.ok] }  {item.name:<14} {item.value}"
-        )
-        if item.fix and not item.ok:
-            typer.echo(f"{'':<20}-> {item.fix}")
-    if any(item.ok is False for item in found):
+    marks = {True: "ok ", False: "FIX", None: "-  "}
+    is_complete = True
+    for finding in findings():
+        typer.echo(f"{marks[finding.ok]}  {finding.name:<14} {finding.value}")
+        if finding.fix and not finding.ok:
+            typer.echo(f"{'':<20}-> {finding.fix}")
+        is_complete = is_complete and finding.ok is not False
+    if not is_complete:
         raise typer.Exit(1)

@@ -1,7 +1,7 @@
-"""New plugin packages: the templates, under the user's name.
+"""New plugin packages: the templates, written under the user's name.
 
-In: a name. Out: a folder with an installable package. The templates are complete plugins that tests install
-(`envs/template`, `rewards/template`); a wheel carries them inside `parl`.
+The templates are complete plugins that tests install (`envs/template`, `rewards/template`); a wheel carries them inside
+`parl`. So a template cannot rot: it is tested as a plugin before it is a template.
 """
 
 from __future__ import annotations
@@ -19,120 +19,142 @@ from typing import Literal
 import gymnasium
 
 from parl.core.errors import ConfigError
-from parl.env import registry as plugins
+from parl.env import registry
 from parl.rewards import terms
 
 Kind = Literal["envs", "rewards"]
 
 SUFFIXES = (".py", ".toml", ".md", ".yaml")
+"""Files of a template; caches and build output next to them are none."""
+SEPARATORS = r"[-_. ]+"
 
 
 @dataclass(frozen=True, slots=True)
 class Scaffold:
-    """What was written."""
+    """A package that was written."""
 
     folder: Path
     plugin: str
     """The environment's id, or the reward term's name."""
 
 
-def new(kind: Kind, name: str, folder: Path | None = None) -> Scaffold:
-    """Write a plugin package called `name` into `folder` (default: a folder of that name, here).
+@dataclass(frozen=True, slots=True)
+class _Names:
+    plugin: str
+    words: Mapping[str, str]
+    """Word of the template -> its replacement, in texts and in paths."""
 
-    Raises ConfigError, and writes nothing: a bad or taken name, a folder that is not empty or cannot be written.
+
+def new_plugin(kind: Kind, name: str, folder: Path | None = None) -> Scaffold:
+    """Write a plugin package.
+
+    Args:
+        kind: which template.
+        name: of the package; case and separators are free, as in `Dice Game`.
+        folder: where to; by default a folder of the package's name, here.
+    Raises:
+        ConfigError: a bad or taken name, or a folder that is not empty or cannot be written; nothing was written.
     """
-    package = re.sub(r"[-_. ]+", "-", name).lower()
+    package = re.sub(SEPARATORS, "-", name).lower()
     module = package.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", module):
         raise ConfigError(
-            f"'{name}' cannot name a package: give letters, digits and hyphens between them, a letter first, such as "
-            f"my-{kind[:-1]}."
+            f"'{name}' cannot name a package: give letters, digits and hyphens between them, "
+            f"a letter first, such as my-{kind[:-1]}."
         )
     folder = folder or Path(package)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not is_empty:
         raise ConfigError(
             f"{folder} exists and is not an empty folder. Give another name, or --dir FOLDER."
         )
-    names = _env_names(name, package, module) if kind == "envs" else _reward_names(package, module)
+    names = _names(kind, name, package, module)
     _check_free(kind, package, module, names.plugin)
     _write(kind, folder, names.words)
     return Scaffold(folder, names.plugin)
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    plugin: str
-    words: Mapping[str, str]
-    """Word of the template -> what stands in its place, in texts and in paths."""
+def template(kind: Kind) -> Path:
+    """Return a template's folder: inside the installed package, or in the checkout that is installed editable."""
+    package = Path(__file__).parents[1]
+    installed = package / "templates" / kind
+    return installed if installed.is_dir() else package.parent / kind / "template"
+
+
+def _names(kind: Kind, name: str, package: str, module: str) -> _Names:
+    if kind == "envs":
+        return _env_names(name, package, module)
+    return _reward_names(package, module)
 
 
 def _env_names(name: str, package: str, module: str) -> _Names:
-    title = "".join(part[:1].upper() + part[1:] for part in re.split(r"[-_. ]+", name))
+    # "phone-book" -> "PhoneBook"; a capital inside a part stays, as in "myEnv".
+    title = "".join(part[:1].upper() + part[1:] for part in re.split(SEPARATORS, name))
     env_id = f"{module}/{title}-v0"
     words = {
         "parl-env-calc": package,
         "calc-smoke": f"{package}-smoke",
         "calc_env": module,
         "calc/Calc-v0": env_id,
+        # Of an environment called MyEnv, the class is not MyEnvEnv.
         "CalcEnv": title.removesuffix("Env") + "Env",
     }
     return _Names(env_id, words)
 
 
 def _reward_names(package: str, module: str) -> _Names:
-    return _Names(
-        module, {"parl-reward-brevity": package, "brevity_reward": module, "brevity": module}
-    )
+    words = {"parl-reward-brevity": package, "brevity_reward": module, "brevity": module}
+    return _Names(module, words)
 
 
 def _check_free(kind: Kind, package: str, module: str, plugin: str) -> None:
+    """Raise ConfigError for a name that Python, an installed package or another plugin has already."""
     if keyword.iskeyword(module):
         raise ConfigError(
             f"'{module}' is a word of Python's own, so it cannot name a module. Give another name."
         )
     if module in sys.stdlib_module_names:
         raise ConfigError(
-            f"'{module}' is the name of a module of Python, which yours would hide. Give another name."
+            f"'{module}' is the name of a module of Python, which yours would hide. "
+            "Give another name."
         )
     if module == "tests":
         raise ConfigError("'tests' is the folder of the package's own tests. Give another name.")
     spec = importlib.util.find_spec(module)
-    if spec is not None and spec.origin is not None:  # without one it is a mere folder beside us
+    # Without an origin it is a namespace package: a mere folder of that name in the working directory.
+    if spec is not None and spec.origin is not None:
         raise ConfigError(
             f"The module '{module}' is installed already ({spec.origin}). Give another name."
         )
     try:
-        raise ConfigError(
-            f"The package '{distribution(package).name}' is installed already. Give another name."
-        )
+        installed = distribution(package).name
     except PackageNotFoundError:
-        pass
-    plugins.load()
-    if plugin in (gymnasium.registry if kind == "envs" else terms.registered()):
+        installed = None
+    if installed is not None:
+        raise ConfigError(f"The package '{installed}' is installed already. Give another name.")
+    registry.load()
+    registered = gymnasium.registry if kind == "envs" else terms.registered()
+    if plugin in registered:
         raise ConfigError(
             f"'{plugin}' is registered already: `parl {kind} show {plugin}`. Give another name."
         )
 
 
-def template(kind: Kind) -> Path:
-    """The folder of a template: inside the installed package, or in the checkout that is installed editable."""
-    package = Path(__file__).parents[1]  # of the wheel: parl/
-    shipped = package / "templates" / kind
-    return shipped if shipped.is_dir() else package.parent / kind / "template"
-
-
 def _write(kind: Kind, folder: Path, words: Mapping[str, str]) -> None:
     source = template(kind)
-    pattern = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
+    # The longest first: `brevity` is also the beginning of `brevity_reward`.
+    longest_first = sorted(words, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def renamed(text: str) -> str:
         return pattern.sub(lambda match: words[match[0]], text)
 
+    files = sorted(path for path in source.rglob("*") if path.suffix in SUFFIXES)
     try:
-        for path in sorted(p for p in source.rglob("*") if p.suffix in SUFFIXES):
-            target = folder / renamed(path.relative_to(source).as_posix())
+        for file in files:
+            target = folder / renamed(file.relative_to(source).as_posix())
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(renamed(path.read_text("utf-8")), "utf-8")
+            target.write_text(renamed(file.read_text("utf-8")), "utf-8")
     except OSError as error:
         raise ConfigError(
             f"The package cannot be written: {error}. Give another place: --dir FOLDER."

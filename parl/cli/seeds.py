@@ -10,6 +10,7 @@ import typer
 
 from parl.cli.common import ConfigPath
 from parl.config import load
+from parl.config.extras import require_extras
 from parl.core.errors import ConfigError
 
 
@@ -34,8 +35,8 @@ def seeds(
 
     \b
     Examples:
-        parl seeds configs/quickstart.yaml
-        parl seeds configs/quickstart.yaml --seeds 0 1 2 -o runs/three train.num_steps=20
+        parl seeds quickstart
+        parl seeds quickstart --seeds 0 1 2 -o runs/three train.num_steps=20
     """
     # An option takes one value each time; what follows it, as in `--seeds 0 1`, arrives in `more`.
     overrides = [item for item in more or () if "=" in item]
@@ -43,14 +44,15 @@ def seeds(
     for item in more or ():
         if "=" in item:
             continue
+        # Without --seeds before it, a bare word is a mistake, not the first seed.
         if not first or not item.isdecimal():
             raise ConfigError(
                 f"'{item}' is neither a seed nor an override: give --seeds 0 1 2, or key.path=value."
             )
         all_seeds.append(int(item))
     all_seeds = all_seeds or [0, 1, 2, 3, 4]
-    load(config, overrides)  # a mistake is refused before the first run starts
-
+    # A mistake is refused before the first run starts.
+    require_extras(load(config, overrides), needed_by="parl seeds")
     from parl.training.seeds import run_seed, seeds_table
 
     summaries = []

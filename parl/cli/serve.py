@@ -1,4 +1,4 @@
-"""The command that serves a run's policies."""
+"""`parl serve`: a run's policies behind an endpoint."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from typing import Annotated
 
 import typer
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+from parl.cli.common import LOCALHOST, CheckpointName, Host, Port, RunPath
+from parl.core.extras import require
 
 
 def serve(
     run: RunPath,
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="STEP|best|cold-start", help="Default: the last.")
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; the default is this machine only.")
-    ] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one.")] = None,
+    checkpoint: CheckpointName = None,
+    host: Host = LOCALHOST,
+    port: Port = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -28,13 +25,15 @@ def serve(
 ) -> None:
     """Serve the trained policies behind an OpenAI-compatible endpoint.
 
-    A conversation goes on with the tokens that were sampled; it is never rendered again. Ctrl-C ends it.
+    A conversation goes on with the tokens that were sampled; it is never rendered again. Ctrl-C ends
+    it.
 
     \b
     Examples:
         parl serve runs/quickstart --port 8000
         parl serve runs/quickstart --checkpoint best --record turns.jsonl
     """
+    require("train", needed_by="parl serve")
     from parl.deploy.serve import serve as run_server
 
     run_server(run, checkpoint, host, port, record)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from parl.config.renamed import refuse_old_names
 from parl.config.schema import Config
+from parl.config.shipped import find_config, nearest_config
 from parl.core.errors import ConfigError, did_you_mean
 
 
@@ -36,7 +37,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, merge and validate a config.
 
     Args:
-        path: a YAML file; its `extends` names a base file, relative to it.
+        path: a YAML file, or the name of a shipped config. Its `extends` names a base: a file, relative to it, or
+            a shipped config.
         overrides: dotted assignments, values parsed as YAML: `loss.tau=0.1`, `reward.terms.finish.weight=0`.
     Raises:
         ConfigError: anything that is wrong with the input.
@@ -49,7 +51,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def load_raw(path: str | Path) -> dict[str, Any]:
     """The merged mapping of a file and its bases, before validation. Relative paths become absolute."""
-    return _read(Path(path), ())
+    return _read(find_config(path), ())
 
 
 def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
@@ -69,8 +71,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
             f"`extends` goes round in a circle: {' -> '.join(p.name for p in (*seen, path))}"
         )
     if not path.is_file():
-        near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.yaml")))
-        raise ConfigError(f"There is no config file {path}.{near}")
+        raise ConfigError(f"There is no config file {path}.{nearest_config(path)}")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -88,13 +89,13 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: `extends` names one file, relative to this one (given: {base!r})"
         )
-    return merge(_read(path.parent / base, (*seen, path)), raw)
+    return merge(_read(find_config(base, path.parent), (*seen, path)), raw)
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     """Paths inside a config are relative to the file that names them, not to the working directory."""
     if isinstance(raw.get("baseline"), str):
-        raw["baseline"] = str(folder / raw["baseline"])
+        raw["baseline"] = str(find_config(raw["baseline"], folder))
     env = raw.get("env")
     parts = env.get("mix") if isinstance(env, dict) else None
     for part in (env, *parts) if isinstance(parts, list) else (env,):

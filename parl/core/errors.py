@@ -2,7 +2,8 @@
 
     ParlError
     |-- ConfigError (ValueError)      the user's input is wrong: exit code 2, one clear message, no traceback
-    |   `-- ModelUnavailable          a model of the hub that could not be fetched
+    |   |-- ModelUnavailable          a model of the hub that could not be fetched
+    |   `-- MissingExtra (ImportError) an optional package is not installed; the message has the line to type
     |-- CheckpointError (ValueError)  a run folder or checkpoint cannot be used as asked: exit code 2
     |-- EnvFailure (RuntimeError)     an environment says what has failed: the kind of an episode's failure
     |   `-- JudgeFailure              a judge gave no verdict: `judge_timeout`, `judge_unavailable`, `judge_malformed`
@@ -31,6 +32,10 @@ class ConfigError(ParlError, ValueError):
 
 class ModelUnavailable(ConfigError):
     """A model of the Hugging Face hub is not in the cache and could not be fetched."""
+
+
+class MissingExtra(ConfigError, ImportError):
+    """An optional package is not installed. The message says which extra of `parl-swarm` brings it."""
 
 
 class CheckpointError(ParlError, ValueError):

@@ -24,6 +24,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from parl.config.env import EnvConfig, EnvSection
 from parl.core.errors import ConfigError, did_you_mean
+from parl.core.extras import missing_extra
 from parl.core.moved import OldPathError
 from parl.env.base import AgentEnv
 from parl.env.mixture import combine
@@ -176,6 +177,8 @@ def _make_part(config: EnvConfig) -> AgentEnv:
         env = gymnasium.make(spec, disable_env_checker=True).unwrapped
     except ConfigError:
         raise
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, needed_by=config.id) or error from None
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(
             f"{config.id} cannot be made with env.kwargs {config.kwargs}: {error}\n"

@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-import datasets
-
 from parl.config import Config
 from parl.config.env import EnvConfig, TaskSource
 from parl.core.errors import ConfigError
+from parl.core.extras import require
 from parl.core.types import Split, Task
 from parl.env.base import AgentEnv
 from parl.env.mixture import interleave, of_ability, parts_of
@@ -68,6 +67,9 @@ def _read(config: EnvConfig, env: AgentEnv, split: Split, source: TaskSource) ->
     assert path is not None
     if not path.is_file():
         raise ConfigError(f"env.tasks.{split}.path: there is no file {path}")
+    require("train", "datasets", needed_by=f"env.tasks.{split}.path")
+    import datasets
+
     kind = "parquet" if path.suffix == ".parquet" else "json"
     try:
         rows = datasets.load_dataset(kind, data_files=str(path), split="train")

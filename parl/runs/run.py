@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from parl.config import Config, parse
 from parl.core.errors import CheckpointError
+from parl.core.extras import require
 from parl.runs.folder import read_resolved
 from parl.runs.reader import RunReader
 
@@ -63,6 +64,7 @@ class Run:
     @cached_property
     def metrics(self) -> pandas.DataFrame:
         """One row for each step, indexed by it; a metric that a step lacks is NaN."""
+        require("view", "pandas", needed_by="Run.metrics")
         import pandas
 
         frame = pandas.DataFrame(self._reader.metrics())
@@ -79,6 +81,7 @@ class Run:
     @cached_property
     def episodes(self) -> pandas.DataFrame:
         """One row for each stored episode: step, task, status, score, reward, steps, tokens."""
+        require("view", "pandas", "zstandard", needed_by="Run.episodes")
         import pandas
 
         return pandas.DataFrame(self._reader.rows())

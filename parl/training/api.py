@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parl.config import Config, load, parse
+from parl.config.extras import require_extras
 from parl.config.loader import override
 from parl.core.errors import ConfigError
 from parl.core.machine import restored_settings
@@ -47,6 +48,7 @@ def train(
         summary.heldout["trained"]["swarm"]["greedy"]["score"]
     """
     config = _as_config(config, overrides)
+    require_extras(config, needed_by="parl.train")
     with restored_settings():
         # Here, since some libraries draw from the global random state when they are imported.
         from parl.training.trainer import train as run_training

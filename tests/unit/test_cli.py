@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from typing import Any
 import gymnasium
 import pytest
 
+import parl
 from parl.cli import doctor
 from parl.cli import main as cli
 from parl.config import load
@@ -375,11 +378,25 @@ def test_doctor_prints_a_line_and_a_fix(
 
 
 def test_doctor_names_a_library_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
+    def fail(name: str) -> None:
+        raise OSError(f"{name}: a binary for another machine")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
     finding = doctor.ray()
     assert finding.ok is False
-    assert "cannot be imported" in finding.value
+    assert "cannot be imported: OSError: ray: a binary" in finding.value
     assert "make install" in finding.fix
+
+
+def test_doctor_knows_the_light_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("torch", "ray"):
+        monkeypatch.setitem(sys.modules, module, None)
+    finding = doctor.torch()
+    assert (finding.ok, finding.value) == (None, "not installed")
+    assert finding.fix == "pip install 'parl-swarm[train]'"
+    extras = doctor.extras()
+    assert extras.ok is None
+    assert extras.fix.startswith("pip install 'parl-swarm[train,ray")
 
 
 def test_a_plugin_adds_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,11 +414,122 @@ def test_doctor_looks_at_this_machine() -> None:
     assert "usable" in light[2].value
 
 
+# --- version, configs that ship, missing extras ---------------------------------------------------------------
+
+
+def test_the_version_has_one_home(run: Run) -> None:
+    assert run("--version") == (0, f"{parl.__version__}\n", "")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["hatch"]["version"] == {"path": "parl/__init__.py"}
+
+
+def test_configs_list_has_every_file_with_its_purpose(run: Run) -> None:
+    lines = run("configs", "list")[1].splitlines()
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    names = [path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in files]
+    assert [line.split()[0] for line in lines] == sorted(names)
+    assert all(len(line.split()) > 1 for line in lines)
+
+
+@pytest.mark.parametrize("name", ["smoke", "ablations/grpo", "ablations/rigid", "visual_single"])
+def test_a_copied_config_is_the_same_config(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("configs", "copy", name)
+    file = Path(name).name + ".yaml"
+    assert (code, out) == (0, f"wrote {file}; next: parl train {file}\n")
+    assert load(file) == load(name)
+
+
+def test_configs_copy_writes_over_nothing(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "smoke.yaml").write_text("mine")
+    for target, message in [
+        (tmp_path, "exists already"),
+        (tmp_path / "no" / "x.yaml", "there is no folder"),
+        (tmp_path / "x.json", "ending in .yaml"),
+    ]:
+        code, _, err = run("configs", "copy", "smoke", "--to", target)
+        assert code == 2
+        assert message in err
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+    code, _, err = run("configs", "copy", "smke", "--to", tmp_path)
+    assert code == 2
+    assert "Did you mean 'smoke'?" in err
+
+
+@pytest.mark.parametrize(
+    "args, needed_by, extra",
+    [
+        ("train PATH", "parl train needs torch", "train"),
+        ("sft PATH", "parl sft needs torch", "train"),
+        ("eval PATH", "parl eval needs torch", "train"),
+        ("seeds PATH", "parl seeds needs torch", "train"),
+        ("ablate PATH --vary loss.tau=0,1", "parl ablate needs torch", "train"),
+        ("export runs/r -o x", "parl export needs torch", "train"),
+        ("serve runs/r", "parl serve needs torch", "train"),
+        ("figures runs/r", "parl figures needs torch", "train"),
+        ("view runs/r", "parl view needs starlette", "view"),
+        ("report runs/r", "parl report needs zstandard", "view"),
+        ("rescore runs/r PATH", "parl rescore needs zstandard", "view"),
+    ],
+)
+def test_a_missing_extra_is_one_error_with_the_line_to_type(
+    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch, args: str, needed_by: str, extra: str
+) -> None:
+    module = needed_by.split()[-1]
+    monkeypatch.setitem(sys.modules, module, None)
+    code, out, err = run(*args.replace("PATH", str(path)).split())
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: {needed_by}, which is not installed. Type: pip install 'parl-swarm[{extra}]'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "module, override, message",
+    [
+        ("wandb", "tracking.wandb.mode=online", "tracking.wandb.mode: online needs wandb"),
+        ("ray", "rollout.backend=ray", "rollout.backend: ray needs ray"),
+    ],
+)
+def test_an_extra_that_a_config_needs_is_missed_before_the_run(
+    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch, module: str, override: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run("train", path, override)
+    assert code == 2
+    assert message in err
+    assert f"pip install 'parl-swarm[{module}]' or set {override.partition('=')[0]}=" in err
+
+
+def test_a_failed_import_of_an_extra_is_told_too(
+    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'ray'", name="ray.rllib")
+
+    monkeypatch.setitem(sys.modules, "parl.training.trainer", SimpleNamespace(train=fail))
+    code, _, err = run("train", path)
+    assert code == 2
+    assert "parl train needs ray, which is not installed" in err
+
+
 # --- start-up ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["config", "show"], ["config", "check"], ["rewards", "list"]]
+    "command",
+    [
+        [],
+        ["--version"],
+        ["config", "show"],
+        ["config", "check"],
+        ["configs", "list"],
+        ["envs", "list"],
+        ["rewards", "list"],
+    ],
 )
 def test_light_commands_load_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
@@ -411,7 +539,7 @@ def test_light_commands_load_nothing_heavy(command: list[str], tmp_path: Path) -
         f"import json, sys; sys.argv = {argv!r}\n"
         "import parl.cli.main\n"
         "try:\n    parl.cli.main.main()\nexcept SystemExit:\n    pass\n"
-        "heavy = ('torch', 'ray', 'transformers', 'datasets')\n"
+        "heavy = ('torch', 'ray', 'transformers', 'datasets', 'pandas', 'scipy', 'plotly')\n"
         "print(json.dumps([name for name in heavy if name in sys.modules]))"
     )
     result = subprocess.run(

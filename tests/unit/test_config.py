@@ -12,6 +12,7 @@ from parl.cli import config as config_commands
 from parl.cli import main as cli
 from parl.config import load, load_raw, phases
 from parl.core.errors import ConfigError
+from tests.helpers import ROOT
 
 BASE = "name: base\nenv: {id: parl/X-v0}\n"
 
@@ -290,3 +291,48 @@ def test_several_problems_are_listed_together(folder: Path) -> None:
     with pytest.raises(ConfigError) as error:
         load(write(folder, "extends: base.yaml\nsed: 1\ntrain: {num_steps: x, gruop_size: 2}"))
     assert len(str(error.value).splitlines()) == 4
+
+
+# --- configs that ship -----------------------------------------------------------------------------------------
+
+
+def test_a_shipped_config_is_loaded_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load("ablations/grpo") == load(ROOT / "configs" / "ablations" / "grpo.yaml")
+
+
+def test_a_path_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoke").write_text("name: mine\nenv: {id: CartPole-v1}\n")
+    assert load("smoke").name == "mine"
+
+
+def test_a_file_extends_a_shipped_config(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: smoke\nname: mine\nbaseline: smoke-single\n")
+    loaded = load(path)
+    smoke = load("smoke")
+    assert loaded == smoke.model_copy(update={"name": "mine"})
+    assert loaded.baseline is not None
+    assert load(loaded.baseline).name == "smoke-single"
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("quickstrat", r"Did you mean 'quickstart'\? `parl configs list`"),
+        ("grpo", r"PARL ships a config of this name; type: ablations/grpo"),
+        ("configs/quickstart.yaml", r"PARL ships a config of this name; type: quickstart"),
+        ("nothing.yaml", r"Allowed: mine\.yaml"),
+        ("../smoke", r"There is no config file"),
+    ],
+)
+def test_a_config_that_is_not_there_is_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    with pytest.raises(ConfigError, match=message):
+        load(path)

@@ -41,7 +41,7 @@ def written(folder: Path) -> dict[str, str]:
 def test_an_environment_has_the_name_everywhere(
     name: str, package: str, module: str, env_id: str, cls: str
 ) -> None:
-    made = scaffold.new("envs", name)
+    made = scaffold.new_plugin("envs", name)
     assert (made.folder, made.plugin) == (Path(package), env_id)
     files = written(made.folder)
     assert set(files) == {
@@ -77,7 +77,7 @@ def test_an_environment_has_the_name_everywhere(
 
 
 def test_a_reward_has_the_name_everywhere(empty: Path) -> None:
-    made = scaffold.new("rewards", "short-answers", empty / "a" / "b")
+    made = scaffold.new_plugin("rewards", "short-answers", empty / "a" / "b")
     assert (made.folder, made.plugin) == (empty / "a" / "b", "short_answers")
     files = written(made.folder)
     assert set(files) == {
@@ -108,7 +108,7 @@ def test_a_reward_has_the_name_everywhere(empty: Path) -> None:
 )
 def test_a_bad_name_is_refused_and_nothing_is_written(empty: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        scaffold.new("envs", name)
+        scaffold.new_plugin("envs", name)
     assert list(empty.iterdir()) == []
 
 
@@ -116,7 +116,7 @@ def test_a_reward_that_is_registered_is_taken(empty: Path) -> None:
     with pytest.raises(
         ConfigError, match="'outcome' is registered already: `parl rewards show outcome`"
     ):
-        scaffold.new("rewards", "outcome")
+        scaffold.new_plugin("rewards", "outcome")
     assert list(empty.iterdir()) == []
 
 
@@ -128,13 +128,13 @@ def test_a_folder_that_is_not_empty_is_left_alone(empty: Path) -> None:
         with pytest.raises(
             ConfigError, match=r"exists and is not an empty folder. Give another name, or --dir"
         ):
-            scaffold.new("envs", "dice", folder)
+            scaffold.new_plugin("envs", "dice", folder)
     assert written(empty) == {"dice/mine.txt": "mine", "file": "mine"}
     with pytest.raises(ConfigError, match="cannot be written"):
-        scaffold.new("envs", "dice", empty / "file" / "below")
+        scaffold.new_plugin("envs", "dice", empty / "file" / "below")
 
 
 def test_an_empty_folder_will_do(empty: Path) -> None:
     (empty / "dice").mkdir()
-    assert scaffold.new("envs", "dice").folder == Path("dice")
+    assert scaffold.new_plugin("envs", "dice").folder == Path("dice")
     assert (empty / "dice" / "dice" / "env.py").is_file()

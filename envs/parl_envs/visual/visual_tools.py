@@ -16,6 +16,7 @@ from pydantic import Field
 
 from parl.core.abstention import Question, tally
 from parl.core.errors import ConfigError, did_you_mean
+from parl.core.extras import require
 from parl.core.types import Task
 from parl.env.base import AgentEnv, Demonstration
 from parl.env.demonstrations import Segment
@@ -60,6 +61,8 @@ class VisualTools(AgentEnv):
         unanswerable: float = 0.0,
         max_images: int = 16,
     ) -> None:
+        # Here rather than at the first picture, which is drawn in the middle of a run.
+        require("envs", "PIL", "scipy", needed_by="parl/VisualTools-v0")
         self.tools, self.max_images = tools, max_images
         super().__init__()
         for question in questions:
