@@ -25,7 +25,8 @@ from statistics import StatisticsError, correlation, fmean
 from typing import Any, get_args
 
 from parl.config import load
-from parl.config.objective import Credit, Reward, Term
+from parl.config.credit import Credit
+from parl.config.reward import Reward, Term
 from parl.config.roles import Roles
 from parl.core.types import Episode
 from parl.env import registry as plugins

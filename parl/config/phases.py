@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from parl.config.roles import Gate, RoleConfig, Roles, Trainable
+from parl.config.gate import Gate
+from parl.config.roles import RoleConfig, Roles, Trainable
 from parl.core.errors import ConfigError
 from parl.core.types import Role
 

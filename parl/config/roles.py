@@ -7,16 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from parl.config.base import ConfigModel, NonNegFloat, PositiveFloat, PositiveInt
+from parl.config.gate import Gate
 from parl.core.types import Role
-
-
-class Gate(ConfigModel):
-    """A skill that ends a phase: at the first step whose metric reaches the value, or after `max_steps` without."""
-
-    metric: str
-    """A metric of the step, such as outcome/subtask or eval/score. A step that lacks it has not reached the value."""
-    value: float
-    max_steps: PositiveInt
 
 
 class Turns(ConfigModel):

@@ -13,9 +13,11 @@ from pydantic import Field, model_validator
 
 from parl.config import rules
 from parl.config.base import ConfigModel, NonNegInt, PositiveInt
+from parl.config.credit import Credit
 from parl.config.env import AnyEnv
-from parl.config.objective import Credit, Loss, Reward
+from parl.config.loss import Loss
 from parl.config.policy import Policy
+from parl.config.reward import Reward
 from parl.config.roles import ClockConfig, Roles, Swarm
 from parl.config.rollout import Rollout
 from parl.config.training import ColdStart, Eval, Tracking, Train

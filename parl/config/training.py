@@ -8,24 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from parl.config.base import ConfigModel, NonNegFloat, NonNegInt, PositiveInt
+from parl.config.gate import StageGate
 from parl.config.policy import Optimizer
-
-
-class Until(ConfigModel):
-    """When a stage of the cold start ends: at a skill measured on validation, or at max_steps."""
-
-    metric: str
-    value: float
-    max_steps: PositiveInt
-    min_steps: NonNegInt = 0
-    every: PositiveInt = 20
 
 
 class Stage(ConfigModel):
     name: str
     data: dict[str, NonNegFloat]
     """Mixture over the environment's demonstration kinds, by name -> share. Of a mix, ABILITY/KIND -> share."""
-    until: Until
+    until: StageGate
     optimizer: Optimizer = Optimizer(lr=3e-3, muon_lr=0.012, betas=(0.9, 0.95), warmup_steps=20)
     tokens_per_step: PositiveInt = 5000
     demonstrator: dict[str, Any] = Field(default_factory=dict)

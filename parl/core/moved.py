@@ -24,6 +24,7 @@ MODULES: Mapping[str, str] = {
     "parl.checks.promises": "parl.testing.contract",
     "parl.checks.runner": "parl.testing.check_env",
     "parl.cold_start": "parl.training.cold_start",
+    "parl.config.objective": "parl.config.reward",
     "parl.commands": "parl.cli",
     "parl.commands.common": "parl.cli.common",
     "parl.commands.config": "parl.cli.config",
@@ -118,6 +119,16 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "sft_command": "parl.training.trainer.run_cold_start_alone",
         "token_accuracy": "parl.training.sft.token_accuracy",
     },
+    "parl.config.objective": {
+        "Credit": "parl.config.credit.Credit",
+        "EffortBudget": "parl.config.reward.EffortBudget",
+        "Loss": "parl.config.loss.Loss",
+        "Modifiers": "parl.config.reward.Modifiers",
+        "Reward": "parl.config.reward.Reward",
+        "Schedule": "parl.config.reward.Schedule",
+        "Term": "parl.config.reward.Term",
+        "Toggle": "parl.config.reward.Toggle",
+    },
     "parl.config.schema": {
         "Engine": "parl.config.policy.Engine",
         "EngineConfig": "parl.config.policy.EngineConfig",
@@ -126,7 +137,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "RoleConfig": "parl.config.roles.RoleConfig",
         "Sampling": "parl.config.roles.Sampling",
         "Stage": "parl.config.training.Stage",
-        "Until": "parl.config.training.Until",
+        "Until": "parl.config.gate.StageGate",
         "Wandb": "parl.config.training.Wandb",
     },
     "parl.credit": {

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import torch
 
-from parl.config.objective import Loss
+from parl.config.loss import Loss
 from parl.config.policy import Optimizer
 from parl.core import ray_session
 from parl.core.types import Sample

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from parl.config.objective import Loss
+from parl.config.loss import Loss
 from parl.config.policy import Optimizer
 from parl.core.errors import EngineMismatch
 from parl.core.types import Sample

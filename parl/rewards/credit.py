@@ -16,7 +16,8 @@ from statistics import fmean
 from typing import TypeVar
 
 from parl.config import phases
-from parl.config.objective import Credit, Loss
+from parl.config.credit import Credit
+from parl.config.loss import Loss
 from parl.config.roles import Roles
 from parl.core.errors import ConfigError
 from parl.core.types import AgentTrace, Sample, ScoredEpisode

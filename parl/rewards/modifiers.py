@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from parl.config.objective import EffortBudget, Toggle
+from parl.config.reward import EffortBudget, Toggle
 from parl.core.types import ORCHESTRATOR_ID, AgentTrace, Episode, RewardBreakdown, ScoredEpisode
 from parl.rewards.terms import finished
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from parl.config.objective import Reward
+from parl.config.reward import Reward
 from parl.core.errors import ConfigError
 from parl.core.types import Episode, RewardBreakdown, ScoredEpisode
 from parl.rewards.modifiers import OVER_BUDGET, apply_effort_budget, apply_toggle

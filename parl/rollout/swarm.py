@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from parl.config.objective import Credit
+from parl.config.credit import Credit
 from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
 from parl.core.errors import EndpointFailure
 from parl.core.seeds import seed_for

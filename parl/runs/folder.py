@@ -21,7 +21,8 @@ from parl.core.errors import CheckpointError
 from parl.core.types import ORCHESTRATOR_ID, Sample, ScoredEpisode
 from parl.runs.records import episode_record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version of a run folder. 2: config keys, credit rules and metrics were renamed (parl/config/renamed.py)."""
 
 
 class RunFolder:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from parl.config import Config
-from parl.config.roles import Gate
+from parl.config.gate import Gate
 from parl.config.tiny import TinyModel
 from parl.config.training import ColdStart, Stage
 from parl.core import manifest

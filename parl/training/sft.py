@@ -22,7 +22,8 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from parl.config import Config
-from parl.config.training import Stage, Until
+from parl.config.gate import StageGate
+from parl.config.training import Stage
 from parl.core.progress import Progress
 from parl.learner.batch import micro_batches
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
@@ -152,7 +153,7 @@ class _GateCallback(TrainerCallback):
         bar: Progress,
     ) -> None:
         self._stage = stage
-        self._until: Until = stage.until
+        self._until: StageGate = stage.until
         self._optimizer = optimizer
         self._measure = measure
         self._bar = bar

@@ -20,7 +20,7 @@ import torch
 from common import finish, table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from parl.config.objective import Loss
+from parl.config.loss import Loss
 from parl.config.policy import Optimizer, Policy
 from parl.core.machine import pin_threads, rss_mb
 from parl.core.types import Sample

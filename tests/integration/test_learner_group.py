@@ -12,7 +12,7 @@ import ray
 import torch
 from peft import LoraConfig
 
-from parl.config.objective import Loss
+from parl.config.loss import Loss
 from parl.config.policy import Optimizer
 from parl.config.tiny import TinyModel
 from parl.core.types import Sample

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from parl.runs.folder import read_episodes
+from parl.runs.folder import SCHEMA_VERSION, read_episodes
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.integration
@@ -119,10 +119,8 @@ def test_the_folder_holds_what_it_should(run: Path, name: str) -> None:
         assert {f"{folder}/{part}" for part in (*parts, "policies/main/tokenizer.json")} <= found
     assert not [f for f in found if "tmp" in f]
     raw = yaml.safe_load((path / "config.resolved.yaml").read_text())
-    assert (raw["schema_version"], raw["swarm"]["mode"]) == (
-        1,
-        "single" if name == "run-single" else "swarm",
-    )
+    assert raw["schema_version"] == SCHEMA_VERSION
+    assert raw["swarm"]["mode"] == ("single" if name == "run-single" else "swarm")
 
 
 def test_the_summary_has_every_result(run: Path) -> None:

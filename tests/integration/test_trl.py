@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from parl.config.objective import Credit, Loss, Reward
+from parl.config.credit import Credit
+from parl.config.loss import Loss
+from parl.config.reward import Reward
 from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
 from parl.core.messages import Message
 from parl.core.types import AgentTrace, Episode, Task

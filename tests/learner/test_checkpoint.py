@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from parl.config import parse
-from parl.config.objective import Loss
+from parl.config.loss import Loss
 from parl.config.policy import Optimizer
 from parl.config.tiny import TinyModel
 from parl.core import manifest

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from parl.config import load
+from parl.config.gate import StageGate
 from parl.config.schema import Config
-from parl.config.training import Stage, Until
+from parl.config.training import Stage
 from parl.core.errors import ConfigError
 from parl.core.types import Episode
 from parl.env.base import Demonstration
@@ -123,7 +124,9 @@ def test_the_expert_solves_the_real_tasks_too(split: str) -> None:
     for task in env.generate_tasks(split, 4, 5):
         episode = play(
             Demonstration(
-                env, task, SearchExpert(task, np.random.default_rng(0), delegate_prob=1, give_up_prob=0)
+                env,
+                task,
+                SearchExpert(task, np.random.default_rng(0), delegate_prob=1, give_up_prob=0),
             )
         )
         assert episode.outcome["success"] == 1.0
@@ -174,7 +177,7 @@ def test_the_same_seed_draws_the_same_texts() -> None:
     stage = Stage(
         name="s",
         data={"episode": 1, "recall": 1, "enumerate": 1},
-        until=Until(metric="accuracy/recall", value=0, max_steps=1),
+        until=StageGate(metric="accuracy/recall", value=0, max_steps=1),
     )
 
     def draw(seed: int) -> list[Any]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from parl.config.objective import Loss
+from parl.config.loss import Loss
 from parl.config.policy import EngineConfig, Optimizer
 from parl.core.types import Sample
 from parl.learner.learner import Learner, check_engine

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parl.config.objective import Loss  # noqa: E402
+from parl.config.loss import Loss  # noqa: E402
 
 
 def learner(loss: Loss, tokens_per_batch: int):

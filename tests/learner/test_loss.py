@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parl.config.objective import Loss  # noqa: E402
+from parl.config.loss import Loss  # noqa: E402
 from parl.learner.loss import grpo, gspo, kimi_k2_5  # noqa: E402
 
 KIMI = {"alpha": -0.4, "beta": 0.3, "tau": 0.05}
@@ -349,7 +349,7 @@ def test_dapo_is_eq_8_over_the_groups_that_differ() -> None:
     Two groups of orchestrators with 3 tokens each; in the first all rewards are equal, so neither its advantages nor
     its tokens count. In the second the advantages are .5 and -.5.
     """
-    from parl.config.objective import Credit
+    from parl.config.credit import Credit
     from parl.config.roles import Roles
     from parl.rewards.credit import build_samples
     from tests.unit.test_credit import scored

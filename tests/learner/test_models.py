@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from parl.config import Config, parse
-from parl.config.objective import Loss
+from parl.config.loss import Loss
 from parl.config.policy import EngineConfig, Optimizer, Policy
 from parl.config.tiny import TinyModel
 from parl.core.errors import ConfigError

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from parl.config import Config
-from parl.config.objective import Loss
+from parl.config.loss import Loss
 from parl.config.policy import EngineConfig, Optimizer
 from parl.config.tiny import TinyModel
 from parl.deploy.model import export

@@ -15,7 +15,7 @@ import torch
 from transformers import Idefics3Processor, LlavaProcessor
 
 from parl.config.adapters import Adapter
-from parl.config.objective import Loss
+from parl.config.loss import Loss
 from parl.config.policy import EngineConfig, Optimizer, Policy
 from parl.config.tiny import TinyVlm
 from parl.core.errors import ConfigError

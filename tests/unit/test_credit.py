@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from parl.config.objective import Credit, Loss
+from parl.config.credit import Credit
+from parl.config.loss import Loss
 from parl.config.roles import Phase, RoleConfig, Roles
 from parl.core.errors import ConfigError
 from parl.core.types import (

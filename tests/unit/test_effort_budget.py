@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from parl.config import parse
-from parl.config.objective import EffortBudget, Modifiers, Reward, Schedule, Term, Toggle
+from parl.config.reward import EffortBudget, Modifiers, Reward, Schedule, Term, Toggle
 from parl.core.errors import ConfigError
 from parl.core.types import AgentTrace, Clock, Episode, Status, Task, Turn
 from parl.rewards.scorer import Scorer, validate

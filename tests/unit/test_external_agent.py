@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from parl.config import parse
-from parl.config.objective import Credit
+from parl.config.credit import Credit
 from parl.config.roles import Limits, Roles, Swarm
 from parl.config.rollout import Rollout
 from parl.core.errors import ConfigError

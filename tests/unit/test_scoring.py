@@ -9,7 +9,7 @@ import pytest
 
 from parl.config import parse
 from parl.config.base import PositiveInt
-from parl.config.objective import Modifiers, Reward, Schedule, Term, Toggle
+from parl.config.reward import Modifiers, Reward, Schedule, Term, Toggle
 from parl.core.errors import ConfigError
 from parl.core.types import Episode
 from parl.rewards import terms

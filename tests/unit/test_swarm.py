@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parl.config.objective import Credit
+from parl.config.credit import Credit
 from parl.config.roles import Limits, Swarm
 from parl.config.rollout import Rollout
 from parl.core.messages import Message

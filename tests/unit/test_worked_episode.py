@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import parl_rewards  # noqa: F401  (registers the terms)
-from parl.config.objective import Credit, Reward, Schedule, Term
+from parl.config.credit import Credit
+from parl.config.reward import Reward, Schedule, Term
 from parl.config.roles import Roles
 from parl.core.types import AgentTrace, Clock, Episode, Sample, ScoredEpisode, Status, Task, Turn
 from parl.rewards.credit import assign, token_mass

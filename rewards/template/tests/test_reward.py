@@ -6,7 +6,7 @@ import pytest
 from brevity_reward import brevity
 
 from parl import ConfigError, Episode, Task
-from parl.config.objective import Reward
+from parl.config.reward import Reward
 from parl.core.types import Clock
 from parl.env import registry as plugins
 from parl.rewards import scorer, terms
