@@ -409,7 +409,10 @@ def test_on_a_bfloat16_base_the_adapters_are_float32(tmp_path: Path) -> None:
             (True, torch.float32),
             (False, torch.bfloat16),
         }
-    assert all(metrics[f"policy/{n}/sync_mismatch"] < 0.1 for n in ROLES)
+    # bfloat16 rounds a log-prob by about 0.05 here, whatever the kernel; a wrong adapter is off by 2.5 or more.
+    for name in ROLES:
+        effect = (engine.score(PROBE, name) - engine.score(PROBE, "")).abs().max()
+        assert metrics[f"policy/{name}/sync_mismatch"] < 0.1 * effect
 
 
 def test_an_engine_in_another_process_gets_the_base_and_each_adapter(trained: PolicySet) -> None:

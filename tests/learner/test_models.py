@@ -6,11 +6,13 @@ import asyncio
 import copy
 import importlib.util
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -163,20 +165,73 @@ def test_selective_checkpointing_runs_each_matrix_product_once() -> None:
     assert run[False][silu] < run["selective"][silu] == run[True][silu]
 
 
-def test_bfloat16_is_corrected_by_the_log_probs_of_sampling() -> None:
-    """Sampler and learner differ, as measured before any clipping; what is off by more than the clip is not trained."""
+def mismatches(model: torch.nn.Module, samples: list[Sample]) -> torch.Tensor:
+    """|log-prob under `model` - log-prob at sampling| of every sampled token."""
+    parts = []
+    for sample in samples:
+        sampled_here = torch.tensor(sample.mask[1:]).bool()
+        difference = logprobs(model, sample.token_ids) - torch.tensor(sample.logprobs[1:])
+        parts.append(difference[sampled_here].abs())
+    return torch.cat(parts)
+
+
+def test_the_rounding_of_a_bfloat16_sampler_is_measured_and_clipped() -> None:
+    """The learner's ratio is taken against the log-probs of sampling; what is beyond the clip is not trained.
+
+    The learner computes in float32, so the mismatch is the sampler's rounding, and its size does not depend on the
+    kernel: weights with 8 significant bits alone cause most of it.
+    """
     model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
-    samples = sampled(
-        TorchEngine(cast(copy.deepcopy(model), torch.bfloat16), [7], EngineConfig()), tokens=40
-    )
-    learner, metrics = learn(copy.deepcopy(model), samples, dtype=torch.bfloat16)
-    p50, p99, most = (metrics[f"policy/main/logp_mismatch_{k}"] for k in ("p50", "p99", "max"))
-    assert p50 < p99 <= most < TOLERANCE["bfloat16"]
-    assert p99 > 1e-3
+    short = cast(copy.deepcopy(model), torch.bfloat16)
+    samples = sampled(TorchEngine(copy.deepcopy(short), [7], EngineConfig()), tokens=40)
+    expected = mismatches(model, samples)
+
+    # The same weights rounded, but every operation in float32: the part that no kernel can change.
+    rounded_weights = cast(short, torch.float32)
+    exact = [replace(s, logprobs=(0.0, *logprobs(model, s.token_ids).tolist())) for s in samples]
+    assert expected.mean() > 0.25 * mismatches(rounded_weights, exact).mean()
+
+    _, metrics = learn(copy.deepcopy(model), samples)
+    for key, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+        quantile = float(np.quantile(expected.numpy(), share))
+        assert metrics[f"policy/main/logp_mismatch_{key}"] == pytest.approx(quantile, abs=1e-5)
     assert metrics["policy/main/clipped_fraction"] == 0
-    assert any(not torch.equal(v, model.state_dict()[k]) for k, v in learner.weights().items())
-    narrow = learn(copy.deepcopy(model), samples, dtype=torch.bfloat16, alpha=-1e-3, beta=1e-3)[1]
-    assert 0.02 < narrow["policy/main/clipped_fraction"] < 0.5
+
+    # Between two neighbours near the median: no rounding of float32 moves a token over the clip.
+    ordered = expected.sort().values
+    middle = slice(len(ordered) // 3, 2 * len(ordered) // 3)
+    widest = int(ordered[middle].diff().argmax()) + middle.start
+    clip = float(ordered[widest : widest + 2].mean())
+    _, metrics = learn(copy.deepcopy(model), samples, alpha=-clip, beta=clip)
+    assert metrics["policy/main/clipped_fraction"] == pytest.approx(1 - (widest + 1) / len(ordered))
+
+    # Everything is beyond the clip, and `tau` does not pull back: nothing is learned.
+    beyond = float(ordered[0]) / 2
+    clipped_learner, metrics = learn(
+        copy.deepcopy(model), samples, alpha=-beyond, beta=beyond, tau=0.0
+    )
+    assert metrics["policy/main/clipped_fraction"] == 1
+    assert metrics["policy/main/grad_norm"] == 0
+    for name, weight in clipped_learner.weights().items():
+        assert torch.equal(weight, model.state_dict()[name]), name
+
+
+def test_a_bfloat16_learner_is_nearer_to_a_bfloat16_sampler() -> None:
+    """Both round weights and activations alike; what remains is the order of sums, which a kernel may make equal.
+
+    Measured: 0 (no vector instructions), 3e-5 (AVX2) and 1.6e-3 (AVX-512) on average; a float32 learner 1.4e-2.
+    """
+    model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
+    sampler = TorchEngine(cast(copy.deepcopy(model), torch.bfloat16), [7], EngineConfig())
+    samples = sampled(sampler, tokens=40)
+    learner, metrics = learn(copy.deepcopy(model), samples, dtype=torch.bfloat16)
+    _, in_float32 = learn(copy.deepcopy(model), samples)
+    mean = "policy/main/logp_mismatch_mean"
+    assert metrics[mean] < 0.5 * in_float32[mean]
+    assert metrics["policy/main/logp_mismatch_max"] < TOLERANCE["bfloat16"]
+    assert metrics["policy/main/clipped_fraction"] == 0
+    before = model.state_dict()
+    assert any(not torch.equal(w, before[name]) for name, w in learner.weights().items())
 
 
 # --- a mixture of experts --------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from parl.config.policy import EngineConfig, Optimizer
 from parl.config.tiny import TinyModel
 from parl.deploy.model import export
 from parl.learner import checkpoint
-from parl.learner.learner import Learner
+from parl.learner.learner import Learner, logprobs
 from parl.learner.policies import TOLERANCE, PolicySet
+from parl.learner.precision import MixedPrecisionCopy
 from parl.policy.base import cast
 from parl.policy.engines.torch import TorchEngine
 from parl.policy.models.tiny import build_model
@@ -61,7 +62,12 @@ def test_what_learns_is_float32_and_what_computes_is_bfloat16(tmp_path: Path) ->
     }  # rotary frequencies
     stored = load_file(save(policies, tmp_path, 1) / "policies" / "main" / "model.safetensors")
     assert {v.dtype for v in stored.values()} == {torch.float32}
-    assert 0 < metrics["policy/main/sync_mismatch"] < 0.1 < TOLERANCE["bfloat16"]
+    assert metrics["policy/main/sync_mismatch"] < TOLERANCE["bfloat16"]
+    # Engine and learner round alike, but for the order of sums, which a kernel may make equal. Against the float32
+    # weights the engine is off by its whole rounding. Measured: 0 to 0.002 against 0.016 to 0.022 on average.
+    ours, in_float32 = engine.score(PROBE), logprobs(policies.models["main"], PROBE)
+    difference = (ours - learner(policies).logprobs(PROBE)).abs().mean()
+    assert difference < 0.5 * (ours - in_float32).abs().mean()
 
 
 def test_engine_and_passes_have_the_weights_that_learned_rounded() -> None:
@@ -119,16 +125,33 @@ def test_a_resumed_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
 
 def test_gradients_of_micro_batches_are_summed_in_float32() -> None:
     """Each batch's gradient is rounded once, where it arrives; the sum is not."""
-    model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
-    found = {}
-    for budget in (20, 1000):  # each sample alone, or all of them together
-        who = Learner(
-            "main", copy.deepcopy(model), Optimizer(lr=1e-3, grad_clip=1e9), Loss(), budget, SHORT
-        )
-        metrics = who.update(samples(0, ["main"]), {"orchestrator": 1.0}, 30.0, 0, 1, 1)
-        found[budget] = metrics["policy/main/grad_norm"]
-        assert all(p.grad is None for p in who.bare_model.parameters())
-    assert found[20] == pytest.approx(found[1000], rel=0.01)
+    master = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
+    batches = [torch.tensor([sample.token_ids]) for sample in samples(0, ["main"])]
+
+    def gradients(batches: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The gradients that arrive at a float32 master after these passes of its copy."""
+        own = copy.deepcopy(master)
+        passes = MixedPrecisionCopy(own, SHORT)
+        for ids in batches:
+            logits = passes.model(input_ids=ids, use_cache=False).logits[0, :-1]
+            torch.nn.functional.cross_entropy(logits.float(), ids[0, 1:]).backward()
+            assert all(p.grad is None for p in passes.model.parameters())
+        return {name: p.grad for name, p in own.named_parameters() if p.grad is not None}
+
+    together = gradients(batches)
+    alone = [gradients([ids]) for ids in batches]
+    assert {g.dtype for g in together.values()} == {torch.float32}
+    summed_short = {}
+    for name, gradient in together.items():
+        total = alone[0][name].clone()
+        total_short = alone[0][name].to(SHORT)
+        for part in alone[1:]:
+            assert torch.equal(part[name], part[name].to(SHORT).float())  # rounded once
+            total += part[name]
+            total_short += part[name].to(SHORT)
+        assert torch.equal(gradient, total), name
+        summed_short[name] = total_short.float()
+    assert any(not torch.equal(together[name], total) for name, total in summed_short.items())
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import ImageOps
 from transformers import Idefics3Processor, LlavaProcessor
 
 from parl.config.adapters import Adapter
@@ -19,7 +20,7 @@ from parl.config.loss import Loss
 from parl.config.policy import EngineConfig, Optimizer, Policy
 from parl.config.tiny import TinyVlm
 from parl.core.errors import ConfigError
-from parl.core.images import from_uri
+from parl.core.images import from_uri, to_uri
 from parl.core.types import Sample
 from parl.learner.batch import collate
 from parl.learner.learner import Learner, logprobs
@@ -265,13 +266,25 @@ def test_adapters_of_a_model_that_sees(seeing: tuple[Any, Any]) -> None:
 
 
 def test_other_precision_and_checkpointing(seeing: tuple[Any, Any]) -> None:
-    """bfloat16 sees the same within its rounding; recomputing activations changes no gradient."""
+    """bfloat16 sees the same within its rounding; recomputing activations changes no gradient.
+
+    The scale of the rounding is that of the weights (measured: the whole is 1.5 to 2.2 times as much, on three kinds
+    of kernels). Other images of the same size change more than five times what is allowed.
+    """
     model, tokenizer = seeing
     samples = samples_of(model, tokenizer)
     short = cast(copy.deepcopy(model), torch.bfloat16)
+    rounded_weights = cast(copy.deepcopy(short), torch.float32)
     for sample in samples[:2]:
-        ours, theirs = (logprobs(m, sample.token_ids, sample.images) for m in (model, short))
-        assert float((ours - theirs).abs().mean()) < 0.1
+        expected = logprobs(model, sample.token_ids, sample.images)
+
+        def change(other: Any, images: Sequence[str]) -> float:
+            scores = logprobs(other, sample.token_ids, images)  # noqa: B023
+            return float((scores - expected).abs().mean())  # noqa: B023
+
+        allowed = 4 * change(rounded_weights, sample.images)
+        negatives = [to_uri(ImageOps.invert(from_uri(uri))) for uri in sample.images]
+        assert change(short, sample.images) < allowed < 0.2 * change(model, negatives)
     other = copy.deepcopy(model)
     save_memory("main", Policy(gradient_checkpointing=True), other)
     moved = []
