@@ -1,6 +1,7 @@
 """Knowing what one does not know, as a term: answers, and abstentions on questions without an answer.
 
-In: an `Episode` whose facts hold `calibration` (`parl.core.abstention.tally`). Out: 0..1, for the orchestrator.
+In: an `Episode` whose facts hold `calibration` (`parl.core.abstention.tally`). Out: 0..1, for the
+orchestrator.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ def calibration(
 ) -> float:
     """Pays for right answers and right abstentions, and charges for wrong answers. 0..1.
 
-    The mean over the questions of x = 1 for a right answer, `abstention` for a right abstention, 0 for a needless one
-    and -`wrong` for a wrong answer, taken to 0..1 by (x + wrong) / (1 + wrong). What is left out counts as wrong.
-    Where an agent holds a question to have no answer with probability u, answering pays if its answer is right with
-    more than (wrong + u abstention) / (1 + wrong).
+    The mean over the questions of x = 1 for a right answer, `abstention` for a right abstention, 0
+    for a needless one and -`wrong` for a wrong answer, taken to 0..1 by (x + wrong) / (1 + wrong).
+    What is left out counts as wrong. Where an agent holds a question to have no answer with
+    probability u, answering pays if its answer is right with more than (wrong + u abstention) / (1
+    + wrong).
 
     Args:
         abstention: what a right abstention earns, 0..1.

@@ -17,8 +17,8 @@ __all__ = ["item_f1_nonkey", "outcome", "wide_search"]
 def outcome(episode: Episode, *, metric: str = "score") -> dict[str, float]:
     """r_perf (Kimi K2.5, section 3): the environment's score of the final answer.
 
-    A subagent gets the environment's `subtask_score`, where it has one (gold-informed); else half of the shared
-    outcome and half of the validity of its own message (our choice).
+    A subagent gets the environment's `subtask_score`, where it has one (gold-informed); else half
+    of the shared outcome and half of the validity of its own message (our choice).
 
     Args:
         metric: key of `episode.outcome` to read; `parl envs show` lists an environment's.

@@ -1,6 +1,7 @@
 """Shaping terms about the swarm: instantiation, finish rate, steps, contradictions. The orchestrator's alone.
 
-In: an `Episode`. Out: a float. The paper anneals the first two to zero (lambda1, lambda2): give them a schedule.
+In: an `Episode`. Out: a float. The paper anneals the first two to zero (lambda1, lambda2): give
+them a schedule.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ def parallel(
     Its closed form is undisclosed; these are ours. Each saturates at 1.
 
     Args:
-        form: `cap`: accepted / cap (a policy learns exactly the cap); `parts`: accepted / the task's number of
-            independent parts (leaks the gold width: for diagnosis).
+        form: `cap`: accepted / cap (a policy learns exactly the cap); `parts`: accepted / the
+            task's number of independent parts (leaks the gold width: for diagnosis).
         cap: subagents that earn the full reward.
-        count: `accepted` = distinct assignments that launched a subagent; `raw` = all attempts, refused ones and
-            duplicates included, without saturation (an ablation: it invites spurious parallelism).
+        count: `accepted` = distinct assignments that launched a subagent; `raw` = all attempts,
+            refused ones and duplicates included, without saturation (an ablation: it invites
+            spurious parallelism).
     Raises:
         ConfigError: `form: parts` in an environment that does not tell its parts.
     """
@@ -44,7 +46,8 @@ def parallel(
 def finish(episode: Episode) -> float:
     """r_finish (Kimi K2.5, section 3): share of assigned subtasks that finish, against spurious parallelism.
 
-    Finished = ended by itself with a non-empty message that the environment accepts. 0 without assignments.
+    Finished = ended by itself with a non-empty message that the environment accepts. 0 without
+    assignments.
     """
     return episode.num_finished / episode.num_assigned if episode.num_assigned else 0.0
 

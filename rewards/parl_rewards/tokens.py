@@ -1,6 +1,7 @@
 """Terms about length: generated tokens, tool calls included, observations not. The orchestrator's alone.
 
-In: an `Episode`. Out: a float that is never positive. (Toggle is a modifier of the outcome, see `parl.rewards.scorer`.)
+In: an `Episode`. Out: a float that is never positive. (Toggle is a modifier of the outcome, see
+`parl.rewards.scorer`.)
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Coding(AgentEnv):
         self.knobs = tasks.CodingKnobs((int(n[0]), int(n[1])), tuple(int(k) for k in levels), style)
         self.asked = frozenset()
 
-    # --- tools -------------------------------------------------------------------------------------------------------
+    # --- tools ---
 
     @tool
     def read_file(
@@ -166,7 +166,7 @@ class Coding(AgentEnv):
             [f"merged {' '.join(merged)}" if merged else "nothing to merge", *conflicts]
         )
 
-    # --- tasks and scores --------------------------------------------------------------------------------------------
+    # --- tasks and scores ---
 
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
         return tasks.generate(self.knobs, split, num, seed)
@@ -216,7 +216,7 @@ class Coding(AgentEnv):
         ran = dict(zip(rest, (v.passed for v in run_cases(self.files, rest)), strict=True))
         return {c: ran.get(c, True) for c in cases}
 
-    # --- subagents ---------------------------------------------------------------------------------------------------
+    # --- subagents ---
 
     def fork(self, subtask: str) -> Coding:
         """A subagent has a copy of the files as they are now. It is asked for the files that its prompt names.
@@ -242,7 +242,7 @@ class Coding(AgentEnv):
         passed = self._passed([c for c in self.cases if c.hidden and c.file in self.asked])
         return sum(passed.values()) / len(passed)
 
-    # --- a policy from nothing ---------------------------------------------------------------------------------------
+    # --- a policy from nothing ---
 
     def vocabulary(self) -> Sequence[str]:
         if self.knobs.style != "words":

@@ -1,10 +1,12 @@
-"""The scripted expert of WideSearch: demonstrations for the cold start, played through the swarm runtime.
+"""The scripted expert of WideSearch: demonstrations for the cold start.
 
-The expert writes an agent's next turn from the messages of that agent. It reads what any policy reads (the
-prompt and the observations) and never the gold answer.
+They are played through the swarm runtime. The expert writes an agent's next turn from the messages
+of that agent. It reads what any policy reads (the prompt and the observations) and never the gold
+answer.
 
-It works alone or delegates, which is decided once per episode. The tokens that carry this decision can be kept
-out of the loss ("decision masking"): the policy then learns how to delegate without the inclination to do it.
+It works alone or delegates, which is decided once per episode. The tokens that carry this decision
+can be kept out of the loss ("decision masking"): the policy then learns how to delegate without the
+inclination to do it.
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ def _notes(messages: Sequence[Message]) -> list[str]:
 
 
 def _look_up(messages: Sequence[Message], name: str, columns: str) -> str:
-    """Write the next turn about one row: search, open, and for a second hop the same for the capital."""
+    """Write the next turn about one row: search, open; then the same for a second hop."""
     observations = observations_of(messages)
     step = len(observations)
     if step == 0:
@@ -172,7 +174,8 @@ def observations_of(messages: Sequence[Message]) -> list[str]:
 def parse_question(prompt: str) -> tuple[str, list[str]]:
     """Take a task's prompt apart.
 
-    Example: 'find capital , currency for : #1 Kenya ; #2 Togo' -> ('capital , currency', ['#1 Kenya', '#2 Togo'])
+    Example: 'find capital , currency for : #1 Kenya ; #2 Togo' -> ('capital , currency', ['#1
+        Kenya', '#2 Togo'])
     """
     head, _, tail = prompt.partition(" for : ")
     return head.removeprefix("find "), [part.strip() for part in tail.split(";")]

@@ -16,7 +16,11 @@ from parl_envs.search.world import HOP, World
 
 
 class WideSearchSql(WideSearch):
-    """Fill a table by search or by SQL over the same corpus. For pretrained models; its arguments are WideSearch's."""
+    """Fill a table by search, or by SQL over the same corpus.
+
+    For pretrained models: SQL is not in the vocabulary of `model: tiny`. The arguments are
+    WideSearch's.
+    """
 
     @tool
     def sql(
@@ -30,40 +34,48 @@ class WideSearchSql(WideSearch):
         return select(database(self.world), query)
 
 
+# Building a database takes longer than most queries, and all agents of a split read the same one.
 @lru_cache(maxsize=64)
 def database(world: World) -> bytes:
-    """The documents of a world, and the facts that its tasks are made of, as a SQLite database."""
-    connection = sqlite3.connect(":memory:")
-    documents = [
-        {"id": d.id, "title": d.title, "entity": d.entity, "text": d.text}
-        for d in world.index.documents
-    ]
-    _add(connection, "documents", documents)
+    """Serialize a world as a SQLite database: its documents, and the facts of its tasks."""
+    documents = []
+    for doc in world.index.documents:
+        row = {"id": doc.id, "title": doc.title, "entity": doc.entity, "text": doc.text}
+        documents.append(row)
+
+    # A second hop stands on the capital's page, so it is a column of the city here, too: a query
+    # has to join the two tables, as a search has to read the two pages.
     capital, time = HOP
+    countries = []
+    cities = []
+    for entity in world.rows:
+        country = {"name": entity.name, **entity.facts}
+        country.pop(time, None)
+        countries.append(country)
+        city = {"name": entity.facts[capital], "country": entity.name}
+        if time in entity.facts:
+            city[time] = entity.facts[time]
+        cities.append(city)
+
+    connection = sqlite3.connect(":memory:")
+    _add_table(connection, "documents", documents)
     if world.rows:
-        own = [
-            {"name": r.name, **{k: v for k, v in r.facts.items() if k != time}} for r in world.rows
-        ]
-        cities = [
-            {
-                "name": r.facts[capital],
-                "country": r.name,
-                **{k: v for k, v in r.facts.items() if k == time},
-            }
-            for r in world.rows
-        ]
-        _add(connection, "countries", own)
-        _add(connection, "cities", cities)
+        _add_table(connection, "countries", countries)
+        _add_table(connection, "cities", cities)
     connection.commit()
-    whole = connection.serialize()
+    serialized = connection.serialize()
     connection.close()
-    return whole
+    return serialized
 
 
-def _add(connection: sqlite3.Connection, name: str, rows: Sequence[Mapping[str, str]]) -> None:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+def _add_table(
+    connection: sqlite3.Connection, name: str, rows: Sequence[Mapping[str, str]]
+) -> None:
+    # A dict keeps the order in which columns first occur; a set would not.
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns.update(dict.fromkeys(row))
     connection.execute(f"CREATE TABLE {name} ({', '.join(columns)})")
     slots = ", ".join("?" for _ in columns)
-    connection.executemany(
-        f"INSERT INTO {name} VALUES ({slots})", [[row.get(c) for c in columns] for row in rows]
-    )
+    values = [tuple(map(row.get, columns)) for row in rows]
+    connection.executemany(f"INSERT INTO {name} VALUES ({slots})", values)

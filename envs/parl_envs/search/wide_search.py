@@ -1,8 +1,9 @@
-"""`parl/WideSearch-v0`: fill a table of entities x attributes by searching a corpus.
+"""`parl/WideSearch-v0`: fill a table of entities and attributes by searching a corpus.
 
-In: a task (entities, columns, gold). Out: the official WideSearch score of the answer (`parl_rewards.wide_search`).
-Tools: `search(query)` returns titles and opaque document ids, `open(doc)` a page. The corpus is the CIA World
-Factbook (232 countries and their capitals, in the package), or the user's own JSONL.
+A task names entities and columns, and has the gold table. The answer gets the official WideSearch
+score (`parl_rewards.wide_search`). The tool `search(query)` returns titles and opaque document ids,
+`open(doc)` a page. The corpus is the CIA World Factbook (232 countries and their capitals, in the
+package), or the user's JSONL file.
 """
 
 from __future__ import annotations
@@ -29,21 +30,28 @@ from parl_rewards.wide_search import Cell, item_f1_nonkey, parse_table, read_cel
 
 WORD = re.compile(r"[^\s:;,]+")
 
+# Building a world takes 14 ms, most of it the index over 168 pages, so demonstrations share a few.
+NUM_DEMO_WORLDS = 48
+
 
 class WideSearch(AgentEnv):
     """Fill a table by search.
 
     Args:
         corpus: `factbook`, or a JSONL file of {"title", "text", "id"?, "entity"?}.
-        pages: `records` (short pages of `attribute : value` lines, for tiny models) or `prose` (full profiles).
-        n: the range of N, [lo, hi], or several ranges [[1, 2], [4, 10]] that are equally likely.
-        two_hop: share of generated tasks whose second column stands on the page of the first column's value.
-        attributes: columns that tasks may ask for, of those on an entity's own page.
+        pages: `records` (short pages of `attribute : value` lines, for tiny models) or `prose`
+            (full profiles).
+        n: the range of the number of entities, [lo, hi]; or several ranges [[1, 2], [4, 10]], which
+            are equally likely.
+        two_hop: share of generated tasks whose second column is on the page of the first column's
+            value.
+        attributes: columns that tasks may ask for, of those on an entity's page.
         distractors: extra lines on each page that no task asks for.
-        answer_format: `cells` (`#1 Kenya capital Nairobi ...`, rendered to a table here) or `markdown`.
+        answer_format: `cells` (`#1 Kenya capital Nairobi ...`, rendered to a table here) or
+            `markdown`.
         top_k: results of a search that names no number.
-        unanswerable: share of the facts that no page tells, the capital aside (factbook's records only). The right cell
-            is then `unknown`.
+        unanswerable: share of the facts that are on no page, the capital aside (factbook's records
+            only). The right cell is then `unknown`.
     """
 
     def __init__(
@@ -71,7 +79,8 @@ class WideSearch(AgentEnv):
             _one_of("attributes", attribute, own_attributes())
         if corpus == "factbook" and len(self.knobs.attributes) < 2:
             raise ConfigError(
-                f"env.kwargs.attributes is {list(attributes)}; a task asks for two, so give at least two"
+                f"env.kwargs.attributes is {list(attributes)}; "
+                "a task asks for two, so give at least two"
             )
         _check_unanswerable(unanswerable, corpus, pages)
         self.world_spec = WorldSpec(corpus, pages, tuple(attributes), distractors, unanswerable)
@@ -79,7 +88,7 @@ class WideSearch(AgentEnv):
         self.world: World = load_world(self.world_spec, "train")
         self._demo_worlds: list[World] = []
 
-    # --- tools -------------------------------------------------------------------------------------------------------
+    # --- tools ---
 
     @tool
     def search(
@@ -88,16 +97,19 @@ class WideSearch(AgentEnv):
         top_k: Annotated[int, Field(description="Most results; 0 for the usual number.")] = 0,
     ) -> str:
         """Search the corpus. Returns one line `title : id` for each result, best first."""
-        found = self.world.index.search(query, top_k if 0 < top_k <= 20 else self.top_k)
-        return "\n".join(f"{d.title} : {d.id}" for d in found) or NOT_FOUND
+        num_results = top_k if 0 < top_k <= 20 else self.top_k
+        documents = self.world.index.search(query, num_results)
+        return "\n".join(f"{doc.title} : {doc.id}" for doc in documents) or NOT_FOUND
 
     @tool
     def open(self, doc: Annotated[str, Field(description="An id that search returned.")]) -> str:
         """Open the document with this id. Returns its page."""
         page = self.world.index.get(doc)
-        return page.text if page is not None else NOT_FOUND
+        if page is None:
+            return NOT_FOUND
+        return page.text
 
-    # --- tasks and scores --------------------------------------------------------------------------------------------
+    # --- tasks and scores ---
 
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
         return tasks.generate(load_world(self.world_spec, split), self.knobs, split, num, seed)
@@ -109,11 +121,12 @@ class WideSearch(AgentEnv):
         self.subtask_rows: dict[int, Mapping[str, str]] | None = None
         self._calibration: dict[str, float] = {}
         split = task.data.get("split", "train")
+        # A demonstration's world has shuffled facts: no split's world may take its place.
         if split != self.world.split and self.world.split != "demo":
             self.world = load_world(self.world_spec, split)
 
     def to_markdown(self, answer: str) -> str:
-        """The answer as a markdown table. Cells are placed, never added."""
+        """Return the answer as a Markdown table. Cells are placed, never added."""
         if self.knobs.answer_format == "markdown":
             return answer
         columns = self.task.data["columns"]
@@ -124,9 +137,8 @@ class WideSearch(AgentEnv):
         table = self.to_markdown(answer)
         result = wide_search(table, gold, evaluation)
         if self._counts_abstentions:
-            self._calibration = tally(
-                _question(cell) for cell in read_cells(table, gold, evaluation)
-            )
+            cells = read_cells(table, gold, evaluation)
+            self._calibration = tally(map(_question, cells))
         return {
             "score": result["f1_by_item"],
             "item_f1": result["f1_by_item"],
@@ -137,67 +149,87 @@ class WideSearch(AgentEnv):
         }
 
     def facts(self) -> Mapping[str, Any]:
-        """Answers and abstentions, where questions may have no answer."""
-        return {"calibration": self._calibration} if self._counts_abstentions else {}
+        """Count answers and abstentions, where questions may have no answer."""
+        if not self._counts_abstentions:
+            return {}
+        return {"calibration": self._calibration}
 
     @property
     def _counts_abstentions(self) -> bool:
-        """Facts are left out, or tasks are the user's own, whose gold may say `unknown`."""
+        """Whether facts are left out, or tasks are the user's, whose gold may say `unknown`."""
         return self.world_spec.unanswerable > 0 or self.world_spec.corpus != "factbook"
 
     def num_parts(self) -> int | None:
         return len(self.task.data["gold"])
 
-    # --- subagents ---------------------------------------------------------------------------------------------------
+    # --- subagents ---
 
     def fork(self, subtask: str) -> WideSearch:
-        """A subagent shares the corpus; its rows are those of the table whose entity its prompt names."""
+        """Make the environment of a subagent.
+
+        It shares the corpus. Its rows are those of the gold table whose entity its prompt names.
+        """
         child = copy.copy(self)
-        rows = self.task.data["gold"]
         key = self.task.data["columns"][0]
         words = _words(subtask)
-        named: dict[int, Mapping[str, str]] = {}
-        # the longest names first: "Papua New Guinea" does not name Guinea
-        for i, row in sorted(enumerate(rows, 1), key=lambda item: -len(item[1][key])):
-            if _words(row[key]) in words:
-                named[i] = row
-                words = words.replace(_words(row[key]), " ; ")
-        child.subtask_rows = {i: named[i] for i in sorted(named)}
+        named_rows: dict[int, Mapping[str, str]] = {}
+        numbered_rows = enumerate(self.task.data["gold"], 1)
+        # The longest names first: "Papua New Guinea" does not name Guinea.
+        for number, row in sorted(numbered_rows, key=lambda item: -len(item[1][key])):
+            name = _words(row[key])
+            if name in words:
+                named_rows[number] = row
+                words = words.replace(name, " ; ")
+        child.subtask_rows = dict(sorted(named_rows.items()))
         return child
 
     def check_result(self, message: str) -> bool:
-        """Cells: whole rows of the rows asked for, none of them empty or unknown. Markdown: any text.
+        """Accept a subagent's message that has all rows it was asked for, with all cells filled.
 
-        With `unanswerable`, `unknown` is a cell like any other.
+        In Markdown any text is accepted. With `unanswerable`, `unknown` is a cell like any other.
         """
         if self.knobs.answer_format == "markdown" or self.subtask_rows is None:
             return bool(message.strip())
         columns = self.task.data["columns"]
         rows = parse_rows(message, columns)
-        whole = all(set(row) == set(columns) for row in rows.values())
-        refused = ("",) if self.world_spec.unanswerable else ("", NOT_FOUND)
-        filled = all(cell not in refused for row in rows.values() for cell in row.values())
-        return bool(rows) and set(rows) == set(self.subtask_rows) and whole and filled
+        if not rows or set(rows) != set(self.subtask_rows):
+            return False
+        empty_cells = {""} if self.world_spec.unanswerable else {"", NOT_FOUND}
+        for row in rows.values():
+            if set(row) != set(columns) or empty_cells & set(row.values()):
+                return False
+        return True
 
     def subtask_score(self, message: str) -> float | None:
-        """Share of the non-key cells of the subagent's rows that its message gives right (gold-informed)."""
+        """Score a subagent: the share of its cells outside the key that its message gives right.
+
+        Gold-informed. None for the orchestrator.
+        """
         if self.subtask_rows is None:
             return None
         columns = self.task.data["columns"]
-        wanted = {
-            (i, c): row[c].casefold() for i, row in self.subtask_rows.items() for c in columns[1:]
-        }
-        if not wanted:
+        in_cells = self.knobs.answer_format == "cells"
+        rows = parse_rows(message, columns) if in_cells else {}
+        num_cells = 0
+        num_right = 0
+        for number, gold_row in self.subtask_rows.items():
+            for column in columns[1:]:
+                gold_cell = gold_row[column].casefold()
+                num_cells += 1
+                if in_cells:
+                    cell = rows.get(number, {}).get(column, "")
+                    num_right += cell.casefold() == gold_cell
+                else:
+                    num_right += gold_cell in message.casefold()
+        if num_cells == 0:
             return 0.0
-        if self.knobs.answer_format == "markdown":
-            return sum(v in message.casefold() for v in wanted.values()) / len(wanted)
-        rows = parse_rows(message, columns)
-        return sum(
-            rows.get(i, {}).get(c, "").casefold() == v for (i, c), v in wanted.items()
-        ) / len(wanted)
+        return num_right / num_cells
 
     def claims(self, message: str) -> Mapping[str, str]:
-        """Its filled cells by `entity column`, `unknown` aside; of markdown, those of a table that has the key."""
+        """Return what a message states: `entity column` -> cell. Unknown cells state nothing.
+
+        In Markdown, only a table that has the key states anything.
+        """
         rows, columns = self._rows(message)
         keys = columns[:1]
         if self.knobs.answer_format == "markdown":
@@ -205,33 +237,36 @@ class WideSearch(AgentEnv):
         claims: dict[str, str] = {}
         for row in rows.values():
             entity = " ".join(row.get(key, "") for key in keys).strip()
-            cells = {
-                c: v for c, v in row.items() if c not in keys and v and v.casefold() != NOT_FOUND
-            }
-            claims |= {f"{entity} {column}": value for column, value in cells.items() if entity}
+            if not entity:
+                continue
+            for column, cell in row.items():
+                if column not in keys and cell and cell.casefold() != NOT_FOUND:
+                    claims[f"{entity} {column}"] = cell
         return claims
 
     def contributions(self, answer: str, messages: Sequence[str]) -> Sequence[float]:
-        """Item F1 of the answer minus its item F1 without the cells that only this subagent's message gives.
+        """Return how much each subagent's message contributed to the item F1 of the answer.
 
-        A cell that another message gives too stays, and so does a key that the task itself names; a row whose key
-        goes, goes. What the orchestrator looked up itself is not known here: it counts as given by the message.
+        A contribution is the item F1 minus the item F1 without the cells that only this message
+        gives. A cell that another message gives too stays, and so does a key that the task itself
+        names; a row whose key goes, goes. What the orchestrator looked up itself is not known here:
+        it counts as given by the message.
         """
         rows, columns = self._rows(answer)
-        given = [self._given(message, rows) for message in messages]
-        times = Counter(cell for cells in given for cell in cells)
-        whole = self._item_f1(rows, columns)
-        worth = []
-        for cells in given:
-            lost = {cell for cell in cells if times[cell] == 1}
-            left = {
-                n: {c: v for c, v in row.items() if (n, c) not in lost} for n, row in rows.items()
-            }
-            left = {
-                n: row for n, row in left.items() if columns[0] in row or columns[0] not in rows[n]
-            }
-            worth.append(whole - self._item_f1(left, columns) if lost else 0.0)
-        return worth
+        cells_by_message = [self._cells_of_message(message, rows) for message in messages]
+        num_messages: Counter[tuple[int, str]] = Counter()
+        for cells in cells_by_message:
+            num_messages.update(cells)
+        full_score = self._item_f1(rows, columns)
+        contributions = []
+        for cells in cells_by_message:
+            lost = {cell for cell in cells if num_messages[cell] == 1}
+            if not lost:
+                contributions.append(0.0)
+                continue
+            remaining = _without_cells(rows, lost, key=columns[0])
+            contributions.append(full_score - self._item_f1(remaining, columns))
+        return contributions
 
     def _rows(self, answer: str) -> tuple[Mapping[int, Mapping[str, str]], Sequence[str]]:
         """The answer's rows by number, and their columns, the key first."""
@@ -241,36 +276,45 @@ class WideSearch(AgentEnv):
         table = parse_table(answer) or []
         keys = self.task.data["evaluation"]["unique_columns"]
         names = list(table[0]) if table else list(keys)
-        return dict(enumerate(table, 1)), sorted(names, key=lambda name: name not in keys)
+        rows = dict(enumerate(table, 1))
+        return rows, sorted(names, key=lambda name: name not in keys)
 
-    def _given(self, message: str, rows: Mapping[int, Mapping[str, str]]) -> set[tuple[int, str]]:
-        """Cells of the answer that stand in a message: in the same row (cells), or anywhere in it (markdown)."""
-        asked, key = _words(self.task.prompt), self.task.data["columns"][0]
-        if self.knobs.answer_format == "cells":
-            own = parse_rows(message, self.task.data["columns"])
-            found = {
-                (n, c)
-                for n, row in rows.items()
-                for c, v in row.items()
-                if v and own.get(n, {}).get(c) == v
-            }
+    def _cells_of_message(
+        self, message: str, rows: Mapping[int, Mapping[str, str]]
+    ) -> set[tuple[int, str]]:
+        """The answer's cells that a message gives, as (row number, column).
+
+        In cells it gives them in the same row, in Markdown anywhere. Keys that the task itself
+        names are left out.
+        """
+        in_cells = self.knobs.answer_format == "cells"
+        if in_cells:
+            key = self.task.data["columns"][0]
+            message_rows = parse_rows(message, self.task.data["columns"])
         else:
             key = self.task.data["evaluation"]["unique_columns"][0]
-            found = {
-                (n, c)
-                for n, row in rows.items()
-                for c, v in row.items()
-                if v and _stands_in(v, message)
-            }
-        return {(n, c) for n, c in found if c != key or _words(rows[n][c]) not in asked}
+            message_rows = {}
+        prompt_words = _words(self.task.prompt)
+
+        cells = set()
+        for number, row in rows.items():
+            for column, cell in row.items():
+                if not cell or (column == key and _words(cell) in prompt_words):
+                    continue
+                if in_cells:
+                    is_in_message = message_rows.get(number, {}).get(column) == cell
+                else:
+                    is_in_message = _has_cell(message, cell)
+                if is_in_message:
+                    cells.add((number, column))
+        return cells
 
     def _item_f1(self, rows: Mapping[int, Mapping[str, str]], columns: Sequence[str]) -> float:
         table = rows_to_markdown(rows, columns)
-        return wide_search(table, self.task.data["gold"], self.task.data["evaluation"])[
-            "f1_by_item"
-        ]
+        result = wide_search(table, self.task.data["gold"], self.task.data["evaluation"])
+        return result["f1_by_item"]
 
-    # --- a policy from nothing ---------------------------------------------------------------------------------------
+    # --- a policy from nothing ---
 
     def vocabulary(self) -> Sequence[str]:
         return practice.vocabulary(self.world_spec, self.knobs)
@@ -278,52 +322,70 @@ class WideSearch(AgentEnv):
     def demonstrate(
         self, kind: str, rng: np.random.Generator, **knobs: Any
     ) -> Demonstration | Sequence[Segment]:
-        """`recall`, `enumerate`: texts to practise copying. `episode`: the expert at work."""
+        """Draw a demonstration.
+
+        `recall` and `enumerate` are texts to practise copying; `episode` is the expert at work,
+        with the knobs of `SearchExpert` and `n`, a range for the number of entities.
+        """
         if kind in practice.KINDS:
             return practice.KINDS[kind](rng, self.world_spec, self.knobs)
         if kind != "episode":
-            raise ConfigError(
-                f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}"
-            )
+            hint = did_you_mean(kind, [*practice.KINDS, "episode"])
+            raise ConfigError(f"No demonstrations of kind '{kind}'.{hint}")
         env = copy.copy(self)
         env.world = self._demo_world(rng)
         task = tasks.one_task(env.world, self.knobs, rng, "demo", knobs.pop("n", None))
         return Demonstration(env, task, expert.SearchExpert(task, rng, **knobs))
 
     def for_rehearsal(self) -> AgentEnv:
-        """Return a copy with demonstration worlds apart: the first 48 that are drawn stay for the whole run."""
+        """Return a copy with demonstration worlds apart.
+
+        The first worlds that are drawn stay for the whole run, so a rehearsal must not draw them.
+        """
         env = copy.copy(self)
         env._demo_worlds = list(self._demo_worlds)
         return env
 
     def _demo_world(self, rng: np.random.Generator) -> World:
-        """Worlds whose facts are shuffled over all entities: the policy learns to look up, never the facts."""
-        if len(self._demo_worlds) < 48:
-            self._demo_worlds.append(
-                load_world(self.world_spec, "demo", shuffle=int(rng.integers(2**31)))
-            )
+        """A world with shuffled facts: the policy learns to look facts up, not the facts."""
+        if len(self._demo_worlds) < NUM_DEMO_WORLDS:
+            seed = int(rng.integers(2**31))
+            self._demo_worlds.append(load_world(self.world_spec, "demo", shuffle=seed))
         return self._demo_worlds[int(rng.integers(len(self._demo_worlds)))]
 
 
 def _question(cell: Cell) -> Question:
-    """A cell as a question. Signs that the official rules take away do not make an abstention an answer."""
-    gold, said = (text.replace("*", "").strip().casefold() for text in (cell.gold, cell.said))
-    answerable = gold != NOT_FOUND
-    if said == NOT_FOUND:
-        return Question(answerable, "unknown")
-    return Question(answerable, "answer" if said else "nothing", cell.score)
+    """A cell as a question with an answer, an abstention, or nothing."""
+    # The official rules take `*` away, so it must not make an answer of an abstention.
+    gold_cell = cell.gold.replace("*", "").strip().casefold()
+    answer = cell.answer.replace("*", "").strip().casefold()
+    is_answerable = gold_cell != NOT_FOUND
+    if answer == NOT_FOUND:
+        return Question(is_answerable, "unknown")
+    return Question(is_answerable, "answer" if answer else "nothing", cell.score)
+
+
+def _without_cells(
+    rows: Mapping[int, Mapping[str, str]], lost: set[tuple[int, str]], key: str
+) -> dict[int, dict[str, str]]:
+    """The rows without some cells; a row that loses its key goes."""
+    remaining = {}
+    for number, row in rows.items():
+        if key in row and (number, key) in lost:
+            continue
+        remaining[number] = {c: cell for c, cell in row.items() if (number, c) not in lost}
+    return remaining
 
 
 def _words(text: str) -> str:
-    """The words of a text between blanks, so that one text's words can be found in another's."""
+    """The words of a text between blanks, so that whole words of another can be looked for."""
     return f" {' '.join(WORD.findall(text))} "
 
 
-def _stands_in(cell: str, text: str) -> bool:
-    """Whether a text holds the cell, not as a part of a longer word or number."""
-    return (
-        re.search(rf"(?<!\w){re.escape(cell.casefold())}(?!\w|[.,]\d)", text.casefold()) is not None
-    )
+def _has_cell(text: str, cell: str) -> bool:
+    """Whether a text has the cell, not as a part of a longer word or number."""
+    pattern = rf"(?<!\w){re.escape(cell.casefold())}(?!\w|[.,]\d)"
+    return re.search(pattern, text.casefold()) is not None
 
 
 def _check_unanswerable(share: float, corpus: str, pages: str) -> None:
@@ -331,11 +393,12 @@ def _check_unanswerable(share: float, corpus: str, pages: str) -> None:
         raise ConfigError(f"env.kwargs.unanswerable is {share}; give a share of the facts, 0 to 1.")
     if share and (corpus != "factbook" or pages != "records"):
         raise ConfigError(
-            f"env.kwargs.unanswerable is {share}, but facts can be left out of the factbook's records only. "
-            f"Set it to 0; in tasks of your own, write {NOT_FOUND} into the gold cells that your corpus does not tell."
+            f"env.kwargs.unanswerable is {share}, but facts can be left out of the factbook's "
+            f"records only. Set it to 0; in tasks of your own, write {NOT_FOUND} into the gold cells "
+            "that your corpus does not tell."
         )
 
 
-def _one_of(name: str, given: str, allowed: Sequence[str]) -> None:
-    if given not in allowed:
-        raise ConfigError(f"env.kwargs.{name} is '{given}'.{did_you_mean(str(given), allowed)}")
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"env.kwargs.{name} is '{value}'.{did_you_mean(str(value), allowed)}")

@@ -76,7 +76,7 @@ def conclude(
     return max(texts) if name == "max" else " ".join(texts)
 
 
-# --- digits ----------------------------------------------------------------------------------------------------------
+# --- digits ---
 
 
 def _one_page(
@@ -205,7 +205,7 @@ def _page(scene: Scene, boxes: Sequence[Box]) -> Mapping[str, Any]:
     }
 
 
-# --- documents -------------------------------------------------------------------------------------------------------
+# --- documents ---
 
 
 def _table(

@@ -89,7 +89,7 @@ class VisualTools(AgentEnv):
         ranges = _range("boxes", boxes, most), _range("n", n, most)
         self.knobs = VisualKnobs(tuple(questions), *ranges, size, paged, unanswerable)
 
-    # --- tools -------------------------------------------------------------------------------------------------------
+    # --- tools ---
 
     @tool
     def zoom(
@@ -157,7 +157,7 @@ class VisualTools(AgentEnv):
             tasks.page_image(self.task.data["pages"][int(number) - 1]), self.knobs.size, WHOLE, name
         )
 
-    # --- tasks and scores --------------------------------------------------------------------------------------------
+    # --- tasks and scores ---
 
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
         return tasks.generate(self.knobs, split, num, seed)
@@ -220,7 +220,7 @@ class VisualTools(AgentEnv):
         ]
         return sum(best) / len(best) if best else 0.0
 
-    # --- subagents ---------------------------------------------------------------------------------------------------
+    # --- subagents ---
 
     def fork(self, subtask: str) -> VisualTools:
         """A subagent has the pages and no pictures yet. It is asked for the boxes that its prompt names: by where
@@ -261,7 +261,7 @@ class VisualTools(AgentEnv):
         by_colour = {box.colour: box for box in boxes}
         return there or [by_colour[w] for w in words if w in by_colour]
 
-    # --- a policy from nothing ---------------------------------------------------------------------------------------
+    # --- a policy from nothing ---
 
     def vocabulary(self) -> Sequence[str]:
         self._only_digits("a tiny model reads few words")
