@@ -1,4 +1,6 @@
-"""The shipped reward terms. Importing this package registers them (entry point `parl.rewards`); it loads no torch.
+"""The shipped reward terms. Importing this package registers them; it loads no torch.
+
+The entry point `parl.rewards` names it.
 
 - `outcome`: outcome, for both roles
 - `calibration`: calibration, for the orchestrator

@@ -1,7 +1,6 @@
-"""Knowing what one does not know, as a term: answers, and abstentions on questions without an answer.
+"""A term for knowing what one does not know: answers, and abstentions where there is no answer.
 
-In: an `Episode` whose facts hold `calibration` (`parl.core.abstention.tally`). Out: 0..1, for the
-orchestrator.
+It reads `calibration` of an episode's facts (`parl.core.abstention.tally`).
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ def calibration(
     abstention: Annotated[float, Field(ge=0, le=1)] = 0.5,
     wrong: Annotated[float, Field(gt=0)] = 1.0,
 ) -> float:
-    """Pays for right answers and right abstentions, and charges for wrong answers. 0..1.
+    """Pay for right answers and right abstentions, charge for wrong answers. 0..1.
 
     The mean over the questions of x = 1 for a right answer, `abstention` for a right abstention, 0
-    for a needless one and -`wrong` for a wrong answer, taken to 0..1 by (x + wrong) / (1 + wrong).
-    What is left out counts as wrong. Where an agent holds a question to have no answer with
-    probability u, answering pays if its answer is right with more than (wrong + u abstention) / (1
-    + wrong).
+    for a needless one and -`wrong` for a wrong answer, mapped to 0..1 by (x + wrong) / (1 + wrong).
+    A question that is left out counts as wrong.
+
+    For an agent that believes with probability u that a question has no answer, answering pays if
+    its answer is right with a probability above (wrong + u abstention) / (1 + wrong).
 
     Args:
         abstention: what a right abstention earns, 0..1.
@@ -39,16 +39,15 @@ def calibration(
     counts = episode.facts.get("calibration")
     if counts is None:
         raise ConfigError(
-            f"reward.terms.calibration: {episode.task.env or 'the environment'} leaves no counts of abstentions in its "
-            "facts. Remove the term, or let it ask questions without an answer (of parl/WideSearch-v0: "
-            "env.kwargs.unanswerable)."
+            f"reward.terms.calibration: {episode.task.env or 'the environment'} leaves no counts "
+            "of abstentions in its facts. Remove the term, or let it ask questions without an "
+            "answer (of parl/WideSearch-v0: env.kwargs.unanswerable)."
         )
     if not counts["questions"]:
         return 0.0
-    right, abstained, honest = (
-        counts["answered_right"],
-        counts["abstained"],
-        counts["abstained_right"],
-    )
-    earned = right * (1 + wrong) + honest * (abstention + wrong) + (abstained - honest) * wrong
+    num_right = counts["answered_right"]
+    num_honest = counts["abstained_right"]
+    num_needless = counts["abstained"] - num_honest
+    # Each question's x + wrong; for a wrong answer that is 0.
+    earned = num_right * (1 + wrong) + num_honest * (abstention + wrong) + num_needless * wrong
     return float(earned / ((1 + wrong) * counts["questions"]))

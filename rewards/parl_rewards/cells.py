@@ -29,7 +29,7 @@ class Rule(NamedTuple):
     preprocess: tuple[str, ...]
     """Names from PREPROCESS, applied in order to the answer's cell and to the gold cell."""
     metrics: tuple[str, ...]
-    """Names from METRICS. All must hold: there they add up, so that a cell may score more than 1."""
+    """Names from METRICS, which must all hold. There they add up, and a cell may exceed 1."""
     criterion: float
     """The relative tolerance of `number_near`."""
 
@@ -124,7 +124,7 @@ def _to_float(text: str) -> float | None:
 
 
 def _date_near(response: str, target: str, criterion: float) -> bool:
-    """Not further apart than MAX_DAYS_APART. Two texts that are no dates agree, as they do there."""
+    """At most MAX_DAYS_APART. Two texts that are no dates agree, as they do there."""
     day = parse_date(response)
     expected = parse_date(target)
     if day is None or expected is None:

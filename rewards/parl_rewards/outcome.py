@@ -1,6 +1,6 @@
-"""The outcome term: how well the task was solved, for both roles; and WideSearch's scoring, re-exported.
+"""The outcome term: how well the task was solved, for both roles.
 
-In: an `Episode`. Out: agent id -> 0..1.
+WideSearch's scoring can be imported from here, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def outcome(episode: Episode, *, metric: str = "score") -> dict[str, float]:
     """r_perf (Kimi K2.5, section 3): the environment's score of the final answer.
 
     A subagent gets the environment's `subtask_score`, where it has one (gold-informed); else half
-    of the shared outcome and half of the validity of its own message (our choice).
+    of the shared outcome and half of the validity of its message (our choice).
 
     Args:
         metric: key of `episode.outcome` to read; `parl envs show` lists an environment's.
@@ -27,13 +27,17 @@ def outcome(episode: Episode, *, metric: str = "score") -> dict[str, float]:
     """
     if metric not in episode.outcome:
         raise ConfigError(
-            f"reward.terms.outcome.metric: {episode.task.env or 'the environment'} scores no '{metric}'."
-            f"{did_you_mean(metric, episode.outcome)}"
+            f"reward.terms.outcome.metric: {episode.task.env or 'the environment'} scores no "
+            f"'{metric}'.{did_you_mean(metric, episode.outcome)}"
         )
     shared = episode.outcome[metric]
-    children = {t.id: _subagent(t, shared) for t in episode.subagents}
-    return {episode.orchestrator.id: shared, **children}
+    values = {episode.orchestrator.id: shared}
+    for trace in episode.subagents:
+        values[trace.id] = _subagent_outcome(trace, shared)
+    return values
 
 
-def _subagent(trace: AgentTrace, shared: float) -> float:
-    return trace.score if trace.score is not None else 0.5 * shared + 0.5 * finished(trace)
+def _subagent_outcome(trace: AgentTrace, shared: float) -> float:
+    if trace.score is not None:
+        return trace.score
+    return 0.5 * shared + 0.5 * finished(trace)

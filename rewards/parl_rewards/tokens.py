@@ -1,7 +1,7 @@
-"""Terms about length: generated tokens, tool calls included, observations not. The orchestrator's alone.
+"""Terms about length, for the orchestrator.
 
-In: an `Episode`. Out: a float that is never positive. (Toggle is a modifier of the outcome, see
-`parl.rewards.scorer`.)
+Generated tokens count, tool calls included, observations not. The terms are never positive. (Toggle
+is a modifier of the outcome, see `parl.rewards.scorer`.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def tokens(episode: Episode, *, per: PositiveInt = 1000, tree: bool = False) -> 
     """Minus the tokens, in units of `per`: a linear cost.
 
     Args:
-        tree: count those of all agents, not the orchestrator's own.
+        tree: count those of all agents, not those of the orchestrator alone.
     """
     return -_length(episode, tree) / per
 
@@ -29,16 +29,18 @@ def overlong(
     ramp: PositiveInt = 4096,
     tree: bool = False,
 ) -> float:
-    """DAPO's soft overlong punishment (2503.14476, eq. 13): 0, then down to -1 over the last `ramp` tokens.
+    """DAPO's soft overlong punishment (2503.14476, eq. 13): 0, then down to -1 over `ramp` tokens.
 
     Args:
         max_tokens: -1 from here on.
         ramp: tokens below `max_tokens` at which the punishment sets in.
-        tree: count those of all agents, not the orchestrator's own.
+        tree: count those of all agents, not those of the orchestrator alone.
     """
     over = _length(episode, tree) - (max_tokens - ramp)
     return -min(max(over / ramp, 0.0), 1.0)
 
 
 def _length(episode: Episode, tree: bool) -> int:
-    return episode.tokens() if tree else episode.orchestrator.num_generated
+    if tree:
+        return episode.tokens()
+    return episode.orchestrator.num_generated
