@@ -25,7 +25,7 @@ from parl.core.public import PUBLIC
 
 if TYPE_CHECKING:
     from parl.config import Config as Config
-    from parl.config import load as load_config
+    from parl.config import load as load_config  # noqa: F401
     from parl.core.errors import CheckpointError as CheckpointError
     from parl.core.errors import ConfigError as ConfigError
     from parl.core.errors import EnvFailure as EnvFailure
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from parl.env.tools import Toolset as Toolset
     from parl.env.tools import ToolSpec as ToolSpec
     from parl.env.tools import tool as tool
+    from parl.learner.loss.registry import policy_loss as policy_loss
+    from parl.rewards.credit.rule import credit_rule as credit_rule
     from parl.rewards.terms import reward as reward
     from parl.runs.run import Run as Run
     from parl.runs.run import load_run as load_run
@@ -58,40 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 """The one home of the version: the package takes it from here."""
 
-# Written out, since tools that read the source without running it (griffe, type checkers) want plain strings.
-__all__ = [
-    "AgentEnv",
-    "AgentTrace",
-    "CheckpointError",
-    "Config",
-    "ConfigError",
-    "Demonstration",
-    "EnvFailure",
-    "Episode",
-    "Interrupted",
-    "Message",
-    "ParlError",
-    "Run",
-    "ScoredEpisode",
-    "Segment",
-    "Summary",
-    "Task",
-    "ToolCall",
-    "ToolSpec",
-    "Toolset",
-    "Turn",
-    "__version__",
-    "ablate",
-    "assistant",
-    "evaluate",
-    "load_config",
-    "load_run",
-    "make_env",
-    "reward",
-    "tool",
-    "train",
-    "written_call",
-]
+__all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604
 
 # A plugin that was written against an old path is told the new one.
 moved.install()

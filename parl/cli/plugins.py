@@ -146,13 +146,13 @@ def rewards_show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     knobs: dict[str, inspect.Parameter] = {}
     for knob, parameter in registry.knobs(term.function).items():
         # The first parameter is the episode, which is no knob.
-        if knob in term.knobs:
+        if knob in term.knobs.validators:
             knobs[knob] = parameter
 
     typer.echo(f"{name}\n\n{textwrap.indent(term.doc or NO_DOCSTRING, '    ')}\n")
     typer.echo("knobs:" if knobs else "knobs: (none)")
     for knob, parameter in knobs.items():
-        bounds = _bounds(term.knobs[knob].json_schema())
+        bounds = _bounds(term.knobs.validators[knob].json_schema())
         remark = f"  ({bounds})" if bounds else ""
         typer.echo(f"    {registry.describe({knob: parameter})}{remark}")
     typer.echo(f"roles: {', '.join(term.roles)}")

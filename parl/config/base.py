@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from parl.core.errors import did_you_mean
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegInt = Annotated[int, Field(ge=0)]
@@ -27,3 +30,19 @@ class ConfigModel(BaseModel):
         """
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self).model_validate({**values, **(self.model_extra or {}), **changes})
+
+
+def refuse_unknown_keys(section: ConfigModel, shipped: Collection[str]) -> None:
+    """Refuse further keys in a section whose `type` is one of ours.
+
+    Where `type` names a plugin's function, further keys are its knobs and are checked with it.
+
+    Raises:
+        ValueError: there is such a key.
+    """
+    extra = section.model_extra or {}
+    if not extra or getattr(section, "type") not in shipped:  # noqa: B009
+        return
+    key = next(iter(extra))
+    hint = did_you_mean(key, type(section).model_fields)
+    raise ValueError(f"unknown key '{key}'.{hint}")

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
-from parl.config.base import ConfigModel, Fraction, NonNegFloat, PositiveFloat, PositiveInt
+from parl.config.base import (
+    ConfigModel,
+    Fraction,
+    NonNegFloat,
+    PositiveFloat,
+    PositiveInt,
+    refuse_unknown_keys,
+)
+
+ShippedRule = Literal[
+    "group_mean",
+    "trajectory",
+    "role_normalized",
+    "hierarchical",
+    "per_turn",
+    "leave_one_out",
+    "resample",
+]
 
 
 class Credit(ConfigModel):
     """From rewards to advantages, per role (docs/explain/credit.md)."""
 
-    type: Literal[
-        "group_mean",
-        "trajectory",
-        "role_normalized",
-        "hierarchical",
-        "per_turn",
-        "leave_one_out",
-        "resample",
-    ] = "group_mean"
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    type: str = "group_mean"
     """group_mean: reward minus the mean of the agent's group; for subagents an episode's children are
-    averaged first. The other rules: docs/explain/credit.md."""
+    averaged first. Other rules: trajectory, role_normalized, hierarchical, per_turn, leave_one_out,
+    resample (docs/explain/credit.md), or the name of a plugin's rule, whose knobs are further keys of
+    this section."""
     normalize_std: bool = False
     """Divide by the group's standard deviation (GRPO); Kimi's objective does not."""
     std_floor: PositiveFloat = 0.05
@@ -40,3 +53,9 @@ class Credit(ConfigModel):
     message."""
     sibling_share: Fraction = 0.25
     """resample: share of the assignments that are drawn."""
+
+    @model_validator(mode="after")
+    def _no_unknown_key(self) -> Credit:
+        # A plugin's rule checks its own knobs; the shipped ones have all theirs above.
+        refuse_unknown_keys(self, get_args(ShippedRule))
+        return self

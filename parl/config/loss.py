@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
-from parl.config.base import ConfigModel, NonNegFloat, PositiveFloat
+from parl.config.base import ConfigModel, NonNegFloat, PositiveFloat, refuse_unknown_keys
+
+ShippedLoss = Literal["kimi_k2_5", "grpo", "dapo", "gspo"]
 
 
 class Loss(ConfigModel):
     """The policy-gradient objective (docs/reference/losses.md)."""
 
-    type: Literal["kimi_k2_5", "grpo", "dapo", "gspo"] = "kimi_k2_5"
-    """dapo: grpo's clip, and groups with equal episodes are left out. gspo: one ratio for a whole
-    trace."""
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    type: str = "kimi_k2_5"
+    """kimi_k2_5, grpo, dapo (grpo's clip, and groups with equal episodes are left out), gspo (one
+    ratio for a whole trace), or the name of a plugin's loss, whose knobs are further keys of this
+    section."""
     alpha: float = -0.5
     """kimi_k2_5: tokens whose log-ratio is below alpha get no policy gradient (eq. 1)."""
     beta: float = 0.5
@@ -60,4 +65,10 @@ class Loss(ConfigModel):
             raise ValueError(
                 f"alpha={self.alpha} and beta={self.beta}: eq. 1 needs alpha < 0 < beta"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_unknown_key(self) -> Loss:
+        # A plugin's loss checks its own knobs; the shipped ones have all theirs above.
+        refuse_unknown_keys(self, get_args(ShippedLoss))
         return self

@@ -20,8 +20,8 @@ from parl.config.loss import Loss
 from parl.config.policy import Optimizer
 from parl.core.errors import EngineMismatch
 from parl.core.types import Sample
+from parl.learner import loss as losses
 from parl.learner.batch import Batch, collate, micro_batches
-from parl.learner.loss import grpo, gspo, kimi_k2_5
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
 from parl.learner.precision import MixedPrecisionCopy
 from parl.policy.models import lora
@@ -46,6 +46,8 @@ class Learner:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.name, self._loss, self._optimizer_config = name, loss, optimizer
+        self._policy_loss = losses.get(loss.type)
+        self._knobs = self._policy_loss.bind(loss)
         self._tokens_per_batch = tokens_per_batch
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         # Unwrapped in several processes, too: gradients are summed here once a step, after all micro-batches.
@@ -192,19 +194,12 @@ class Learner:
         logp = logp_NV.gather(1, batch.ids_BT[:, 1:][here][:, None])[:, 0]
         old = batch.old_logp_BT[:, 1:][here]
         ones = torch.ones_like(logp)
-        arguments = (logp, old, batch.advantage_BT[:, 1:][here], ones)
+        arguments: tuple[torch.Tensor, ...] = (logp, old, batch.advantage_BT[:, 1:][here], ones)
         common: dict[str, Any] = {"weights": batch.weight_B[rows], "denominator": denominator}
         cfg = self._loss
-        if cfg.type == "kimi_k2_5":
-            loss, stats = kimi_k2_5(
-                *arguments, alpha=cfg.alpha, beta=cfg.beta, tau=cfg.tau, **common
-            )
-        elif cfg.type == "gspo":
-            loss, stats = gspo(
-                *arguments, rows, clip_low=cfg.clip_low, clip_high=cfg.clip_high, **common
-            )
-        else:  # what dapo adds is in `credit.learnable`
-            loss, stats = grpo(*arguments, clip_low=cfg.clip_low, clip_high=cfg.clip_high, **common)
+        if self._policy_loss.takes_traces:
+            arguments = (*arguments, rows)
+        loss, stats = self._policy_loss.function(*arguments, **self._knobs, **common)
         entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
         if cfg.entropy_bonus and (cfg.entropy_floor is None or self._entropy < cfg.entropy_floor):
             loss = loss - cfg.entropy_bonus * (entropy_N * batch.weight_B[rows]).sum() / denominator

@@ -6,13 +6,12 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, TypeVar, get_type_hints, overload
-
-from pydantic import TypeAdapter, ValidationError
+from types import MappingProxyType
+from typing import Any, TypeVar, overload
 
 from parl.core.errors import ConfigError, did_you_mean
 from parl.core.types import ORCHESTRATOR_ID, ROLES, AgentTrace, Episode, Role
+from parl.rewards.knobs import Knobs, knobs_of_function, origin
 
 F = TypeVar("F", bound=Callable[..., float | Mapping[str, float]])
 
@@ -30,42 +29,19 @@ class RewardTerm:
     """Roles that may get a value. Orchestrator only, unless declared: the shaping terms never reach subagents."""
     outcome: bool
     """Part of r_perf: what Toggle gates on and multiplies."""
-    knobs: Mapping[str, TypeAdapter[Any]]
-    """Knob -> validator, from the type hints."""
+    knobs: Knobs
 
     @property
     def doc(self) -> str:
         return inspect.getdoc(self.function) or ""
 
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """Knob -> default, without the knobs that have none."""
-        parameters = inspect.signature(self.function).parameters
-        return {
-            k: parameters[k].default
-            for k in self.knobs
-            if parameters[k].default is not inspect.Parameter.empty
-        }
-
     def bind(self, knobs: Mapping[str, Any]) -> dict[str, Any]:
-        """The given knobs, validated against the signature. Raises ConfigError: unknown, mistyped or missing."""
-        where = f"reward.terms.{self.name}"
-        values: dict[str, Any] = {}
-        for knob, given in knobs.items():
-            if knob not in self.knobs:
-                raise ConfigError(
-                    f"{where}.{knob}: unknown knob.{did_you_mean(knob, ('weight', *self.knobs))}"
-                )
-            try:
-                values[knob] = self.knobs[knob].validate_python(given)
-            except ValidationError as error:
-                raise ConfigError(
-                    f"{where}.{knob}: {error.errors()[0]['msg']} (given: {given!r})"
-                ) from None
-        missing = [k for k in self.knobs if k not in values and k not in self.defaults]
-        if missing:
-            raise ConfigError(f"{where}: missing {', '.join(missing)}. Add {where}.{missing[0]}.")
-        return values
+        """Return the values of a config's knobs, validated.
+
+        Raises:
+            ConfigError: a knob is unknown, has another type, or is missing.
+        """
+        return self.knobs.bind(knobs, f"reward.terms.{self.name}", ("weight",))
 
     def values(self, episode: Episode, knobs: Mapping[str, Any]) -> dict[str, float]:
         """The term's value of each agent that gets one; a plain number is the orchestrator's.
@@ -122,16 +98,19 @@ def reward(
     """
 
     def register(function: F) -> F:
-        term = RewardTerm(function.__name__, function, tuple(roles), outcome, _knobs(function))
+        knobs = knobs_of_function(function, "@reward", "episode, *, knob: int = 1")
+        if "weight" in knobs.validators:
+            raise TypeError(f"@reward on {function.__qualname__}: 'weight' is taken by the config")
+        term = RewardTerm(function.__name__, function, tuple(roles), outcome, knobs)
         unknown = [r for r in term.roles if r not in ROLES]
         if unknown or not term.roles:
             raise TypeError(
                 f"@reward on {term.name}: roles={tuple(roles)} must name some of {ROLES}"
             )
         known = _REGISTRY.get(term.name)
-        if known is not None and _origin(known.function) != _origin(function):
+        if known is not None and origin(known.function) != origin(function):
             raise ConfigError(
-                f"Two reward terms are named '{term.name}': {_origin(known.function)} and {_origin(function)}. "
+                f"Two reward terms are named '{term.name}': {origin(known.function)} and {origin(function)}. "
                 "Rename one function."
             )
         _REGISTRY[term.name] = term
@@ -157,34 +136,6 @@ def get(name: str) -> RewardTerm:
 def is_outcome(name: str) -> bool:
     term = get(name)
     return term.outcome and "orchestrator" in term.roles
-
-
-def _origin(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
-
-
-def _knobs(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
-    """Validators of the keyword-only arguments. Raises TypeError on any other form of signature."""
-    where = f"@reward on {function.__qualname__}"
-    parameters = list(inspect.signature(function).parameters.values())
-    if not parameters or any(p.kind is not p.KEYWORD_ONLY for p in parameters[1:]):
-        raise TypeError(
-            f"{where}: write def {function.__name__}(episode, *, knob: int = 1), knobs after the *"
-        )
-    names = [p.name for p in parameters[1:]]
-    written = function.__annotations__
-    bare = [n for n in names if n not in written]
-    if bare or "weight" in names:
-        what = (
-            "'weight' is taken by the config"
-            if "weight" in names
-            else f"knob '{bare[0]}' has no type hint"
-        )
-        raise TypeError(f"{where}: {what}")
-    # Only the knobs' hints are resolved: the episode's may exist for type checkers alone.
-    holder = SimpleNamespace(__annotations__={n: written[n] for n in names})
-    hints = get_type_hints(holder, globalns=function.__globals__, include_extras=True)
-    return {name: TypeAdapter(hint) for name, hint in hints.items()}
 
 
 def finished(trace: AgentTrace) -> bool:

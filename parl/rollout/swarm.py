@@ -23,6 +23,7 @@ from parl.env.mixture import env_of
 from parl.env.swarm_tools import ASSIGN, CREATE, SWARM_TOOLS
 from parl.gateway.live import Gateway
 from parl.policy.base import PolicyHandle
+from parl.rewards.credit import rule as rules
 from parl.rollout.agent import AgentSpec, Dispatch, ToolResults, run_agent
 from parl.rollout.clock import schedule
 from parl.rollout.env_calls import (
@@ -74,7 +75,7 @@ class SwarmRunner:
             trace = await live.orchestrate(task)
             outcome, facts = await score_env(env, trace.result)
             facts = {**facts, **await contradictions(env, [read_message(t) for t in live.children])}
-            counted = self.credit.type == "leave_one_out"
+            counted = rules.get(self.credit.type).needs_contributions
             children = (
                 await _with_contributions(env, trace.result, live.children)
                 if counted
@@ -297,7 +298,7 @@ class _LiveEpisode:
     ) -> list[Coroutine[Any, Any, AgentTrace]]:
         """Further attempts at the assignments that are drawn, each in a world and with a random stream of its own."""
         credit = self.runner.credit
-        if credit.type != "resample":
+        if not rules.get(credit.type).resamples:
             return []
         assignments = [(first + k, agent, prompt) for k, (_, agent, prompt) in enumerate(launches)]
         drawn = [

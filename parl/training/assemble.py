@@ -16,7 +16,9 @@ from parl.core.types import Split, Task
 from parl.env.base import AgentEnv
 from parl.env.tasks import load_tasks
 from parl.evaluation.evaluator import Evaluator
+from parl.learner.loss import weighting_of
 from parl.learner.policies import PolicySet
+from parl.rewards.credit import LossWeighting
 from parl.rewards.scorer import Scorer
 from parl.rollout.pool import make_pool
 from parl.rollout.pool.local import Pool
@@ -41,6 +43,8 @@ class Parts:
     pool: Pool
     """Its workers start with the first episodes, so that an error in the input is told before."""
     evaluator: Evaluator
+    weighting: LossWeighting
+    """How the loss wants its samples weighted."""
 
     def __enter__(self) -> Self:
         return self
@@ -71,4 +75,5 @@ def assemble(config: Config, checkpoint: Path | None = None) -> Parts:
     # No worker starts here: `--dry-run` and an error in the input must not wait for Ray.
     pool = make_pool(config)
     evaluator = Evaluator(config, pool)
-    return Parts(config, light.env, light.scorer, tasks, policies, pool, evaluator)
+    weighting = weighting_of(config.loss)
+    return Parts(config, light.env, light.scorer, tasks, policies, pool, evaluator, weighting)

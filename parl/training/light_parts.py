@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from parl.config import Config, load
+from parl.config.loss import ShippedLoss
 from parl.core.errors import ConfigError
 from parl.env import registry
 from parl.env.base import AgentEnv
 from parl.env.registry import make_env
+from parl.rewards import credit
 from parl.rewards.scorer import Scorer
 
 
@@ -35,6 +38,12 @@ def build_light_parts(config: Config) -> LightParts:
     # First: rewards, environments and tools of plugins are known by their names from here on.
     registry.load()
     scorer = Scorer(config.reward)
+    credit.get(config.credit.type).bind(config.credit)
+    if config.loss.type not in get_args(ShippedLoss):
+        # Imported here: it loads torch, which the check of a shipped loss's section does not need.
+        from parl.learner.loss import weighting_of
+
+        weighting_of(config.loss)
     env = make_env(config.env)
     for role, settings in config.roles.items():
         if settings.external_agent is not None:

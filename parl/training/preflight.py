@@ -27,6 +27,7 @@ from parl.learner import checkpoint as checkpoints
 from parl.policy.base import Engine, PolicyHandle, Request
 from parl.policy.engines.scripted import ScriptedEngine
 from parl.policy.renderers.chatml import ChatML
+from parl.rewards import credit
 from parl.rollout.swarm import SwarmRunner
 from parl.training.assemble import Parts
 from parl.training.cold_start import gate_of
@@ -151,9 +152,9 @@ def _check_episode(parts: Parts, episode: Episode) -> None:
     # Asked of the class, because asking the instance would need an answer that says something.
     env_class = type(env_of(parts.env, task))
     cannot_tell = env_class.contributions is AgentEnv.contributions
-    if config.credit.type == "leave_one_out" and cannot_tell:
+    if credit.get(config.credit.type).needs_contributions and cannot_tell:
         raise ConfigError(
-            f"credit.type is leave_one_out, but {env_id} cannot tell what a subagent contributed. Implement its "
+            f"credit.type is {config.credit.type}, but {env_id} cannot tell what a subagent contributed. Implement its "
             "contributions() (docs/explain/credit.md), or set credit.type: group_mean."
         )
 

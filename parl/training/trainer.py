@@ -171,7 +171,9 @@ class Trainer:
         lag_mean, lag_max = staleness(episodes, policies.learners.versions())
 
         scored, budgets = self._score(groups, step)
-        samples, token_mass = build_samples(scored, config.credit, config.loss, roles, step)
+        samples, token_mass = build_samples(
+            scored, config.credit, self.parts.weighting, roles, step
+        )
         batch, token_mass = self._select(samples, token_mass, step)
         update = policies.update(batch, token_mass, step)
         times.append(time.monotonic())

@@ -24,6 +24,7 @@ from parl.core.messages import Message
 from parl.core.types import AgentTrace, Episode, Task
 from parl.env.demonstrations import Segment
 from parl.env.registry import load, make_env
+from parl.learner.loss import weighting_of
 from parl.policy.base import PolicyHandle
 from parl.policy.engines.scripted import ScriptedEngine
 from parl.policy.models.vision.forward import hidden_states
@@ -101,7 +102,7 @@ def test_trl_trains_the_same_tokens_for_the_same_reward(tmp_path: Path) -> None:
     episodes = [e for group in groups for e in group]
     scorer = Scorer(Reward.model_validate({"terms": {"outcome": {"weight": 1.0}}}))
     scored = [scorer.score(group, 0, {})[0] for group in groups]
-    samples, _ = build_samples(scored, Credit(), Loss(), Roles(), 0)
+    samples, _ = build_samples(scored, Credit(), weighting_of(Loss()), Roles(), 0)
 
     own_logps = [raw_logps(model, e.orchestrator) for e in episodes]
     before = {k: v.clone() for k, v in model.state_dict().items()}

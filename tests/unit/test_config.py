@@ -210,10 +210,15 @@ WRONG = {
         ["loss.entropy_floor=0.5"],
         r"loss: .*entropy_floor without entropy_bonus does nothing; set loss\.entropy_bonus",
     ),
-    "no such rule": (
-        "extends: base.yaml\ncredit: {type: shapley}",
+    "no such knob of a shipped rule": (
+        "extends: base.yaml\ncredit: {type: per_turn, discont: 0.9}",
         [],
-        r"credit\.type: .*'leave_one_out'.*'shapley'",
+        r"credit: unknown key 'discont'\. Did you mean .discount.",
+    ),
+    "no such knob of a shipped loss": (
+        "extends: base.yaml\nloss: {tua: 0.1}",
+        [],
+        r"loss: unknown key 'tua'\. Did you mean .tau.",
     ),
     "no such policy": (
         "extends: base.yaml",

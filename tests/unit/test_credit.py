@@ -23,6 +23,7 @@ from parl.core.types import (
     Task,
     Turn,
 )
+from parl.learner.loss import weighting_of
 from parl.rewards.credit import assign, build_samples, token_mass
 
 TASK = Task("t", "parl/Test-v0", "prompt", {})
@@ -336,20 +337,22 @@ def test_siblings_are_compared_with_each_other() -> None:
 def test_dapo_leaves_out_groups_without_variance() -> None:
     even = [scored("a", 0.3, [0.1]), scored("b", 0.3, [0.1])]
     odd = [scored("c", 1.0), scored("d", 0.0)]
-    samples, mass = build_samples([even, odd], Credit(), Loss(type="dapo"), BOTH, 0)
+    samples, mass = build_samples([even, odd], Credit(), weighting_of(Loss(type="dapo")), BOTH, 0)
     assert [s.episode for s in samples] == ["c", "d"]
     assert mass == {"main": 6.0}
-    assert build_samples([even, odd], Credit(), Loss(type="grpo"), BOTH, 0)[1] == {"main": 16.0}
-    assert build_samples([even], Credit(), Loss(type="dapo"), BOTH, 0) == ([], {})
+    assert build_samples([even, odd], Credit(), weighting_of(Loss(type="grpo")), BOTH, 0)[1] == {
+        "main": 16.0
+    }
+    assert build_samples([even], Credit(), weighting_of(Loss(type="dapo")), BOTH, 0) == ([], {})
     per_problem, _ = build_samples(
-        [even, odd], Credit(), Loss(type="dapo", denominator="problem"), BOTH, 0
+        [even, odd], Credit(), weighting_of(Loss(type="dapo", denominator="problem")), BOTH, 0
     )
     assert {s.weight for s in per_problem} == {1.0}  # the only problem that is left
 
 
 def test_gspo_counts_traces() -> None:
     group = [scored("a", 1.0, [1.0, 0.0]), scored("b", 0.0)]
-    samples, mass = build_samples([group], Credit(), Loss(type="gspo"), BOTH, 0)
+    samples, mass = build_samples([group], Credit(), weighting_of(Loss(type="gspo")), BOTH, 0)
     assert mass == {"main": 3.0}  # two orchestrators, and two subagents of one half each
     weights = {(s.episode, s.agent): s.weight * sum(s.mask) for s in samples}
     assert weights == pytest.approx(
@@ -362,7 +365,9 @@ def test_each_problem_has_the_same_part_of_the_denominator() -> None:
         [scored("a", 1.0), scored("b", 0.0)],
         [scored(n, float(n == "c"), [0.5]) for n in "cdef"],
     )
-    samples, mass = build_samples([small, large], Credit(), Loss(denominator="problem"), BOTH, 0)
+    samples, mass = build_samples(
+        [small, large], Credit(), weighting_of(Loss(denominator="problem")), BOTH, 0
+    )
     assert mass == {"main": 6.0 + 20.0}
     parts = [
         sum(s.weight * sum(s.mask) for s in samples if s.episode in names)

@@ -34,7 +34,7 @@ from parl.env.base import ANSWER_NOW
 from parl.policy.base import PolicyHandle, Request, WindowFull
 from parl.policy.engines.openai import EndpointEngine, NullRenderer, chat_messages
 from parl.report.episode import decoder
-from parl.rewards.credit import build_samples
+from parl.rewards.credit import LossWeighting, build_samples
 from parl.rollout.pool.local import LocalPool
 from parl.rollout.swarm import SwarmRunner
 from parl.runs.records import episode_of, episode_record
@@ -193,7 +193,7 @@ def test_it_is_stored_and_never_trained_on(endpoint: tuple[Fake, str]) -> None:
     assert episode_of(json.loads(json.dumps(episode_record(group[0], {})))) == episode
     made = parse({"name": "n", "env": {"id": "x"}})
     samples, mass = build_samples(
-        [group], made.credit, made.loss, made.roles, 0
+        [group], made.credit, LossWeighting(), made.roles, 0
     )  # even if somebody says it is trainable
     assert ([s.role for s in samples], list(mass)) == (["orchestrator"] * 2, ["main"])
 

@@ -129,7 +129,7 @@ def test_the_episodes_hint_need_not_exist_at_run_time() -> None:
     def lazy(episode: ImportedForTypeCheckingOnly, *, per: int = 2) -> float:  # type: ignore[name-defined]  # noqa: F821
         return 1 / per
 
-    assert terms.get("lazy").defaults == {"per": 2}
+    assert terms.get("lazy").knobs.defaults == {"per": 2}
 
 
 # --- scoring ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,164 @@
+"""Credit rules and losses of plugins: registered by name, knobs checked, used by a loaded config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+import parl
+from parl.config import parse
+from parl.config.roles import Roles
+from parl.core.errors import ConfigError
+from parl.core.types import AgentTrace, Clock, Episode, RewardBreakdown, ScoredEpisode, Task, Turn
+from parl.learner import loss as losses
+from parl.learner.loss import registry as loss_registry
+from parl.rewards import credit
+from parl.rewards.credit import LossWeighting, build_samples
+from parl.rewards.credit import rule as credit_registry
+
+
+@pytest.fixture(autouse=True)
+def restored_registries() -> Iterator[None]:
+    rules, loss_functions = dict(credit.registered()), dict(losses.registered())
+    yield
+    credit_registry._REGISTRY.clear()
+    credit_registry._REGISTRY.update(rules)
+    loss_registry._REGISTRY.clear()
+    loss_registry._REGISTRY.update(loss_functions)
+
+
+def config(**sections: Any) -> parl.Config:
+    return parse({"name": "n", "env": {"id": "x"}, **sections})
+
+
+def scored(name: str, reward: float) -> ScoredEpisode:
+    trace = AgentTrace(
+        id="0",
+        role="orchestrator",
+        parent=None,
+        spawned_at=None,
+        name="0",
+        prompt="p",
+        policy="main",
+        turns=(Turn("x", (), (), 1, 3, policy_versions=(0,)),),
+        status="completed",
+        stop_reason="answer",
+        result="x",
+        token_ids=(5, 5, 5),
+        mask=(0, 1, 1),
+        logprobs=(0.0, -1.0, -1.0),
+    )
+    task = Task("t", "x", "p", {})
+    clock = Clock(0.0, 0.0, ())
+    episode = Episode(name, task, "g", 0, "completed", "x", {}, {}, (trace,), 0, 0, clock, None)
+    return ScoredEpisode(episode, {"0": RewardBreakdown({"outcome": reward}, {"outcome": 1.0})})
+
+
+def test_a_rule_of_a_plugin_gives_the_advantages() -> None:
+    @parl.credit_rule
+    def below_best(group: Any, *, scale: float = 1.0) -> Mapping[tuple[str, str], float]:
+        best = max(s.rewards["0"].total for s in group)
+        return {(s.episode.id, "0"): scale * (s.rewards["0"].total - best) for s in group}
+
+    section = config(credit={"type": "below_best", "scale": 2.0}).credit
+    group = [scored("a", 1.0), scored("b", 0.25)]
+    samples, mass = build_samples([group], section, LossWeighting(), Roles(), 0)
+    assert [(s.episode, s.advantage) for s in samples] == [("b", -1.5)]
+    assert mass == {"main": 4.0}
+
+
+@pytest.mark.parametrize(
+    "section, message",
+    [
+        ({"type": "shapley"}, r"no credit rule 'shapley'.*leave_one_out"),
+        ({"type": "below_best", "scael": 1}, r"credit\.scael: unknown knob\. Did you mean 'scale'"),
+        ({"type": "below_best", "scale": "x"}, r"credit\.scale: .* \(given: 'x'\)"),
+    ],
+)
+def test_a_wrong_section_is_refused(section: Mapping[str, Any], message: str) -> None:
+    @parl.credit_rule
+    def below_best(group: Any, *, scale: float = 1.0) -> Mapping[tuple[str, str], float]:
+        return {}
+
+    parsed = config(credit=section).credit
+    with pytest.raises(ConfigError, match=message):
+        credit.get(parsed.type).bind(parsed)
+
+
+def test_two_functions_of_one_name_are_refused() -> None:
+    def other() -> None:
+        @parl.credit_rule
+        def group_mean(group: Any) -> Mapping[tuple[str, str], float]:
+            return {}
+
+    with pytest.raises(ConfigError, match=r"Two credit rules are named 'group_mean'"):
+        other()
+
+
+def test_a_rule_of_another_form_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"knobs after the \*"):
+
+        @parl.credit_rule
+        def positional(group: Any, scale: float) -> Mapping[tuple[str, str], float]:
+            return {}
+
+
+def test_what_a_rule_asks_of_the_rollout_is_part_of_its_registration() -> None:
+    assert credit.get("leave_one_out").needs_contributions
+    assert credit.get("resample").resamples
+    assert not credit.get("group_mean").needs_contributions
+
+
+def test_a_loss_of_a_plugin_is_bound_to_its_knobs() -> None:
+    @parl.policy_loss(drops_equal_groups=True)
+    def unclipped(
+        logp: torch.Tensor,
+        old_logp: torch.Tensor,
+        advantages: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        slope: float = 1.0,
+        weights: torch.Tensor | None = None,
+        denominator: float | None = None,
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        return -slope * ((logp - old_logp).exp() * advantages).sum(), {}
+
+    section = config(loss={"type": "unclipped", "slope": 3.0}).loss
+    assert losses.get("unclipped").bind(section) == {"slope": 3.0}
+    assert losses.weighting_of(section) == LossWeighting("batch", False, True)
+
+
+@pytest.mark.parametrize(
+    "section, message",
+    [
+        ({"type": "grop"}, r"no policy loss 'grop'\. Did you mean 'grpo'"),
+        ({"type": "unclipped", "slop": 1}, r"loss\.slop: unknown knob\. Did you mean 'slope'"),
+    ],
+)
+def test_a_wrong_loss_section_is_refused(section: Mapping[str, Any], message: str) -> None:
+    @parl.policy_loss
+    def unclipped(
+        logp: torch.Tensor,
+        old_logp: torch.Tensor,
+        advantages: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        slope: float = 1.0,
+        weights: torch.Tensor | None = None,
+        denominator: float | None = None,
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        return logp.sum(), {}
+
+    with pytest.raises(ConfigError, match=message):
+        losses.weighting_of(config(loss=section).loss)
+
+
+def test_a_loss_of_another_form_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"write def short\(logp, old_logp"):
+
+        @parl.policy_loss
+        def short(logp: torch.Tensor) -> torch.Tensor:
+            return logp.sum()
