@@ -1,8 +1,10 @@
-"""The scripted expert of Coding: demonstrations for the cold start, written through the swarm runtime.
+"""The scripted expert of Coding: demonstrations for the cold start.
 
-In: the messages of one agent. Out: its next turn. It reads what any policy reads, never the solution. It works alone
-or delegates one file to each subagent; which of the two is decided once per episode, and the tokens that carry that
-decision may be kept out of the loss (decision masking).
+They are played through the swarm runtime. The expert writes an agent's next turn from the messages
+of that agent. It reads what any policy reads and never the solution.
+
+It works alone or gives one file to each subagent, which is decided once per episode. The tokens
+that carry this decision can be kept out of the loss (decision masking).
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ DONE = "done"
 
 @dataclass
 class CodingExpert:
-    """Plays the orchestrator and its subagents on one task.
+    """Play the orchestrator and its subagents on one task.
 
     Args:
         delegate_prob: probability of delegating.
         train_decision_prob: probability that a delegating episode trains its decision tokens.
-        give_up_prob: probability that a file is written as it was found, mistake included.
+        give_up_prob: probability that a file is written as it was read, mistake included.
     """
 
     rng: np.random.Generator
@@ -43,41 +45,53 @@ class CodingExpert:
         self._trains_decision = bool(self.rng.random() < self.train_decision_prob)
 
     def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
+        """Write the next turn of the agent that has these messages."""
         if messages[0]["role"] == "system" and messages[0]["content"] == SUBAGENT_SYSTEM:
-            return self._fix(messages[1:], [messages[1]["content"]], rng)
-        at = next(i for i, m in enumerate(messages) if m["role"] == "user")
-        files = messages[at]["content"].removeprefix("fix : ").split(" ; ")
+            file = messages[1]["content"]
+            return self._fix(messages[1:], [file], rng)
+        # The orchestrator's system prompt may be empty, and is then no message.
+        while messages[0]["role"] != "user":
+            messages = messages[1:]
+        files = messages[0]["content"].removeprefix("fix : ").split(" ; ")
         if self._delegates:
-            return self._orchestrate(messages[at:], files)
-        return self._fix(messages[at:], files, rng)
+            return self._orchestrate(messages, files)
+        return self._fix(messages, files, rng)
 
     def _orchestrate(self, messages: Sequence[Message], files: Sequence[str]) -> Sequence[Segment]:
-        if len(messages) == 1:
-            launches = [
-                written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in files
-            ]
-            head = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
-            return [Segment(head, self._trains_decision), Segment(" ".join(launches))]
-        merged = sum(m["role"] == "assistant" for m in messages) > 1
-        return [Segment(DONE if merged else written_call("merge"))]
+        """Launch one subagent for each file, merge, and say that it is done."""
+        num_turns = _count(messages, "assistant")
+        if num_turns == 0:
+            create = written_call("create_subagent", name=AGENT_NAME, system_prompt=SUBAGENT_SYSTEM)
+            launches = []
+            for file in files:
+                launches.append(written_call("assign_task", agent=AGENT_NAME, prompt=file))
+            # The call that creates the subagent is the decision: what follows from it is skill.
+            return [Segment(create, self._trains_decision), Segment(" ".join(launches))]
+        if num_turns == 1:
+            return [Segment(written_call("merge"))]
+        return [Segment(DONE)]
 
     def _fix(
         self, messages: Sequence[Message], files: Sequence[str], rng: np.random.Generator
     ) -> Sequence[Segment]:
-        """Read a file, write it, and so on; `messages` begin with the request, `files` are such as `#2 f7.py`."""
-        place, writes = divmod(sum(m["role"] == "tool" for m in messages), 2)
-        if place == len(files):
+        """Read a file, write it, and so on.
+
+        Args:
+            messages: from the request on.
+            files: such as `#2 f7.py`.
+            rng: decides whether the mistake stays.
+        """
+        # Each file takes two calls: `read_file` and `write_file`.
+        file_index, num_reads = divmod(_count(messages, "tool"), 2)
+        if file_index == len(files):
             return [Segment(DONE)]
-        number, path = files[place].split()
-        if not writes:
+        number, path = files[file_index].split()
+        if num_reads == 0:
             return [Segment(f"{number} {written_call('read_file', path=path)}")]
-        found = messages[-1]["content"]
-        return [
-            Segment(
-                written_call(
-                    "write_file",
-                    path=path,
-                    content=found if rng.random() < self.give_up_prob else correct(found),
-                )
-            )
-        ]
+        source = messages[-1]["content"]
+        content = source if rng.random() < self.give_up_prob else correct(source)
+        return [Segment(written_call("write_file", path=path, content=content))]
+
+
+def _count(messages: Sequence[Message], role: str) -> int:
+    return sum(message["role"] == role for message in messages)

@@ -1,46 +1,67 @@
-"""Three-way merge of text, by lines.
-
-In: the text both sides started from, and what each made of it. Out: both sides' changes, or None where they overlap.
-"""
+"""Three-way merge of text, by lines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
+from typing import NamedTuple
 
 
-def merge(base: str | None, ours: str | None, theirs: str | None) -> tuple[str | None, bool]:
-    """(merged, whether it went without a conflict); None stands for a file that is not there.
+class _Change(NamedTuple):
+    """Lines `start` to `end` (exclusive) of the base, replaced by `lines`."""
 
-    On a conflict the merged text is ours.
+    start: int
+    end: int
+    lines: tuple[str, ...]
+
+
+def merge(base: str | None, current: str | None, incoming: str | None) -> tuple[str | None, bool]:
+    """Bring the changes of both sides together. None stands for a file that does not exist.
+
+    Args:
+        base: the text from which both sides started.
+        current: what this side made of it.
+        incoming: what the other side made of it.
+    Returns:
+        The merged text, and whether there was no conflict. On a conflict the text is `current`.
     """
-    if theirs in (base, ours):
-        return ours, True
-    if ours == base:
-        return theirs, True
-    if base is None or ours is None or theirs is None:
-        return ours, False
-    lines = _merge_lines(*(text.splitlines(keepends=True) for text in (base, ours, theirs)))
-    return (ours, False) if lines is None else ("".join(lines), True)
+    if incoming in (base, current):
+        return current, True
+    if current == base:
+        return incoming, True
+    if base is None or current is None or incoming is None:
+        return current, False
+    lines = _merge_lines(
+        base.splitlines(keepends=True),
+        current.splitlines(keepends=True),
+        incoming.splitlines(keepends=True),
+    )
+    if lines is None:
+        return current, False
+    return "".join(lines), True
 
 
 def _merge_lines(
-    base: Sequence[str], ours: Sequence[str], theirs: Sequence[str]
+    base: Sequence[str], current: Sequence[str], incoming: Sequence[str]
 ) -> list[str] | None:
     """The changes of both sides in the order of the base's lines; None when two of them touch."""
-    changes = sorted({*_changes(base, ours), *_changes(base, theirs)})
+    # A set, because a change that both sides made counts once.
+    changes = sorted({*_changes(base, current), *_changes(base, incoming)})
     merged: list[str] = []
-    at = 0
+    position = 0
     last_end = -1
-    for start, end, new in changes:
-        if start <= last_end:
+    for change in changes:
+        # Changes of adjoining lines conflict, too: nothing tells which of them comes first.
+        if change.start <= last_end:
             return None
-        merged += [*base[at:start], *new]
-        at = last_end = end
-    return [*merged, *base[at:]]
+        merged += [*base[position : change.start], *change.lines]
+        position = last_end = change.end
+    return [*merged, *base[position:]]
 
 
-def _changes(base: Sequence[str], side: Sequence[str]) -> list[tuple[int, int, tuple[str, ...]]]:
-    """(first line, line after the last, what stands there now) for each change of the base."""
-    codes = SequenceMatcher(a=base, b=side, autojunk=False).get_opcodes()
-    return [(i, j, tuple(side[k:m])) for tag, i, j, k, m in codes if tag != "equal"]
+def _changes(base: Sequence[str], side: Sequence[str]) -> Iterator[_Change]:
+    # Without autojunk: it ignores lines that occur often, such as blank ones, in long files.
+    matcher = SequenceMatcher(a=base, b=side, autojunk=False)
+    for tag, start, end, side_start, side_end in matcher.get_opcodes():
+        if tag != "equal":
+            yield _Change(start, end, tuple(side[side_start:side_end]))

@@ -1,8 +1,12 @@
-"""Texts on which a model that starts from nothing learns the skills of repairing, one by one; and its vocabulary.
+"""Texts on which a model that starts from nothing learns to repair, and its vocabulary.
 
-`recall` is copying as such, `enumerate` writes a list again as assignments, `copy` writes a file again, `locate` says
-which statement of a file contradicts its docstring, `repair` writes that statement's words as they should be. Each is
-measured on its own by `accuracy/KIND`.
+    recall      copying as such
+    enumerate   writing a list again, as assignments
+    copy        writing a file again
+    locate      naming the statement of a file that contradicts its docstring
+    repair      writing that statement's words as they should be
+
+Each is measured by `accuracy/KIND`.
 """
 
 from __future__ import annotations
@@ -17,78 +21,87 @@ from parl_envs.coding.expert import AGENT_NAME, DONE, SUBAGENT_SYSTEM
 from parl_envs.coding.functions import CONSTANTS, LETTERS, SYMBOLS, Exercise, draw
 from parl_envs.coding.tasks import HIDDEN, MODULES, SHOWN, CodingKnobs, numbered
 
-END, TO_TOOL, TO_AGENT = "<|im_end|>", "\n<|im_start|>tool\n", "\n<|im_start|>assistant\n"
-PYTHON = tuple("def return ( ) , : ' ; = then".split())  # noqa: SIM905
-COMMON = tuple(
-    "fix ok merged nothing to merge passed of expected got wrong orchestrator error: duplicate task no file files : "  # noqa: SIM905
-    "budget exhausted stopped (turns) at most 1 environment call(s) per turn".split()
+# The chat format's marks, so that a practice text looks like a part of an episode.
+END = "<|im_end|>"
+TO_TOOL = "\n<|im_start|>tool\n"
+TO_AGENT = "\n<|im_start|>assistant\n"
+
+PYTHON = ("def", "return", "(", ")", ",", ":", "'", ";", "=", "then")
+_COMMON_TEXT = (
+    "fix ok merged nothing to merge passed of expected got wrong orchestrator error: duplicate "
+    "task no file files : budget exhausted stopped (turns) at most 1 environment call(s) per turn"
 )
+COMMON = tuple(_COMMON_TEXT.split())
+"""Words of prompts and of what tools and the runtime write."""
 
 
 @lru_cache(maxsize=8)
-def vocabulary(most_files: int) -> tuple[str, ...]:
+def vocabulary(max_files: int) -> tuple[str, ...]:
     """Every word of the `words` style."""
-    numbers = [f"#{i}" for i in range(1, most_files + 1)]
-    return tuple(
-        dict.fromkeys(
-            ["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, DONE, *PYTHON, *numbers, *content_words()]
-        )
-    )
+    numbers = [f"#{i}" for i in range(1, max_files + 1)]
+    scaffolding = ["\n", *COMMON, AGENT_NAME, SUBAGENT_SYSTEM, DONE]
+    words = [*scaffolding, *PYTHON, *numbers, *content_words()]
+    # A dict drops what occurs twice and keeps the order: a token's id is its place.
+    return tuple(dict.fromkeys(words))
 
 
 @lru_cache(maxsize=1)
 def content_words() -> tuple[str, ...]:
     """Words that differ from file to file."""
-    return (
-        *(f"{m}.py" for m in MODULES),
-        *MODULES,
-        *LETTERS,
-        *CONSTANTS,
-        *SYMBOLS,
-        *SYMBOLS.values(),
-    )
+    paths = [f"{module}.py" for module in MODULES]
+    return (*paths, *MODULES, *LETTERS, *CONSTANTS, *SYMBOLS, *SYMBOLS.values())
 
 
 def recall(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
-    """Pairs of words, then the keys again: the values, of one to three words, are to be copied."""
+    """Write pairs of key and value, then the keys again, whose values are to be copied.
+
+    A value has one to three words.
+    """
     words = content_words()
     order = rng.permutation(len(words))
-    num = int(rng.integers(4, 15))
-    keys = [words[i] for i in order[:num]]
-    pool = [words[i] for i in order[num:]]
+    num_pairs = int(rng.integers(4, 15))
+    keys = [words[i] for i in order[:num_pairs]]
+    # The other words, so that no value is also a key.
+    pool = [words[i] for i in order[num_pairs:]]
     longest = 1 if rng.random() < 0.5 else 3
-    values = [" ".join(rng.choice(pool, size=int(rng.integers(1, longest + 1)))) for _ in keys]
-    said = [Segment(" ".join(f"{k} {v}" for k, v in zip(keys, values, strict=True)), train=False)]
+    values = []
+    for _ in keys:
+        length = int(rng.integers(1, longest + 1))
+        values.append(" ".join(rng.choice(pool, size=length)))
+
+    pairs = [f"{key} {value}" for key, value in zip(keys, values, strict=True)]
+    segments = [Segment(" ".join(pairs), train=False)]
     in_order = rng.random() < 0.4
-    for i in range(num) if in_order else rng.permutation(num):
-        said += [Segment(keys[i], train=False), Segment(values[i])]
-    return said
+    question_order = np.arange(num_pairs) if in_order else rng.permutation(num_pairs)
+    for i in question_order:
+        segments.append(Segment(keys[i], train=False))
+        segments.append(Segment(values[i]))
+    return segments
 
 
 def enumerate_files(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
-    """A task, then one assignment for each of its files."""
-    num = int(rng.integers(1, knobs.n[1] + 1))
-    paths = [f"{m}.py" for m in rng.choice(MODULES, size=num, replace=False)]
-    launches = " ".join(
-        written_call("assign_task", agent=AGENT_NAME, prompt=file) for file in numbered(paths)
-    )
+    """Write a task, then one assignment for each of its files."""
+    num_files = int(rng.integers(1, knobs.n[1] + 1))
+    modules = rng.choice(MODULES, size=num_files, replace=False)
+    files = numbered([f"{module}.py" for module in modules])
+    launches = []
+    for file in files:
+        launches.append(written_call("assign_task", agent=AGENT_NAME, prompt=file))
     return [
-        Segment(f"fix : {' ; '.join(numbered(paths))} {END}", train=False),
-        Segment(f"{launches} {END}"),
+        Segment(f"fix : {' ; '.join(files)} {END}", train=False),
+        Segment(f"{' '.join(launches)} {END}"),
     ]
 
 
 def copy_file(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
-    """A file without a mistake is read and written again."""
+    """Read a file without a mistake and write it again."""
     exercise = _draw(rng, knobs)
-    return [
-        _read(exercise, exercise.solution),
-        Segment(written_call("write_file", path=_path(exercise), content=exercise.solution) + END),
-    ]
+    write = written_call("write_file", path=_path(exercise), content=exercise.solution)
+    return [_read(exercise, exercise.solution), Segment(write + END)]
 
 
 def locate(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
-    """A file is read; the statement that contradicts the docstring is named."""
+    """Read a file and name the statement that contradicts the docstring."""
     exercise = _draw(rng, knobs)
     return [
         _read(exercise, exercise.source),
@@ -98,18 +111,24 @@ def locate(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
 
 
 def repair(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
-    """A file is read and written again; only the words that must change are asked for."""
+    """Read a file and write it again. Only the words that must change are trained."""
     exercise = _draw(rng, knobs)
-    before, after = exercise.source.split(), exercise.solution.split()
-    said = [_read(exercise, exercise.source)]
-    text = written_call("write_file", path=_path(exercise), content="\0")
-    said.append(Segment(text.split("\0")[0], train=False))
-    said += [Segment(new, train=old != new) for old, new in zip(before, after, strict=True)]
-    return said
+    write = written_call("write_file", path=_path(exercise), content="\0")
+    call_up_to_content = write.split("\0")[0]
+    segments = [
+        _read(exercise, exercise.source),
+        Segment(call_up_to_content, train=False),
+    ]
+    source_words = exercise.source.split()
+    solution_words = exercise.solution.split()
+    for before, after in zip(source_words, solution_words, strict=True):
+        segments.append(Segment(after, train=before != after))
+    return segments
 
 
 def _draw(rng: np.random.Generator, knobs: CodingKnobs) -> Exercise:
-    return draw(rng, str(rng.choice(MODULES)), knobs.levels, "train", SHOWN + HIDDEN)
+    module = str(rng.choice(MODULES))
+    return draw(rng, module, knobs.levels, "train", SHOWN + HIDDEN)
 
 
 def _path(exercise: Exercise) -> str:
@@ -118,10 +137,8 @@ def _path(exercise: Exercise) -> str:
 
 def _read(exercise: Exercise, text: str) -> Segment:
     """The turn that reads a file, as in an episode, up to where the next turn begins."""
-    return Segment(
-        f"{written_call('read_file', path=_path(exercise))}{END}{TO_TOOL}{text}{END}{TO_AGENT}",
-        train=False,
-    )
+    call = written_call("read_file", path=_path(exercise))
+    return Segment(f"{call}{END}{TO_TOOL}{text}{END}{TO_AGENT}", train=False)
 
 
 KINDS: dict[str, Callable[[np.random.Generator, CodingKnobs], list[Segment]]] = {
@@ -131,3 +148,4 @@ KINDS: dict[str, Callable[[np.random.Generator, CodingKnobs], list[Segment]]] = 
     "locate": locate,
     "repair": repair,
 }
+"""Kind of demonstration -> the function that writes one text."""

@@ -1,9 +1,9 @@
 """Tests that the code under test cannot forge.
 
-In: files, and cases (an expression that calls the code, and what is expected of it). Out: which cases pass. The
-expressions run in the sandbox and only their values come back; what is expected stays in this process, and the
-comparison is made here. So editing tests, printing, exiting early or patching Python cannot help: to pass, a program
-has to say the right value of a call whose right value it has never seen.
+A case is an expression that calls the code, and its expected value. The expressions run in the
+sandbox, and only their values come back; the expected value stays in this process, and the
+comparison is made here. So editing tests, printing, exiting early or patching Python cannot help:
+to pass, a program has to give the right value of a call whose right value it has never seen.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from parl_envs.coding.sandbox import run_python
 
 TIMEOUT_S = 10.0
 LONGEST_VALUE = 20_000
-"""Characters of a value's text. What is longer counts as wrong: it would only keep this process busy."""
+"""Characters of a value's text. A longer one is wrong: reading it would keep this process busy."""
 
+# The answers go to a copy of stdout; what the code under test prints goes to stderr.
 RUNNER = """
 import json, os, sys
 setup, calls = json.loads(sys.stdin.read())
@@ -48,41 +49,49 @@ class Case:
     """
 
     file: str
-    """Whose code it is about: a subagent that was given this file is judged by it."""
+    """The file under test: a subagent that was assigned this file is judged by the case."""
     setup: str
     """Statements that make the call possible, such as imports."""
     call: str
-    """Expression that runs in the sandbox, beside the code under test."""
+    """Expression that runs in the sandbox, next to the code under test."""
     expect: str
-    """Literal that it should equal; or, with `check`, empty."""
+    """Literal that the value should equal; empty with `check`."""
     check: str = ""
-    """Instead of `expect`: an expression over `got`, the call's value. It runs in a sandbox without the code."""
+    """Instead of `expect`: an expression over `got`, the call's value.
+
+    It runs in a sandbox that does not have the code under test.
+    """
     hidden: bool = True
-    """Hidden cases make the score; the others are what `run_tests` shows."""
+    """Hidden cases make the score; `run_tests` shows the others."""
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a mapping, for a task's data."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """Whether a case passed, and what the code gave: the text of a value, or of an error."""
+    """Whether a case passed, and the text of the value or error that the code gave."""
 
     passed: bool
     got: str
 
 
 def run_cases(files: Mapping[str, str], cases: Sequence[Case]) -> list[TestResult]:
-    """Verdicts in the order of the cases. One process for each file under test, so no file spoils another's."""
-    verdicts: dict[Case, TestResult] = {}
+    """Run cases, and return their results in the same order.
+
+    Each file under test has a process of its own, so that no file can spoil another's results.
+    """
+    results: dict[Case, TestResult] = {}
     for group in _by_setup(cases):
-        needed = _needed(group, files)
-        verdicts |= zip(group, _run(needed, tuple(group)), strict=True)
-    return [verdicts[c] for c in cases]
+        needed = _needed_files(group, files)
+        group_results = _run_group(needed, tuple(group))
+        results.update(zip(group, group_results, strict=True))
+    return [results[case] for case in cases]
 
 
 def cases_of(data: Mapping[str, Any]) -> tuple[Case, ...]:
-    """The cases of a task, as its `data` holds them."""
+    """Return the cases of a task from its `data`."""
     return tuple(Case(**row) for row in data["tests"])
 
 
@@ -93,56 +102,70 @@ def _by_setup(cases: Sequence[Case]) -> list[list[Case]]:
     return list(groups.values())
 
 
-def _needed(group: Sequence[Case], files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The file alone where nothing names another one: an equal text is then an equal run, whatever stands beside it."""
+def _needed_files(group: Sequence[Case], files: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The file under test alone, where no text names another file; else all files.
+
+    An equal text is then an equal run whatever other files there are, so that `_run_group` can
+    remember it.
+    """
     file = group[0].file
-    text = " ".join([files.get(file, ""), group[0].setup, *(case.call for case in group)])
-    others = {
-        part for path in files if path != file for part in PurePosixPath(path).with_suffix("").parts
-    }
-    alone = {file: files[file]} if file in files else {}
-    return tuple(sorted((files if others & set(re.findall(r"\w+", text)) else alone).items()))
+    texts = [files.get(file, ""), group[0].setup, *(case.call for case in group)]
+    words = set(re.findall(r"\w+", " ".join(texts)))
+    for path in files:
+        if path == file:
+            continue
+        if words & set(PurePosixPath(path).with_suffix("").parts):
+            return tuple(sorted(files.items()))
+    return ((file, files[file]),) if file in files else ()
 
 
+# An episode runs the tests of a file several times, and the episodes of a group run the same ones.
 @lru_cache(maxsize=65536)
-def _run(files: tuple[tuple[str, str], ...], cases: tuple[Case, ...]) -> tuple[TestResult, ...]:
-    """Run the calls of one file and compare. Cached: the same text gives the same values."""
+def _run_group(
+    files: tuple[tuple[str, str], ...], cases: tuple[Case, ...]
+) -> tuple[TestResult, ...]:
+    """Run the calls of one file and compare their values."""
+    # One character more than the limit, so that a value that was cut is too long.
     runner = RUNNER % (LONGEST_VALUE + 1)
     job = json.dumps([cases[0].setup, [case.call for case in cases]])
     result = run_python(runner, stdin=job, files=dict(files), timeout_s=TIMEOUT_S)
     answers = _answers(result.stdout, len(cases))
-    why = (
-        "timed out"
-        if result.timed_out
-        else (result.stderr.strip().splitlines() or ["no value"])[-1]
-    )
-    return tuple(_verdict(c, answers[i], why) for i, c in enumerate(cases))
+    if result.timed_out:
+        reason = "timed out"
+    else:
+        last_lines = result.stderr.strip().splitlines()[-1:]
+        reason = last_lines[0] if last_lines else "no value"
+    results = []
+    for case, answer in zip(cases, answers, strict=True):
+        results.append(_judge(case, answer, reason))
+    return tuple(results)
 
 
 def _answers(stdout: str, num: int) -> list[Mapping[str, Any] | None]:
-    """One answer for each case; None where there is none, or several: a program that guesses does not know."""
-    found: list[list[Mapping[str, Any]]] = [[] for _ in range(num)]
+    """One answer for each case. None where there is none, or several: a program must not guess."""
+    answers: list[list[Mapping[str, Any]]] = [[] for _ in range(num)]
     for line in stdout.splitlines():
+        # The program may print to the same stream, so a line can be anything.
         try:
             number, answer = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             continue
         if isinstance(number, int) and 0 <= number < num and isinstance(answer, dict):
-            found[number].append(answer)
-    return [answers[0] if len(answers) == 1 else None for answers in found]
+            answers[number].append(answer)
+    return [candidates[0] if len(candidates) == 1 else None for candidates in answers]
 
 
-def _verdict(case: Case, answer: Mapping[str, Any] | None, why: str) -> TestResult:
+def _judge(case: Case, answer: Mapping[str, Any] | None, reason: str) -> TestResult:
     if answer is None or not isinstance(answer.get("value"), str):
-        return TestResult(False, str((answer or {}).get("error", why)))
+        error = (answer or {}).get("error", reason)
+        return TestResult(False, str(error))
     text = answer["value"]
-    if case.check:
-        return TestResult(_checks(case, text), text)
-    return TestResult(equal(text, case.expect), text)
+    passed = _passes_check(case, text) if case.check else equal(text, case.expect)
+    return TestResult(passed, text)
 
 
 def equal(text: str, expect: str) -> bool:
-    """Whether two literals are equal values, by Python's `==`. Anything but a literal equals nothing."""
+    """Whether two literals are equal values, by Python's `==`. Anything else equals nothing."""
     try:
         return bool(_literal(text) == _literal(expect))
     except ValueError:
@@ -159,8 +182,8 @@ def _literal(text: str) -> Any:
         raise ValueError(f"not a literal: {error}") from None
 
 
-def _checks(case: Case, text: str) -> bool:
-    """Evaluate the check on a value, in a sandbox that holds no code under test."""
+def _passes_check(case: Case, text: str) -> bool:
+    """Evaluate the check on a value, in a sandbox without the code under test."""
     try:
         code = f"import math\ngot = {_literal(text)!r}\nprint(bool({case.check}))"
     except ValueError:
