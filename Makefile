@@ -14,7 +14,7 @@ TORCH_INDEX ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check vllm clean
+.PHONY: help install train test check docs wheel vllm clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -32,6 +32,14 @@ test: $(STAMP) ## run the whole test suite
 
 check: $(STAMP) ## lint, types, layers and unit tests, in under a minute
 	BIN=$(BIN) scripts/check.sh
+
+docs: $(STAMP) ## build the documentation as a site in build/site, strictly
+	$(BIN)/mkdocs build --strict
+
+wheel: $(STAMP) ## build dist/ and use the wheel in empty environments, in two minutes
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(BIN)/python scripts/check_wheel.py
 
 vllm: ## an environment with vLLM for CPUs in .venv-vllm (4 GB), and its tests; see docs/how-to/use-vllm.md
 	PYTHON=$(PYTHON) scripts/vllm_env.sh .venv-vllm

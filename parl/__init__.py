@@ -25,7 +25,7 @@ from parl.core.public import PUBLIC
 
 if TYPE_CHECKING:
     from parl.config import Config as Config
-    from parl.config import load as load_config  # noqa: F401
+    from parl.config import load as load_config
     from parl.core.errors import CheckpointError as CheckpointError
     from parl.core.errors import ConfigError as ConfigError
     from parl.core.errors import EnvFailure as EnvFailure
@@ -60,7 +60,42 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 """The one home of the version: the package takes it from here."""
 
-__all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604
+# Written out, since tools that read the source without running it (griffe, type checkers) want plain strings.
+__all__ = [
+    "AgentEnv",
+    "AgentTrace",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "Demonstration",
+    "EnvFailure",
+    "Episode",
+    "Interrupted",
+    "Message",
+    "ParlError",
+    "Run",
+    "ScoredEpisode",
+    "Segment",
+    "Summary",
+    "Task",
+    "ToolCall",
+    "ToolSpec",
+    "Toolset",
+    "Turn",
+    "__version__",
+    "ablate",
+    "assistant",
+    "credit_rule",
+    "evaluate",
+    "load_config",
+    "load_run",
+    "make_env",
+    "policy_loss",
+    "reward",
+    "tool",
+    "train",
+    "written_call",
+]
 
 # A plugin that was written against an old path is told the new one.
 moved.install()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parl.core.errors import CheckpointError
-from parl.evaluation.budgets import Band, Points, cost_to_reach, quality_within, times_less
+from parl.evaluation.budgets import Band, Points, cost_ratio, cost_to_reach, quality_within
 from parl.evaluation.statistics import Floats
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def draw_time_to_target(
 
     right.set(xlabel=f"mean {name} to reach", ylabel="time (virtual seconds)", ylim=(0, None))
     right.set_title("Time that a quality takes, and the ratio", loc="left", fontsize=11)
-    ratios = times_less(swarm, single, targets)
+    ratios = cost_ratio(swarm, single, targets)
     heights = cost_to_reach(single, targets).y
     for target, ratio, height in zip(ratios.x, ratios.y, heights, strict=True):
         if np.isfinite(ratio):

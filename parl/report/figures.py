@@ -24,9 +24,9 @@ from parl.core.types import Decoding
 from parl.evaluation.budgets import (
     Band,
     at_width,
+    cost_ratio,
     cost_to_reach,
     points,
-    times_less,
     width_rows,
 )
 from parl.evaluation.plan import EvalRequest, plan_run, run_plan
@@ -173,7 +173,7 @@ def targets_table(
         single_points = points(single, tasks, quality, cost)
         bands.append(cost_to_reach(swarm_points, TARGETS))
         bands.append(cost_to_reach(single_points, TARGETS))
-        bands.append(times_less(swarm_points, single_points, TARGETS))
+        bands.append(cost_ratio(swarm_points, single_points, TARGETS))
     for k, target in enumerate(TARGETS):
         yield f"| {target:g} | " + " | ".join(_cell(band, k) for band in bands) + " |"
 

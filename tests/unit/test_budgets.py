@@ -12,11 +12,11 @@ from parl.config.roles import ClockConfig, Swarm
 from parl.evaluation.budgets import (
     Points,
     at_width,
+    cost_ratio,
     cost_to_reach,
     points,
     quality_within,
     steps_at_width,
-    times_less,
     width_rows,
 )
 from tests.helpers import assign, call, create, run, script, turns
@@ -61,15 +61,15 @@ def test_a_perfect_target_is_reached() -> None:
     assert cost_to_reach(found([1.0, 2.0, 3.0, 7.0], [1.0] * 4), [1.0]).y.tolist() == [7.0]
 
 
-def test_times_less_is_paired_and_silent_where_one_does_not_arrive() -> None:
+def test_cost_ratio_is_paired_and_silent_where_one_does_not_arrive() -> None:
     own, other = (
         found([1.0, 2.0, 3.0, 4.0], [1.0] * 4),
         found([3.0, 6.0, 9.0, 12.0], [1.0, 1.0, 1.0, 0.0]),
     )
-    band = times_less(own, other, [0.25, 0.75, 0.9])
+    band = cost_ratio(own, other, [0.25, 0.75, 0.9])
     assert band.y[:2].tolist() == [3.0, 3.0]
     assert np.isnan([band.y[2], band.low[2], band.high[2]]).all()
-    same = times_less(own, found([3.0, 6.0, 9.0, 12.0], [1.0] * 4), [0.25, 0.5])
+    same = cost_ratio(own, found([3.0, 6.0, 9.0, 12.0], [1.0] * 4), [0.25, 0.5])
     assert (same.low.tolist(), same.high.tolist()) == (
         [3.0, 3.0],
         [3.0, 3.0],

@@ -131,7 +131,10 @@ def test_a_public_name_is_the_one_of_its_module(name: str) -> None:
     home = importlib.import_module(PUBLIC[name])
     assert getattr(parl, name) is getattr(home, "load" if name == "load_config" else name)
     assert name in dir(parl)
-    assert name in parl.__all__
+
+
+def test_all_names_are_exported() -> None:
+    assert set(parl.__all__) == {*PUBLIC, "__version__"}
 
 
 def test_type_checkers_are_shown_every_public_name() -> None:

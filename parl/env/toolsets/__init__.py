@@ -1,7 +1,6 @@
-"""Tools for any environment: a calculator, SQL over a SQLite database, the tools of MCP servers.
+"""Tools that any environment can add: a calculator, SQL over a SQLite database, the tools of MCP servers.
 
-They are added by `env.tools` of a config, or in an environment's constructor with `add_tools`.
-See docs/how-to/add-tools.md.
+In: `env.tools` of a config, or one line in an environment's constructor. Out: `Toolset`s. See docs/how-to/add-tools.md.
 """
 
 from __future__ import annotations
@@ -18,11 +17,7 @@ __all__ = ["Calculator", "Mcp", "Sql", "toolsets"]
 
 
 def toolsets(config: ToolsConfig) -> Iterator[Toolset]:
-    """Yield the toolsets of a config.
-
-    Raises:
-        ConfigError: there is no such database, or a server does not start.
-    """
+    """The toolsets that a config names. Raises ConfigError: no such database, a server that does not start."""
     if config.calculator:
         yield Calculator()
     if config.sql is not None:
