@@ -19,10 +19,19 @@ class Segment:
 
 
 Script = Callable[[Sequence[Message], np.random.Generator], Sequence[Segment]]
-"""(messages so far, system first if any; randomness) -> the next turn of that agent, in pieces."""
+"""(messages so far, the system message first if there is one; randomness) -> the agent's next turn,
+in segments."""
 
 
 def written_call(name: str, /, **values: str) -> str:
-    """A tool call in a demonstration, as the tiny tokenizer has it: fixed scaffolding tokens around the values."""
-    said = ", ".join(f'"{key}": "{value}"' for key, value in values.items())
-    return f'<tool_call>{{"name": "{name}", "arguments": {{{said}}}}}</tool_call>'
+    """Return a tool call as a demonstration writes it.
+
+    The tiny tokenizer has the punctuation around the values as fixed tokens, so it must stand as it
+    does here.
+
+    Example:
+        `written_call("open", doc="d1")` -> `<tool_call>{"name": "open", "arguments": {"doc":
+        "d1"}}</tool_call>`
+    """
+    arguments = ", ".join(f'"{key}": "{value}"' for key, value in values.items())
+    return f'<tool_call>{{"name": "{name}", "arguments": {{{arguments}}}}}</tool_call>'

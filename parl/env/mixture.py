@@ -1,8 +1,8 @@
 """Several environments as one (`env.mix`).
 
 A run over a mix needs some things before it knows the task: the vocabulary, the tools and the
-demonstrations of all parts. `Mixture` gives them. A task names its ability, and its episode is played in
-the environment of that ability itself (`env_of`), which need not know of a mix.
+demonstrations of all parts. `Mixture` gives them. A task names its ability, and its episode is
+played in the environment of that ability itself (`env_of`), which need not know of a mix.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from parl.env.tools import ToolSpec
 class Mixture(AgentEnv):
     """The environments of a mix, by ability.
 
-    Its tools are those of all parts, and serve to render prompts; an agent has those of its task's part.
+    Its tools are those of all parts, and serve to render prompts; an agent has those of its task's
+    part.
     """
 
     def __init__(self, parts: Mapping[str, AgentEnv]) -> None:
@@ -43,6 +44,7 @@ class Mixture(AgentEnv):
 
     def vocabulary(self) -> Sequence[str]:
         """Return the words of all parts, each once, in the order of the parts."""
+        # A dict keeps the order, which decides the ids of the words and so a tiny model's weights.
         words: dict[str, None] = {}
         for env in self.parts.values():
             words.update(dict.fromkeys(env.vocabulary()))
@@ -76,7 +78,7 @@ class Mixture(AgentEnv):
             return replace(demonstration, task=of_ability(demonstration.task, ability))
         return demonstration
 
-    # --- the interface of an environment -----------------------------------------------------------------
+    # --- the interface of an environment ---------------------------------------------------------
 
     def generate_tasks(self, split: str, num: int, seed: int) -> list[Task]:
         """Return `num` tasks of each part, in turn."""
@@ -89,9 +91,10 @@ class Mixture(AgentEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[list[Message], dict[str, Any]]:
-        """Start an episode of `options["task"]` in its part; without a task, in a part that is drawn."""
+        """Start an episode of `options["task"]` in its part, or without a task in a drawn part."""
         task = (options or {}).get("task")
         if task is None:
+            # Not self.np_random: the seed belongs to the part's own stream.
             rng = np.random.default_rng(seed)
             one_of_each = self.generate_tasks("train", 1, int(rng.integers(2**31)))
             task = one_of_each[int(rng.integers(len(self.parts)))]
@@ -120,8 +123,8 @@ def combine(envs: Mapping[str, AgentEnv]) -> AgentEnv:
     """Return the environment of a run.
 
     Args:
-        envs: ability -> environment. The single environment of a run without a mix has the ability "" and
-            is returned as it is, so that its tasks, tools and metrics have no prefix.
+        envs: ability -> environment. The single environment of a run without a mix has the ability
+            "" and is returned as it is, so that its tasks, tools and metrics have no prefix.
     """
     if list(envs) == [""]:
         return envs[""]
@@ -151,7 +154,8 @@ def of_ability(task: Task, ability: str) -> Task:
 def interleave(lists: Sequence[Sequence[Task]]) -> list[Task]:
     """Return the first task of each list, then the second of each, and so on.
 
-    Any beginning of the result has about the same number of tasks from each list, until one is exhausted.
+    Any beginning of the result has about the same number of tasks from each list, until one is
+    exhausted.
 
     Example: interleave([[a1, a2, a3], [b1]]) == [a1, b1, a2, a3]
     """

@@ -1,8 +1,9 @@
 """Plugins: environments and rewards that live in any installed package.
 
-In: the entry-point groups `parl.envs` and `parl.rewards`; each entry names a module that registers with Gymnasium
-or with `parl.rewards.scorer` when it is imported. Out: those registries filled, in this process. Gymnasium's registry is
-per process, so `load()` runs first in the driver and in every worker. Also here: making an environment from its config.
+A package names a module in the entry-point group `parl.envs` or `parl.rewards`; the module
+registers with Gymnasium or with `parl.rewards.terms` when it is imported. Both registries belong to
+a process, so `load` runs first in the driver and in every worker. This module also makes an
+environment from its config.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ from parl.env.toolsets import toolsets
 GROUPS = ("parl.envs", "parl.rewards")
 
 _loaded: set[EntryPoint] = set()
-_lock = threading.RLock()  # a plugin may ask for the ids while it is imported
+# Reentrant: a plugin may ask for the ids while it is imported.
+_lock = threading.RLock()
 
 
 def load() -> None:
-    """Import every plugin that is installed and was not imported yet. Raises ConfigError for one that cannot be."""
+    """Import every plugin that is installed and not imported yet.
+
+    Raises:
+        ConfigError: a plugin cannot be imported.
+    """
     with _lock:
         for group in GROUPS:
             for entry in entry_points(group=group):
@@ -47,81 +53,47 @@ def load() -> None:
 
 
 def modules() -> list[ModuleType]:
-    """The modules that entry points name, imported, each once, sorted by name."""
+    """Return the modules that entry points name, imported, each once, sorted by name."""
     load()
-    return [sys.modules[name] for name in sorted({entry.module for entry in _loaded})]
-
-
-def _import(entry: EntryPoint) -> None:
-    try:
-        entry.load()
-    except (
-        ConfigError
-    ):  # a name that two plugins give: it says which, and either may be the culprit
-        raise
-    except Exception as error:
-        name = entry.dist.name if entry.dist else entry.module
-        version = f" {entry.dist.version}" if entry.dist else ""
-        raise ConfigError(
-            f"The plugin '{entry.name}' ({entry.group}) of {name}{version} cannot be imported: {entry.value} raised "
-            f"{type(error).__name__}: {error}\n"
-            f"{_advice(error, name)}, or remove it: pip uninstall {name}"
-        ) from error
-
-
-def _advice(error: Exception, name: str) -> str:
-    if isinstance(error, OldPathError):
-        return f"If it is yours, change that import; else try a newer one (pip install --upgrade {name})"
-    if isinstance(error, ImportError):
-        return f"Install what it needs (pip install --upgrade {name})"
-    return "If it is yours, correct that code"
+    names = {entry.module for entry in _loaded}
+    return [sys.modules[name] for name in sorted(names)]
 
 
 def env_ids() -> list[str]:
-    """Ids of the registered environments that are `AgentEnv`s, sorted."""
+    """Return the ids of the registered environments that are `AgentEnv`s, sorted."""
     load()
     return sorted(spec.id for spec in gymnasium.registry.values() if env_class(spec) is not None)
 
 
 def env_class(spec: EnvSpec) -> type[AgentEnv] | None:
-    """The AgentEnv class behind a registration; None for any other environment.
+    """Return the AgentEnv class behind a registration, or None for any other environment.
 
     Modules of other environments (all of Gymnasium's) are not imported to find out.
     """
     creator: Any = spec.entry_point
     if isinstance(creator, str):
         module = creator.partition(":")[0]
-        packages = {entry.module.partition(".")[0] for entry in _loaded}
-        if module not in sys.modules and module.partition(".")[0] not in packages:
+        plugin_packages = {entry.module.partition(".")[0] for entry in _loaded}
+        if module not in sys.modules and module.partition(".")[0] not in plugin_packages:
             return None
         creator = _creator(spec)
-    return creator if isinstance(creator, type) and issubclass(creator, AgentEnv) else None
-
-
-def _creator(spec: EnvSpec) -> Callable[..., Any]:
-    if callable(spec.entry_point):
-        return spec.entry_point
-    try:
-        return load_env_creator(str(spec.entry_point))
-    except Exception as error:
-        raise ConfigError(
-            f"{spec.id} is registered with the entry point '{spec.entry_point}', which cannot be imported: "
-            f"{type(error).__name__}: {error}\n"
-            + (
-                "Install what it needs, or correct"
-                if isinstance(error, ImportError)
-                else "Correct that code, or"
-            )
-            + " entry_point in its gymnasium.register(...)."
-        ) from error
+    is_agent_env = isinstance(creator, type) and issubclass(creator, AgentEnv)
+    return creator if is_agent_env else None
 
 
 def env_spec(env_id: str) -> EnvSpec:
-    """The registration of an id (`module:namespace/Name-v0` imports the module first). Raises ConfigError."""
+    """Return the registration of an id.
+
+    Args:
+        env_id: `namespace/Name-v0`; with `module:` before it, the module is imported first.
+
+    Raises:
+        ConfigError: the module cannot be imported, or no environment has this id.
+    """
     module, _, env_id = env_id.rpartition(":")
-    if (
-        env_id not in gymnasium.registry
-    ):  # reading all entry points takes 15 ms, and workers make many environments
+    # Reading all entry points takes 15 ms, ten times the runtime's cost of an episode, and workers
+    # make many environments.
+    if env_id not in gymnasium.registry:
         load()
     try:
         if module:
@@ -134,13 +106,18 @@ def env_spec(env_id: str) -> EnvSpec:
     except gymnasium.error.Error:
         hint = did_you_mean(env_id, env_ids())
         raise ConfigError(
-            f"No environment '{env_id}' is registered.{hint} One of your own needs gymnasium.register(id='{env_id}', "
-            "...) in a module that an entry point of the group parl.envs names; `parl envs list` shows what is found."
+            f"No environment '{env_id}' is registered.{hint} One of your own needs "
+            f"gymnasium.register(id='{env_id}', ...) in a module that an entry point of the group "
+            "parl.envs names; `parl envs list` shows what is found."
         ) from None
 
 
 def agent_env_class(env_id: str) -> type[AgentEnv]:
-    """The class of an id. Raises ConfigError: unknown, or not an AgentEnv."""
+    """Return the class of an id.
+
+    Raises:
+        ConfigError: the id is unknown, or its environment is not an AgentEnv.
+    """
     load()
     cls = env_class(env_spec(env_id))
     if cls is None:
@@ -165,14 +142,87 @@ def make_env(config: EnvSection) -> AgentEnv:
     return combine(envs)
 
 
+def knobs(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters that can be passed by keyword; of a class, its constructor's."""
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in kinds}
+
+
+def describe(parameters: Mapping[str, inspect.Parameter]) -> str:
+    """Return parameters as one line of text, "(none)" for none.
+
+    Example:
+        "num: int = 3, path: Path (required)"
+    """
+    texts = []
+    for name, parameter in parameters.items():
+        text = name
+        if parameter.annotation is not parameter.empty:
+            text += f": {_type_name(parameter.annotation)}"
+        if parameter.default is parameter.empty:
+            text += " (required)"
+        else:
+            text += f" = {parameter.default!r}"
+        texts.append(text)
+    return ", ".join(texts) or "(none)"
+
+
+def _import(entry: EntryPoint) -> None:
+    try:
+        entry.load()
+    except ConfigError:
+        # Two plugins register one name. The error says which, and either may be at fault.
+        raise
+    except Exception as error:
+        name = entry.dist.name if entry.dist else entry.module
+        version = f" {entry.dist.version}" if entry.dist else ""
+        raise ConfigError(
+            f"The plugin '{entry.name}' ({entry.group}) of {name}{version} cannot be imported: "
+            f"{entry.value} raised {type(error).__name__}: {error}\n"
+            f"{_advice(error, name)}, or remove it: pip uninstall {name}"
+        ) from error
+
+
+def _advice(error: Exception, package: str) -> str:
+    if isinstance(error, OldPathError):
+        return (
+            "If it is yours, change that import; else try a newer one "
+            f"(pip install --upgrade {package})"
+        )
+    if isinstance(error, ImportError):
+        return f"Install what it needs (pip install --upgrade {package})"
+    return "If it is yours, correct that code"
+
+
+def _creator(spec: EnvSpec) -> Callable[..., Any]:
+    """Return the class or function that a registration calls, imported if need be."""
+    if callable(spec.entry_point):
+        return spec.entry_point
+    try:
+        return load_env_creator(str(spec.entry_point))
+    except Exception as error:
+        advice = "Correct that code, or"
+        if isinstance(error, ImportError):
+            advice = "Install what it needs, or correct"
+        raise ConfigError(
+            f"{spec.id} is registered with the entry point '{spec.entry_point}', which cannot be "
+            f"imported: {type(error).__name__}: {error}\n"
+            f"{advice} entry_point in its gymnasium.register(...)."
+        ) from error
+
+
 def _make_part(config: EnvConfig) -> AgentEnv:
     spec = env_spec(config.id)
     creator = _creator(spec)
     _check_kwargs(config, creator)
-    # As a spec rather than as keywords, so that no kwarg can be taken for one of `gymnasium.make` itself.
+    # Passed in the spec, since `gymnasium.make` would take some keywords for its own.
     spec = copy.deepcopy(spec)
     spec.kwargs = {**spec.kwargs, **config.kwargs}
-    spec.order_enforce, spec.max_episode_steps, spec.additional_wrappers = False, None, ()
+    # Gymnasium's wrappers hide `fork`.
+    spec.order_enforce = False
+    spec.max_episode_steps = None
+    spec.additional_wrappers = ()
     try:
         env = gymnasium.make(spec, disable_env_checker=True).unwrapped
     except ConfigError:
@@ -186,67 +236,54 @@ def _make_part(config: EnvConfig) -> AgentEnv:
         ) from error
     if not isinstance(env, AgentEnv):
         raise ConfigError(
-            f"{config.id} is a {type(env).__name__}, not an AgentEnv: it has no tools and cannot be forked for "
-            f"subagents. Subclass parl.env.base.AgentEnv, or choose one of: {', '.join(env_ids()) or '(none)'}."
+            f"{config.id} is a {type(env).__name__}, not an AgentEnv: it has no tools and cannot "
+            "be forked for subagents. Subclass parl.env.base.AgentEnv, or choose one of: "
+            f"{', '.join(env_ids()) or '(none)'}."
         )
     env.add_tools(*toolsets(config.tools))
     return env
 
 
 def _check_kwargs(config: EnvConfig, creator: Callable[..., Any]) -> None:
+    """Refuse arguments that the environment does not have, or of another type.
+
+    Gymnasium hands them to the constructor unchecked: a misspelt one would be a bare TypeError, and
+    a text where a number belongs would fail in the middle of an episode.
+    """
     allowed = knobs(creator)
+    parameters = inspect.signature(creator).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     unknown = [name for name in config.kwargs if name not in allowed]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(creator).parameters.values())
     if unknown and not takes_any:
         raise ConfigError(
-            f"env.kwargs: {config.id} has no argument '{unknown[0]}'.{did_you_mean(unknown[0], allowed)}"
+            f"env.kwargs: {config.id} has no argument '{unknown[0]}'."
+            f"{did_you_mean(unknown[0], allowed)}"
         )
     for name, value in config.kwargs.items():
         if name in allowed and not _fits(value, name, creator):
-            raise ConfigError(
-                f"env.kwargs.{name}: {config.id} takes {describe({name: allowed[name]})} (given: {value!r})"
-            )
+            expected = describe({name: allowed[name]})
+            raise ConfigError(f"env.kwargs.{name}: {config.id} takes {expected} (given: {value!r})")
 
 
 def _fits(value: Any, name: str, creator: Callable[..., Any]) -> bool:
-    """Whether a value from YAML has the type of a parameter's hint (a hint that says nothing takes anything)."""
+    """Return whether a value from YAML has the type of a parameter's hint.
+
+    Without a hint, and with one that cannot be resolved at run time, any value fits.
+    """
     try:
         hint = inspect.signature(creator, eval_str=True).parameters[name].annotation
-        TypeAdapter(Any if hint is inspect.Parameter.empty else hint).validate_json(
-            json.dumps(value), strict=True
-        )
-    except ValidationError as error:  # of a choice of values the environment itself says more
-        return all(e["type"] == "literal_error" for e in error.errors())
-    except (NameError, TypeError, PydanticUserError):  # a hint that only a type checker can resolve
+        adapter = TypeAdapter(Any if hint is inspect.Parameter.empty else hint)
+        # As JSON, because only there strict mode takes a list for a tuple and a text for a path.
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        # Of a choice of values the environment itself says more.
+        return all(problem["type"] == "literal_error" for problem in error.errors())
+    except (NameError, TypeError, PydanticUserError):
         return True
     return True
 
 
-def knobs(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The parameters that can be given by keyword, by name (for a class, those of its constructor)."""
-    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return {n: p for n, p in inspect.signature(function).parameters.items() if p.kind in kinds}
-
-
-def describe(parameters: Mapping[str, inspect.Parameter]) -> str:
-    """Example: "num: int = 3, path: Path (required)"; "(none)" for none."""
-    shown = []
-    for name, parameter in parameters.items():
-        hint = (
-            ""
-            if parameter.annotation is parameter.empty
-            else f": {_type_name(parameter.annotation)}"
-        )
-        default = (
-            " (required)" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-        )
-        shown.append(name + hint + default)
-    return ", ".join(shown) or "(none)"
-
-
 def _type_name(annotation: Any) -> str:
-    return (
-        annotation
-        if isinstance(annotation, str)
-        else getattr(annotation, "__name__", str(annotation))
-    )
+    if isinstance(annotation, str):
+        return annotation
+    return str(getattr(annotation, "__name__", annotation))

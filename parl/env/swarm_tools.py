@@ -17,8 +17,10 @@ SWARM_TOOLS = (
     ),
     ToolSpec(
         name=ASSIGN,
-        description="Launch a subagent on a task in a context of its own. Returns its last message. "
-        "Several assignments in one turn run concurrently.",
+        description=(
+            "Launch a subagent on a task in a context of its own. Returns its last message. "
+            "Several assignments in one turn run concurrently."
+        ),
         parameters={
             "type": "object",
             "properties": {"agent": {"type": "string"}, "prompt": {"type": "string"}},

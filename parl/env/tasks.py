@@ -23,13 +23,14 @@ def load_tasks(config: Config, env: AgentEnv, split: Split) -> list[Task]:
 
     Args:
         config: its `env` section names the source of each split.
-        env: the environment of this section. It generates the tasks of all splits; another environment is
-            made only for a split with `kwargs` (a wider range of problem sizes, say).
+        env: the environment of this section. It generates the tasks of all splits; another
+            environment is made only for a split with `kwargs` (a wider range of problem sizes,
+            say).
         split: which split.
 
     Returns:
-        The tasks. Those of a mix alternate between its parts, so that the first n have the same number
-        of each.
+        The tasks. Those of a mix alternate between its parts, so that the first n have the same
+        number of each.
 
     Raises:
         ConfigError: a file is missing, cannot be read, or gives an id twice.
@@ -73,9 +74,11 @@ def _read(config: EnvConfig, env: AgentEnv, split: Split, source: TaskSource) ->
     kind = "parquet" if path.suffix == ".parquet" else "json"
     try:
         rows = datasets.load_dataset(kind, data_files=str(path), split="train")
-    except Exception as error:  # datasets raises many kinds for a bad file
+    except Exception as error:
+        # The library raises errors of many kinds for a bad file.
         raise ConfigError(f"{path} cannot be read as {kind} tasks: {error}") from None
     tasks = [replace(env.load_task(row), env=config.id) for row in rows]
+    # Paired evaluations and stored episodes go by the id of a task.
     counts = Counter(task.id for task in tasks)
     duplicates = [task_id for task_id, count in counts.items() if count > 1]
     if duplicates:

@@ -1,6 +1,7 @@
-"""Tools that any environment can add: a calculator, SQL over a SQLite database, the tools of MCP servers.
+"""Tools for any environment: a calculator, SQL over a SQLite database, the tools of MCP servers.
 
-In: `env.tools` of a config, or one line in an environment's constructor. Out: `Toolset`s. See docs/how-to/add-tools.md.
+They are added by `env.tools` of a config, or in an environment's constructor with `add_tools`.
+See docs/how-to/add-tools.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ __all__ = ["Calculator", "Mcp", "Sql", "toolsets"]
 
 
 def toolsets(config: ToolsConfig) -> Iterator[Toolset]:
-    """The toolsets that a config names. Raises ConfigError: no such database, a server that does not start."""
+    """Yield the toolsets of a config.
+
+    Raises:
+        ConfigError: there is no such database, or a server does not start.
+    """
     if config.calculator:
         yield Calculator()
     if config.sql is not None:

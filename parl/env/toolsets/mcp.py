@@ -1,8 +1,9 @@
 """The tools of a Model Context Protocol server as tools of an environment. Needs the package `mcp`.
 
-In: a program to start (stdio) or a URL (streamable HTTP). Out: the server's tools, under their own names and schemas.
-What an agent does wrong, and what a tool says is wrong, is an error text. A server that is gone or does not answer in
-time is a typed failure of the episode: `mcp_unavailable`, `mcp_timeout`; so is a reply that is none: `mcp_malformed`.
+The server is a program to start (stdio) or a URL (streamable HTTP). Its tools keep their names and
+schemas. A mistake of the agent, or one that a tool reports, is an error text. A server that is
+gone, does not answer in time, or answers with something else fails the episode: `mcp_unavailable`,
+`mcp_timeout`, `mcp_malformed`.
 """
 
 from __future__ import annotations
@@ -19,111 +20,131 @@ from parl.env.tools import Toolset, ToolSpec
 from parl.env.toolsets.mcp_session import RemoteError, Session
 
 _lock = threading.Lock()
-_listed: dict[McpConfig, tuple[ToolSpec, ...]] = {}
-"""Each server is asked for its tools once in a process: environments are made often."""
-_shared: weakref.WeakValueDictionary[McpConfig, Session] = weakref.WeakValueDictionary()
+# A server is asked for its tools once in a process: environments are made often.
+_specs_by_server: dict[McpConfig, tuple[ToolSpec, ...]] = {}
+# Weak, so that a server's program ends with the last environment that has its tools.
+_shared_sessions: weakref.WeakValueDictionary[McpConfig, Session] = weakref.WeakValueDictionary()
 
 
 class Mcp(Toolset):
-    """The tools of one server. Raises ConfigError when the server cannot be asked for them."""
+    """The tools of one server.
+
+    Raises:
+        ConfigError: the server does not list its tools.
+    """
 
     blocking = True
 
     def __init__(self, config: McpConfig) -> None:
         self._config = config
         with _lock:
-            self._session = (
-                Session(config)
-                if config.session == "episode"
-                else _shared.get(config) or Session(config)
-            )
-            if config.session == "shared":
-                _shared[config] = self._session
-            if config not in _listed:
-                _listed[config] = _list_tools(config, self._session)
-            self._listed = _listed[config]
+            self._session = _session_of(config)
+            if config not in _specs_by_server:
+                _specs_by_server[config] = _list_tools(config, self._session)
+            self._server_specs = _specs_by_server[config]
 
     def tool_specs(self) -> tuple[ToolSpec, ...]:
-        return self._listed
+        """Return the server's tools."""
+        return self._server_specs
 
     def end_episode(self) -> None:
-        """The next call of an `episode` session opens a new one."""
+        """Close an `episode` session; its next call opens a new one."""
         if self._config.session == "episode":
             self._session.close()
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Call a tool. Raises EnvFailure: the server is gone, answers too late, or with something else."""
-        spec = next((s for s in self._listed if s.name == name), None)
+        """Call a tool.
+
+        Raises:
+            EnvFailure: the server is gone, answers too late, or with something else.
+        """
+        spec = next((spec for spec in self._server_specs if spec.name == name), None)
         if spec is None:
-            return f"error: no tool '{name}'.{did_you_mean(name, [s.name for s in self._listed])}"
-        wrong = _wrong_arguments(spec, arguments)
-        if wrong is not None:
-            return f"error: {name}: {wrong}"
+            known = [spec.name for spec in self._server_specs]
+            return f"error: no tool '{name}'.{did_you_mean(name, known)}"
+        problem = _problem_of(spec, arguments)
+        if problem is not None:
+            return f"error: {name}: {problem}"
         try:
             result = self._session.call_tool(name, dict(arguments))
         except RemoteError as error:
             return f"error: {name}: {error}"
-        text = "\n".join(map(_shown, result.content))
-        if not result.content:
-            text = (
-                "(no content)"
-                if result.structured_content is None
-                else json.dumps(result.structured_content)
-            )
-        most = self._config.max_chars
-        if len(text) > most:
-            text = f"{text[:most]}\n(cut at {most} characters)"
+        text = _text_of(result)
+        max_chars = self._config.max_chars
+        if len(text) > max_chars:
+            text = f"{text[:max_chars]}\n(cut at {max_chars} characters)"
         return f"error: {name}: {text}" if result.is_error else text
 
 
+def _session_of(config: McpConfig) -> Session:
+    """Return the process's session with a server, or a new one where each episode has its own."""
+    if config.session == "episode":
+        return Session(config)
+    session = _shared_sessions.get(config) or Session(config)
+    _shared_sessions[config] = session
+    return session
+
+
 def _list_tools(config: McpConfig, session: Session) -> tuple[ToolSpec, ...]:
-    where = f"The MCP server {' '.join(config.command) if config.command else config.url}"
+    server = f"The MCP server {' '.join(config.command) if config.command else config.url}"
     try:
-        found = {t.name: t for t in session.list_tools()}
+        tools = {tool.name: tool for tool in session.list_tools()}
     except (EnvFailure, RemoteError) as error:
         raise ConfigError(
-            f"{where} cannot be asked for its tools: {error}\nCorrect env.tools.mcp.NAME, or start the server."
+            f"{server} cannot be asked for its tools: {error}\n"
+            "Correct env.tools.mcp.NAME, or start the server."
         ) from error
     finally:
         if config.session == "episode":
             session.close()
-    chosen: Sequence[str] = list(found) if config.only is None else config.only
-    for name in chosen:
-        if name not in found:
-            raise ConfigError(f"{where} has no tool '{name}' (`only`).{did_you_mean(name, found)}")
-    tools = [found[name] for name in chosen]
-    return tuple(
-        ToolSpec(
-            name=t.name, description=t.description or t.title or t.name, parameters=t.input_schema
-        )
-        for t in tools
-    )
+    names: Sequence[str] = list(tools) if config.only is None else config.only
+    specs = []
+    for name in names:
+        if name not in tools:
+            raise ConfigError(f"{server} has no tool '{name}' (`only`).{did_you_mean(name, tools)}")
+        tool = tools[name]
+        description = tool.description or tool.title or tool.name
+        spec = ToolSpec(name=tool.name, description=description, parameters=tool.input_schema)
+        specs.append(spec)
+    return tuple(specs)
 
 
-def _wrong_arguments(spec: ToolSpec, arguments: Mapping[str, Any]) -> str | None:
-    """What the schema says against the arguments: a server that falls over wrong ones would cost the episode."""
-    import jsonschema  # every command imports this module, few check a schema
+def _problem_of(spec: ToolSpec, arguments: Mapping[str, Any]) -> str | None:
+    """Return what a tool's schema says against the arguments, or None.
+
+    They are checked here because a server that fails on wrong ones would cost the whole episode.
+    """
+    # Imported here: every command imports this module, and few check a schema.
+    import jsonschema
     from referencing import Registry
 
-    checker = jsonschema.validators.validator_for(
+    validator_class = jsonschema.validators.validator_for(
         spec.parameters, default=jsonschema.Draft202012Validator
     )
     try:
-        # an empty registry: nothing is fetched for a schema's $ref
-        error = jsonschema.exceptions.best_match(
-            checker(spec.parameters, registry=Registry()).iter_errors(arguments)
-        )
-    except Exception:  # a schema that is broken: the server shall judge
+        # An empty registry, so that nothing is loaded from the network for a schema's $ref.
+        validator = validator_class(spec.parameters, registry=Registry())
+        error = jsonschema.exceptions.best_match(validator.iter_errors(arguments))
+    except Exception:
+        # The schema itself is broken; let the server judge.
         return None
-    return (
-        None
-        if error is None
-        else "".join(f"{part}: " for part in error.absolute_path) + error.message[:500]
-    )
+    if error is None:
+        return None
+    location = "".join(f"{part}: " for part in error.absolute_path)
+    return f"{location}{error.message[:500]}"
 
 
-def _shown(block: Any) -> str:
-    """A block of a result as text; what is no text as a note."""
+def _text_of(result: Any) -> str:
+    """Return a result's blocks as text; without any, its structured content."""
+    if result.content:
+        return "\n".join(_block_text(block) for block in result.content)
+    if result.structured_content is None:
+        return "(no content)"
+    return json.dumps(result.structured_content)
+
+
+def _block_text(block: Any) -> str:
+    """Return a block of a result as text, or a note on a block that is no text."""
     match block.type:
         case "text":
             return str(block.text)
