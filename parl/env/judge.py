@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -172,8 +171,7 @@ def parse_verdict(reply: str | None) -> Verdict:
         raise MalformedReply(f"not one JSON object: {text[:200]!r}") from None
     score = raw.get("score") if isinstance(raw, dict) else None
     # bool is an int for Python, and `true` is no score.
-    is_number = isinstance(score, int | float) and not isinstance(score, bool)
-    if not is_number or not math.isfinite(score) or not 0 <= score <= 1:
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
         raise MalformedReply(f"no score from 0 to 1: {text[:200]!r}")
     return Verdict(float(score), str(raw.get("reason", "")))
 
