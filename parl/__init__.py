@@ -1,10 +1,11 @@
 """PARL: reinforcement learning for agents that work in parallel.
 
-An orchestrator learns to split a task, to launch subagents at the same time and to join their results. The method is
-Parallel-Agent Reinforcement Learning, from "Kimi K2.5: Visual Agentic Intelligence" (arXiv 2602.02276).
+An orchestrator learns to split a task, to launch subagents at the same time and to join their
+results. The method is Parallel-Agent Reinforcement Learning, from "Kimi K2.5: Visual Agentic
+Intelligence" (arXiv 2602.02276).
 
-This module offers the names that plugins, scripts and notebooks need. Each is imported when it is first used, so that
-`import parl` stays cheap: it loads no torch, ray or transformers.
+This module offers the names that plugins, scripts and notebooks need. Each is imported when it is
+first used, so that `import parl` stays cheap: it loads no torch, ray or transformers.
 
 Example:
     import parl
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 """The one home of the version: the package takes it from here."""
 
-# Written out, since tools that read the source without running it (griffe, type checkers) want plain strings.
+# Written out: tools that read the source without running it (griffe, type checkers) want strings.
 __all__ = [
     "AgentEnv",
     "AgentTrace",

@@ -1,10 +1,10 @@
-"""Build the wheel and use it as a stranger does: in empty environments, in a folder without a checkout.
+"""Build the wheel and use it in empty environments, in a folder without a checkout.
 
     python scripts/check_wheel.py              the light core, then [train]; about two minutes
     python scripts/check_wheel.py --light      the light core alone
 
-It needs a package index. Versions are those of constraints.txt. Prints what was done and the sizes on disk; ends with
-exit code 1 at the first thing that is not as it should be.
+It needs a package index. Versions are those of constraints.txt. Prints what was done and the sizes
+on disk; ends with exit code 1 at the first thing that is not as it should be.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def check_light_core(wheel: Path, folder: Path) -> None:
-    """The light core: plugins are written, installed and checked; configs are read; training names its extra."""
+    """Write, install and check plugins, and read configs; training names its extra."""
     light = Environment(folder)
     light.install(str(wheel))
     print(f"light core: {light.size_mb():.0f} MB with pip")
@@ -108,7 +108,7 @@ def check_light_core(wheel: Path, folder: Path) -> None:
 
 
 def check_train(wheel: Path, folder: Path) -> None:
-    """`[train]` alone: a shipped config is trained by name, from the cold start to the report."""
+    """Train a shipped config by name with `[train]` alone, from the cold start to the report."""
     train = Environment(folder)
     train.install(f"{wheel}[train]")
     print(f"with [train]: {train.size_mb():.0f} MB")

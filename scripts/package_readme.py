@@ -1,6 +1,7 @@
-"""A hook of the build: the README for a package index, where relative links and pictures lead nowhere.
+"""A hook of the build: the README for a package index, where relative links lead nowhere.
 
-hatchling calls it for the metadata of a wheel or an sdist (pyproject.toml, tool.hatch.metadata.hooks.custom).
+hatchling calls it for the metadata of a wheel or an sdist (tool.hatch.metadata.hooks.custom in
+pyproject.toml).
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ def ablate(path: Path, *, vary: Sequence[str], configs: Sequence[Path], seeds: i
         configs: further configs, one variant each.
         seeds: runs per variant.
     Raises:
-        ConfigError: nothing to compare, a value that is not allowed, or a folder of another ablation.
+        ConfigError: nothing to compare, a value that is not allowed, or a folder of another
+            ablation.
         SystemExit: with code 1, when a run failed or the ablation was stopped.
     """
     ablation = run_ablation(path, vary=vary, configs=configs, seeds=seeds)
@@ -32,5 +33,6 @@ def ablate(path: Path, *, vary: Sequence[str], configs: Sequence[Path], seeds: i
     )
     for run in ablation.failed:
         say(f"    {run.name}: {run.log}")
-    # The tables are complete without the failed runs, but a script must not take this for a success.
+    # The tables are complete without the failed runs, but a script must not take this for a
+    # success.
     raise SystemExit(1)

@@ -26,6 +26,7 @@ Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a fre
 Mode = Literal["swarm", "single"]
 Split = Literal["train", "validation", "test"]
 
+# Nothing that runs here asks for a password, so nobody else may reach it unless told so.
 LOCALHOST = "127.0.0.1"
 
 
@@ -38,8 +39,10 @@ def new_app(text: str) -> typer.Typer:
     return typer.Typer(
         help=text,
         no_args_is_help=True,
+        # It would add two options to every help page, and edit the user's shell profile.
         add_completion=False,
-        # Our errors are one line; a bug should show Python's own traceback, which can be pasted into an issue.
+        # Our errors are one line. A bug should show Python's own traceback, which can be pasted
+        # into an issue.
         pretty_exceptions_enable=False,
         # Help texts hold brackets, such as `parl-swarm[train]`, that rich would take for markup.
         rich_markup_mode=None,

@@ -22,6 +22,7 @@ def config_show(config: ConfigPath, overrides: Overrides = None) -> None:
     Example:
         parl config show quickstart train.num_steps=5
     """
+    # In the order of the schema: sorted keys would tear sections apart.
     tree = load(config, overrides or ()).model_dump(mode="json")
     typer.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), nl=False)
 
@@ -56,9 +57,10 @@ def config_check(config: ConfigPath, overrides: Overrides = None) -> None:
     Example:
         parl config check quickstart loss.tau=0.1
     """
-    # It imports plugins, which `parl config show` does not need.
+    # It imports every plugin, which `parl config show` does not need.
     from parl.training.light_parts import build_light_parts
 
+    # Closing it ends what an environment may have started, such as the server of its tools.
     loaded = load(config, overrides or ())
     with closing(build_light_parts(loaded)) as parts:
         tools = ", ".join(spec.name for spec in parts.env.tool_specs())

@@ -48,10 +48,12 @@ def configs_copy(
         parl configs copy quickstart
         parl configs copy ablations/grpo --to experiments/grpo.yaml
     """
+    # In another folder the files that it extends are not next to it.
     text = portable_text(name)
     target = to or Path()
     if target.is_dir():
         target = target / f"{Path(name).name}{SUFFIX}"
+    # Never over a file: it may be a copy that was changed.
     if target.exists():
         raise ConfigError(f"{target} exists already. Give another place: --to FILE{SUFFIX}.")
     if target.suffix != SUFFIX:

@@ -1,7 +1,7 @@
-"""The checks of `parl doctor`: what this machine can do for PARL, and the fix where something is missing.
+"""The checks of `parl doctor`: what this machine can do for PARL, and the fix for each gap.
 
-Heavy libraries are imported here, one by one: a library that is installed and cannot be imported (a clash of versions,
-a binary for another machine) is exactly what a user wants to be told.
+Heavy libraries are imported here, one by one: a library that is installed and cannot be imported (a
+clash of versions, a binary for another machine) is exactly what a user wants to be told.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ SHOWN_EXTRAS = ("train", "ray", "view", "envs", "wandb")
 
 def findings() -> list[Finding]:
     """Return the findings of all checks, in the order in which they should be fixed."""
+    # A check may find that it does not apply here, and returns None.
     checks: tuple[Callable[[], Finding | None], ...] = (
         python,
         packages,
@@ -70,6 +71,7 @@ def packages() -> Finding:
         return Finding("packages", value, False, INSTALL)
     names = []
     for requirement in required:
+        # Of the form "numpy", "torch<2.14,>=2.13; extra == 'train'"; extras have a line.
         if "extra ==" not in requirement:
             names.append(re.split(r"[^\w.-]", requirement, maxsplit=1)[0])
     missing = [name for name in names if not _version(name)]
@@ -130,6 +132,7 @@ def ray() -> Finding:
 
 def cpus() -> Finding:
     """Count the CPUs that this process may use: affinity and, in a container, the quota."""
+    # macOS has no affinity.
     if hasattr(os, "sched_getaffinity"):
         num_usable = len(os.sched_getaffinity(0))
     else:
@@ -148,7 +151,11 @@ def memory() -> Finding:
 
 
 def shared_memory() -> Finding | None:
-    """Check /dev/shm, where Ray keeps its objects and which containers make small. None where there is none."""
+    """Check /dev/shm, where Ray keeps its objects and which containers make small.
+
+    Returns:
+        None on systems without it.
+    """
     if not Path("/dev/shm").is_dir():
         return None
     free_gb = shutil.disk_usage("/dev/shm").free / GB
@@ -184,6 +191,7 @@ def plugin_findings() -> list[Finding]:
         modules = registry.modules()
     except ConfigError:  # the line about plugins says so
         return []
+    # The coding environment reports its sandbox in this way.
     results = []
     for module in modules:
         if hasattr(module, "doctor"):
@@ -214,5 +222,6 @@ def _quota() -> float | None:
     path = Path("/sys/fs/cgroup/cpu.max")
     if not path.is_file():
         return None
+    # Two numbers in microseconds, such as "200000 100000" for two CPUs.
     limit, period = path.read_text().split()
     return None if limit == "max" else int(limit) / int(period)

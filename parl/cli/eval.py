@@ -36,6 +36,7 @@ def evaluate_command(
         as_json: print one JSON object in place of tables.
     """
     request = EvalRequest(checkpoint, mode, tasks, trials, split)
+    # A run is a folder, a config a file or a name.
     is_config = len(targets) == 1 and not targets[0].is_dir()
     if is_config:
         evaluation = plan.evaluate(plan.plan_config(load(targets[0]), request))

@@ -42,8 +42,8 @@ def export(
     """Write a trained policy as a model folder, or the run's episodes as a dataset.
 
     A transformers folder; of an adapter a peft folder, or with --merged a transformers folder as
-    well. With --episodes, Parquet files for TRL's SFT or DPO trainer. README.md is the model card or
-    the dataset card.
+    well. With --episodes, Parquet files for TRL's SFT or DPO trainer. README.md is the model card
+    or the dataset card.
 
     \b
     Examples:
@@ -52,7 +52,8 @@ def export(
         parl export runs/quickstart -o sft --episodes sft --min-score 0.8
         parl export runs/quickstart -o pairs --episodes preferences --role subagent --steps 20-39
     """
-    # An option of the other kind is a misunderstanding, not something to pass over in silence.
+    # An option of the other kind is a misunderstanding: to ignore it would write another dataset
+    # than the one that was meant.
     if episodes is None:
         _refuse(
             "needs --episodes sft or --episodes preferences",
@@ -70,6 +71,7 @@ def export(
     if episodes != "preferences":
         _refuse("needs --episodes preferences", min_margin=min_margin)
 
+    # After the options, which cost nothing to check.
     require("train", needed_by="parl export")
     if episodes is None:
         _export_model(run, output, policy, checkpoint, merged)
@@ -107,6 +109,7 @@ def _export_episodes(
 
 def _refuse(reason: str, **options: object) -> None:
     """Raise ConfigError for the first option that was given."""
+    # None stands for an option that was not typed: no default of theirs is None by choice.
     for name, value in options.items():
         if value is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {reason}.")

@@ -35,10 +35,10 @@ def figures(
 ) -> None:
     """Draw finished runs as pictures, and print their numbers.
 
-    result.png: learning curves and held-out results of the first run. time_to_target.png: the quality
-    that is reached within a time, and the time that a quality takes. width.png: steps and latency when
-    at most w subagents run at once; it evaluates each swarm once. The numbers are printed
-    as Markdown.
+    result.png: learning curves and held-out results of the first run. time_to_target.png: the
+    quality that is reached within a time, and the time that a quality takes. width.png: steps and
+    latency when at most w subagents run at once; it evaluates each swarm once. The numbers are
+    printed as Markdown.
 
     \b
     Examples:

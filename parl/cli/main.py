@@ -1,9 +1,10 @@
 """The command line: `parl COMMAND ...`.
 
-Results go to stdout, logs and errors to stderr. Exit codes: 0 done, 2 the input is wrong (one message, no traceback),
-1 anything else.
+Results go to stdout, logs and errors to stderr. Exit codes: 0 done, 2 the input is wrong (one
+message, no traceback), 1 anything else.
 
-A command imports what it needs when it runs. So `parl --help` and `parl config check` start at once, without torch.
+A command imports what it needs when it runs. So `parl --help` and `parl config check` start at
+once, without torch.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def main() -> None:
     except (ConfigError, CheckpointError) as error:
         _end_with(error)
     except ModuleNotFoundError as error:
-        # Commands ask for their extras before they begin. This is for what only a config or an option needs.
+        # Commands ask for their extras before they begin. This is for what only a config or an
+        # option needs.
         missing = missing_extra(error, needed_by=f"parl {' '.join(sys.argv[1:2])}")
         if missing is None:
             raise

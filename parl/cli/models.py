@@ -12,7 +12,8 @@ from parl.cli.common import new_app
 models_app = new_app("Pretrained models.")
 
 
-# An app with one command would be that command itself, `parl models NAME`; a callback keeps it a group.
+# An app with one command would be that command itself, `parl models NAME`; a callback keeps it a
+# group.
 @models_app.callback()
 def models() -> None:
     """Pretrained models."""

@@ -25,14 +25,15 @@ def view(
 ) -> None:
     """Look at a run in the browser, also while it is training.
 
-    Curves, all stored episodes, and each episode's timeline, transcripts, tokens and rewards. Ctrl-C
-    ends it.
+    Curves, all stored episodes, and each episode's timeline, transcripts, tokens and rewards.
+    Ctrl-C ends it.
 
     \b
     Examples:
         parl view runs/quickstart
         parl view runs/quickstart --port 8080 --no-browser
     """
+    # By module, not the whole extra: [train] brings these, too, but no matplotlib.
     require("view", "jinja2", "plotly", "starlette", "uvicorn", "zstandard", needed_by="parl view")
     from parl.report.server import serve
 
@@ -54,6 +55,7 @@ def report(
     Example:
         parl report runs/quickstart -o quickstart.html
     """
+    # No server: a report is a file.
     require("view", "jinja2", "plotly", "zstandard", needed_by="parl report")
     from parl.report.pages import write_report
 

@@ -76,18 +76,20 @@ def envs_check(
 ) -> None:
     """Check an environment against its contract.
 
-    Tools, seeds, splits, score, forks, Gymnasium's API, an episode of a swarm, speed. Exit code 0 or
-    2.
+    Tools, seeds, splits, score, forks, Gymnasium's API, an episode of a swarm, speed.
+    Exit code 0 or 2.
 
     \b
     Examples:
         parl envs check parl/WideSearch-v0
         parl envs check mine/Env-v0 num_pages=3
     """
+    # It imports the rollout, for the episode of a swarm that it plays.
     from parl.testing import check_env
 
     values = dict(_assignment(item) for item in kwargs or ())
     config = EnvConfig(id=env_id, kwargs=values)
+    # Before the checks: it is what a policy will be shown, whether they pass or not.
     _echo_tools(check_env.made(config).tool_specs())
     typer.echo()
 
@@ -126,6 +128,7 @@ def envs_new(name: PackageName, folder: PackageDir = None) -> None:
 @rewards_app.command("list")
 def rewards_list() -> None:
     """List the reward terms: name and first line of the description."""
+    # Terms register when their plugin is imported.
     registry.load()
     summaries = {}
     for name, term in sorted(terms.registered().items()):
@@ -145,7 +148,7 @@ def rewards_show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     term = terms.get(name)
     knobs: dict[str, inspect.Parameter] = {}
     for knob, parameter in registry.knobs(term.function).items():
-        # The first parameter is the episode, which is no knob.
+        # The first parameter is the episode, which no config sets.
         if knob in term.knobs.validators:
             knobs[knob] = parameter
 
@@ -185,7 +188,10 @@ def _settings(knobs: Mapping[str, inspect.Parameter]) -> list[str]:
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
-    """Return the bounds of a knob's type, which its hint does not show. Example: "above 0, at most 1"."""
+    """Return the bounds of a knob's type, which its hint does not show.
+
+    Example: "above 0, at most 1"
+    """
     return ", ".join(f"{word} {schema[key]:g}" for key, word in BOUNDS.items() if key in schema)
 
 
@@ -203,6 +209,7 @@ def _echo_next_steps(scaffold: Scaffold, *commands: str) -> None:
 
 
 def _echo_tools(specs: Iterable[ToolSpec]) -> None:
+    # The schema as a policy gets it, on one line, so that it can be copied.
     for spec in specs:
         typer.echo(f"tool {spec.name}")
         typer.echo(textwrap.indent(spec.description or NO_DOCSTRING, "    "))
@@ -213,6 +220,7 @@ def _assignment(item: str) -> tuple[str, Any]:
     name, separator, text = item.partition("=")
     if not separator:
         raise ConfigError(f"'{item}' is not an argument; write name=value, such as num=3.")
+    # As in a config, so that what is tried here can be copied into `env.kwargs`.
     try:
         return name, yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -47,10 +47,12 @@ def rescore(
         raise ConfigError(
             f"-o {output}: there is no folder {output.parent}. Make it, or name another file."
         )
+    # Stored episodes are compressed; nothing else here is beyond the light core.
     require("view", "zstandard", needed_by="parl rescore")
     result = rescore_run(run, loaded, str(config))
     text = json.dumps(asdict(result))
     if output is not None:
+        # Indented, for people; stdout has one line, for programs.
         output.write_text(json.dumps(asdict(result), indent=1))
     if as_json:
         typer.echo(text)

@@ -78,6 +78,7 @@ def evaluate(
         parl eval runs/seeds/seed_0 runs/seeds/seed_1 --trials 4
         parl eval runs/quickstart --checkpoint cold-start --mode single --json
     """
+    # A run has its config in its folder, and what else that needs was there when it was trained.
     require("train", needed_by="parl eval")
     from parl.cli.eval import evaluate_command
 
@@ -102,6 +103,7 @@ def sft(config: ConfigPath, overrides: Overrides = None) -> None:
     Example:
         parl sft quickstart
     """
+    # As for `parl train`: the config first, then the extras, then the slow imports.
     loaded = load(config, overrides or ())
     require_extras(loaded, needed_by="parl sft")
     from parl.training.trainer import run_cold_start_alone
@@ -137,7 +139,8 @@ def ablate(
         parl ablate quickstart --vary reward.terms.parallel.weight=0,0.3 --seeds 5
         parl ablate quickstart --configs ablations/no_shaping ablations/toggle
     """
-    # An option takes one value each time; what follows it, as in `--configs A B`, arrives in `more`.
+    # An option takes one value each time. What follows it, as in `--configs A B`, arrives in
+    # `more`, where only an axis has an equals sign.
     axes, paths = list(vary or ()), list(configs or ())
     for item in more or ():
         (axes if "=" in item else paths).append(item)
@@ -146,6 +149,7 @@ def ablate(
             "Say what to compare: either --vary key.path=v1,v2 (values of one config) "
             "or --configs A.yaml B.yaml."
         )
+    # Once, here: else every run of the ablation would fail on it in a process of its own.
     require_extras(load(config), needed_by="parl ablate")
     from parl.cli.ablate import ablate as run_ablation
 
@@ -166,6 +170,7 @@ def doctor() -> None:
     """
     from parl.cli.doctor import findings
 
+    # None: not there, and only some machines or configs need it.
     marks = {True: "ok ", False: "FIX", None: "-  "}
     is_complete = True
     for finding in findings():

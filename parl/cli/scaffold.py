@@ -1,7 +1,7 @@
 """New plugin packages: the templates, written under the user's name.
 
-The templates are complete plugins that tests install (`envs/template`, `rewards/template`); a wheel carries them inside
-`parl`. So a template cannot rot: it is tested as a plugin before it is a template.
+The templates are complete plugins that tests install (`envs/template`, `rewards/template`); a wheel
+carries them inside `parl`. So a template cannot rot: it is tested as a plugin itself.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def new_plugin(kind: Kind, name: str, folder: Path | None = None) -> Scaffold:
         name: of the package; case and separators are free, as in `Dice Game`.
         folder: where to; by default a folder of the package's name, here.
     Raises:
-        ConfigError: a bad or taken name, or a folder that is not empty or cannot be written; nothing was written.
+        ConfigError: a bad or taken name, or a folder that is not empty or cannot be written;
+            nothing was written.
     """
     package = re.sub(SEPARATORS, "-", name).lower()
     module = package.replace("-", "_")
@@ -63,6 +64,7 @@ def new_plugin(kind: Kind, name: str, folder: Path | None = None) -> Scaffold:
             f"a letter first, such as my-{kind[:-1]}."
         )
     folder = folder or Path(package)
+    # An empty folder will do: it may be a fresh repository of the user's.
     is_empty = folder.is_dir() and not any(folder.iterdir())
     if folder.exists() and not is_empty:
         raise ConfigError(
@@ -75,7 +77,10 @@ def new_plugin(kind: Kind, name: str, folder: Path | None = None) -> Scaffold:
 
 
 def template(kind: Kind) -> Path:
-    """Return a template's folder: inside the installed package, or in the checkout that is installed editable."""
+    """Return a template's folder.
+
+    It is inside the installed package, or in the checkout that is installed editable.
+    """
     package = Path(__file__).parents[1]
     installed = package / "templates" / kind
     return installed if installed.is_dir() else package.parent / kind / "template"
@@ -108,7 +113,7 @@ def _reward_names(package: str, module: str) -> _Names:
 
 
 def _check_free(kind: Kind, package: str, module: str, plugin: str) -> None:
-    """Raise ConfigError for a name that Python, an installed package or another plugin has already."""
+    """Raise ConfigError for a name that Python, a package or another plugin has already."""
     if keyword.iskeyword(module):
         raise ConfigError(
             f"'{module}' is a word of Python's own, so it cannot name a module. Give another name."
@@ -121,17 +126,20 @@ def _check_free(kind: Kind, package: str, module: str, plugin: str) -> None:
     if module == "tests":
         raise ConfigError("'tests' is the folder of the package's own tests. Give another name.")
     spec = importlib.util.find_spec(module)
-    # Without an origin it is a namespace package: a mere folder of that name in the working directory.
+    # Without an origin it is a namespace package: a mere folder of that name in the working
+    # directory.
     if spec is not None and spec.origin is not None:
         raise ConfigError(
             f"The module '{module}' is installed already ({spec.origin}). Give another name."
         )
+    # A package may have another name than its module.
     try:
         installed = distribution(package).name
     except PackageNotFoundError:
         installed = None
     if installed is not None:
         raise ConfigError(f"The package '{installed}' is installed already. Give another name.")
+    # Registries are filled by importing the plugins.
     registry.load()
     registered = gymnasium.registry if kind == "envs" else terms.registered()
     if plugin in registered:

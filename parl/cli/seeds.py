@@ -47,7 +47,8 @@ def seeds(
         # Without --seeds before it, a bare word is a mistake, not the first seed.
         if not first or not item.isdecimal():
             raise ConfigError(
-                f"'{item}' is neither a seed nor an override: give --seeds 0 1 2, or key.path=value."
+                f"'{item}' is neither a seed nor an override: give --seeds 0 1 2, "
+                "or key.path=value."
             )
         all_seeds.append(int(item))
     all_seeds = all_seeds or [0, 1, 2, 3, 4]

@@ -25,8 +25,8 @@ def serve(
 ) -> None:
     """Serve the trained policies behind an OpenAI-compatible endpoint.
 
-    A conversation goes on with the tokens that were sampled; it is never rendered again. Ctrl-C ends
-    it.
+    A conversation goes on with the tokens that were sampled; it is never rendered again.
+    Ctrl-C ends it.
 
     \b
     Examples:

@@ -7,7 +7,9 @@ from parl.core.extras import require
 
 
 def require_extras(config: Config, needed_by: str) -> None:
-    """Raise an error where a package is absent that models of this config need, before anything is imported.
+    """Raise an error where a package is absent that a run of this config needs.
+
+    It is called before those packages are imported, which takes seconds.
 
     Raises:
         MissingExtra: it names the extra and the line to type.

@@ -1,6 +1,6 @@
 """The configs that ship with PARL: they are used by name, from any folder.
 
-Example: `parl train quickstart`, `parl.load_config("ablations/grpo")`, or `extends: quickstart` in a file.
+Examples: `parl train quickstart`, `parl.load_config("ablations/grpo")`, `extends: quickstart`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ SENTENCE_END = re.compile(r"(?<!\bDr)\. (?=[A-Z])")
 
 
 def shipped_folder() -> Path:
-    """Return the folder of the configs: inside the installed package, or in the checkout that is installed editable."""
+    """Return the folder of the configs.
+
+    It is inside the installed package, or in the checkout that is installed editable.
+    """
     package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def shipped_names() -> list[str]:
-    """Return the names of all shipped configs, sorted. Example: ["ablations/abstain", ..., "quickstart", ...]"""
+    """Return the names of all shipped configs, sorted.
+
+    Example: ["ablations/abstain", ..., "quickstart", ...]
+    """
     folder = shipped_folder().resolve()
     return sorted(name_of(path) for path in folder.rglob(f"*{SUFFIX}"))
 
@@ -84,7 +90,7 @@ def shipped_file(name: str) -> Path:
 
 
 def summary_of(name: str) -> str:
-    """Return the first sentence of the comment that a shipped config begins with; "" without one."""
+    """Return the first sentence of a shipped config's opening comment; "" without one."""
     comment = []
     for line in shipped_file(name).read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -95,7 +101,10 @@ def summary_of(name: str) -> str:
 
 
 def portable_text(name: str) -> str:
-    """Return the text of a shipped config for another folder: it names the configs that it stands on."""
+    """Return the text of a shipped config for another folder.
+
+    Configs that it stands on are given by name in place of a path.
+    """
     file = shipped_file(name)
 
     def by_name(match: re.Match[str]) -> str:

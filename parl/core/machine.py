@@ -1,4 +1,4 @@
-"""What the process uses of the machine."""
+"""Threads, devices and memory of this process."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ def pin_threads(num: int) -> None:
     from transformers.utils import logging
 
     torch.set_num_threads(num)
-    logging.set_verbosity_error()  # its notes on missing kernels and its bars for saving would drown our own lines
+    # Its notes on missing kernels and its bars for saving would drown our own lines.
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
 
 
 @contextmanager
 def restored_settings() -> Iterator[None]:
-    """Put back, at the end, what a training changes in its process, so that a notebook goes on as before it.
+    """Put back, at the end, what a training changes in its process.
 
-    These are the threads and the logging that `pin_threads` sets, and the global random states, which libraries seed.
+    These are the threads and the logging that `pin_threads` sets, and the global random states,
+    which libraries seed. So a notebook goes on as before the training.
     """
     import torch
     from transformers.utils import logging
@@ -67,14 +69,20 @@ def restored_settings() -> Iterator[None]:
 
 
 def device() -> str:
-    """Where this process has its models: the GPU that it can see (Ray hides those it has not given), else the CPU."""
+    """Return where this process has its models: the GPU that it can see, else the CPU.
+
+    Ray hides the GPUs that a worker did not ask for.
+    """
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def rss_now_mb() -> float:
-    """Resident memory of the process now, in MB (where the system does not tell: its largest so far)."""
+    """Return the resident memory of the process, in MB.
+
+    Where the system does not tell, it is the largest so far.
+    """
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -83,5 +91,5 @@ def rss_now_mb() -> float:
 
 
 def rss_mb() -> float:
-    """Largest resident memory of the process so far, in MB."""
+    """Return the largest resident memory of the process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,8 +1,9 @@
 """Old import paths, answered by errors that name the new ones.
 
-`install` (called by `import parl`) puts a finder behind Python's own. Python asks it only for modules that do not
-exist, so it costs nothing where paths are right. Packages that still exist answer for their old names with
-`missing_name`. Only what a plugin or a script may import is in the tables, not every helper that was renamed.
+`install` (called by `import parl`) puts a finder behind Python's own. Python asks it only for
+modules that do not exist, so it costs nothing where paths are right. Packages that still exist
+answer for their old names with `missing_name`. Only what a plugin or a script may import is in the
+tables, not every helper that was renamed.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "Run": "parl.training.trainer.Trainer",
     },
 }
-"""Old module -> its names that went elsewhere than the rest of it, or have another name -> where they are."""
+"""Old module -> its names that went elsewhere than the rest or were renamed -> their paths."""
 
 
 class OldPathError(ImportError):
@@ -244,8 +245,8 @@ def install() -> None:
 def missing_name(module: str, name: str) -> AttributeError | OldPathError:
     """Return the error for a name that `module` does not have, for its `__getattr__`.
 
-    A name that went elsewhere gets an ImportError, because Python would replace the text of an AttributeError in
-    `from module import name` with its own.
+    A name that went elsewhere gets an ImportError, because Python would replace the text of an
+    AttributeError in `from module import name` with its own.
     """
     new_path = NAMES.get(module, {}).get(name)
     if new_path is None:
@@ -256,9 +257,10 @@ def missing_name(module: str, name: str) -> AttributeError | OldPathError:
 
 
 def _names_elsewhere(module: str) -> str:
-    """Return import statements, one a line: the module's public names, names that went elsewhere, and submodules.
+    """Return import statements, one a line: public names, names that went elsewhere, submodules.
 
-    Python imports a package before its submodules, so the error of `import parl.tools.sql` is that of `parl.tools`.
+    Python imports a package before its submodules, so the error of `import parl.tools.sql` is that
+    of `parl.tools`.
     """
     paths = dict(NAMES.get(module, {}))
     for name, home in PUBLIC.items():

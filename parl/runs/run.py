@@ -28,7 +28,9 @@ def load_run(path: str | Path) -> Run:
 
 
 class Run:
-    """One run folder. What is read stays as it was at the first look; load the run again to see more of a running one.
+    """One run folder.
+
+    What is read stays as it was at the first look; load the run again to see more of a running one.
 
     Example:
         run = parl.load_run("runs/quickstart")
@@ -87,7 +89,9 @@ class Run:
         return pandas.DataFrame(self._reader.rows())
 
     def episode(self, number: int) -> Mapping[str, Any]:
-        """Return the whole record of an episode: its tree, tokens, masks, log-probs, advantages, reward terms.
+        """Return the whole record of an episode.
+
+        It has the tree of agents, tokens, masks, log-probs, advantages and reward terms.
 
         Args:
             number: its row in `episodes`.

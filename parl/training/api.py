@@ -91,7 +91,8 @@ def evaluate(
     runs = _run_folders(target)
     with restored_settings():
         if runs is None:
-            config = _as_config(target, overrides)  # type: ignore[arg-type]  # no list, see _run_folders
+            # No list of paths: _run_folders would have returned it.
+            config = _as_config(target, overrides)  # type: ignore[arg-type]
             return plan.evaluate(plan.plan_config(config, request)).result
         if overrides:
             raise ConfigError(

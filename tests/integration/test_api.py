@@ -1,4 +1,4 @@
-"""`parl.train` in a script or a notebook: it leaves the process as it was, and what ran before does not matter."""
+"""`parl.train` in a script: it leaves the process as it was and depends on nothing before it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests.helpers import ROOT
 
 pytestmark = pytest.mark.integration
 
-# A cost of tokens gives the untrained policy something to learn: without it, runs would agree by standing still.
+# A cost of tokens gives the untrained policy something to learn: without it, runs would agree by
+# standing still.
 SHORT = (
     "baseline=null",
     "train.num_steps=2",
@@ -52,7 +53,8 @@ def settings():
         "threads": [thread.name for thread in threading.enumerate()],
         "event loops": repr(asyncio.get_event_loop_policy()),
         "hooks": repr([sys.excepthook, threading.excepthook, sys.stdout, sys.stderr]),
-        "torch": repr([torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()]),
+        "torch threads": torch.get_num_threads(),
+        "torch": repr([torch.get_default_dtype(), torch.is_grad_enabled()]),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "torch rng": torch.get_rng_state().tolist(),
         "numpy rng": repr(np.random.get_state()),
@@ -86,7 +88,11 @@ print(json.dumps(changes))
 
 
 def train_in_a_process(folder: Path, seeds: str) -> list[list[str]]:
-    """Train the smoke config with one seed after the other and return the settings that each training changed."""
+    """Train the smoke config with one seed after the other, in one process.
+
+    Returns:
+        For each training the settings that it changed.
+    """
     script = folder / "script.py"
     script.parent.mkdir()
     script.write_text(SCRIPT)
@@ -113,7 +119,7 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[list[str]]]:
-    """A run that was the second in its process, the same run in a fresh one, and the settings changed."""
+    """A run that was the second of its process, the same run in a fresh one, changed settings."""
     folder = tmp_path_factory.mktemp("api")
     changes = train_in_a_process(folder / "twice", "1,0")
     train_in_a_process(folder / "fresh", "0")

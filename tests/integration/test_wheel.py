@@ -1,4 +1,4 @@
-"""The wheel in empty environments: the light core, the errors that name an extra, and `[train]` alone."""
+"""The wheel in empty environments: the light core, errors that name an extra, `[train]` alone."""
 
 from __future__ import annotations
 

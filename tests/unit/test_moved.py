@@ -1,4 +1,4 @@
-"""Old import paths: each is answered by an error that names the new one, in scripts and in plugins."""
+"""Old import paths: each is answered by an error that names the new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""New plugin packages: names, and what is refused. That they work is shown in integration/test_templates.py."""
+"""New plugin packages: names, and what is refused. integration/test_templates.py uses them."""
 
 from __future__ import annotations
 
