@@ -26,7 +26,7 @@ style() {
 start style style
 start types "$BIN/mypy"
 start layers "$BIN/lint-imports" --no-logo
-start unit-tests "$BIN/python" -m pytest -q -n 2 --dist worksteal tests/unit tests/envs tests/rewards -m "not slow and not integration"
+start unit-tests "$BIN/python" -m pytest -q -n 2 --dist worksteal tests --ignore=tests/integration --ignore=tests/learner --ignore=tests/policy -m "not slow and not integration"
 
 failed=()
 for i in "${!pids[@]}"; do

@@ -14,7 +14,7 @@ import pytest
 from parl.core.types import Episode
 from parl.rewards import terms
 from parl_envs.coding.sandbox import run_python
-from tests.integration.sandbox_outside import gone, host_pid, processes, used
+from tests.support.sandbox_outside import gone, host_pid, processes, used
 
 
 @pytest.fixture

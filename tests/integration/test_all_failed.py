@@ -13,7 +13,7 @@ from parl.runs.folder import read_episodes
 from parl.training import rollout_source as feed
 from parl.training.trainer import train
 from parl_envs.search.wide_search import WideSearch
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

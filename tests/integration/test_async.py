@@ -18,7 +18,7 @@ from parl.runs.folder import read_episodes
 from parl.training.hooks import StepRecord
 from parl.training.rollout_source import AsyncSource
 from parl.training.trainer import Trainer, train
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("some_number")]
 STEPS, TASKS = 6, 2

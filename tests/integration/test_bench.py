@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from parl_envs.search.wide_search import WideSearch
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -16,7 +16,7 @@ from parl.rollout.pool.ray import RayPool
 from parl.runs.folder import read_episodes
 from parl.training.hooks import StepRecord
 from parl.training.trainer import Trainer, train
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

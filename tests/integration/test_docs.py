@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from parl.cli import main as cli
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -60,7 +60,7 @@ def cheap(words: list[str], target: Path) -> list[str]:
     parl models fetch       its --help: test_models.py fetches, where the package is installed
     parl figures            the same with another output
     parl view, parl serve   their --help: they would serve until they are stopped (test_pages.py, test_gateway.py do)
-    parl seeds              its --help: it would train five times (tests/unit/test_seeds.py)
+    parl seeds              its --help: it would train five times (tests/training/test_seeds.py)
     scripts                 the --help of chaos.py and the benchmarks (test_chaos.py and test_bench.py run them)
     examples                the --help of plot_ablation.py (test_ablate.py draws)
     """

@@ -33,7 +33,7 @@ from parl.policy.models.load import load_policy
 from parl.policy.renderers.chatml import ChatML
 from parl.rollout.swarm import SwarmRunner
 from parl.training.trainer import train
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -57,7 +57,7 @@ def config(folder: Path, **more: Any) -> Config:
             "policies": {"main": {"model": "tiny", "tiny": {"hidden_size": 32, "ff_size": 32}}},
             "roles": {
                 "orchestrator": {
-                    "external_agent": "tests.external_agents:calls_tools",
+                    "external_agent": "tests.support.external_agents:calls_tools",
                     "sampling": {"max_tokens": 24},
                     "limits": {"turns": 6, "context_tokens": 256},
                 }

@@ -21,7 +21,7 @@ from parl.learner.policies import PolicySet
 from parl.rollout.pool.local import Job, LocalPool
 from parl.rollout.pool.ray import RayPool
 from parl.rollout.swarm import SwarmRunner
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

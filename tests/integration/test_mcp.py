@@ -33,7 +33,7 @@ from parl.env.toolsets.mcp import Mcp
 from parl.rewards.scorer import Scorer
 from parl.rollout.pool.local import LocalPool
 from parl.runs.folder import RunFolder, read_episodes
-from tests.helpers import (
+from tests.support.helpers import (
     ROOT,
     TASK,
     WordsEnv,

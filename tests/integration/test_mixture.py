@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from parl.runs.folder import read_episodes
-from tests.helpers import ROOT
 from tests.integration.test_smoke import contents, metrics, parl, train
+from tests.support.helpers import ROOT
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,8 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from parl.config import load
 from parl.runs.folder import read_episodes
 from parl.training.trainer import train
-from tests.helpers import ROOT
-from tests.tokenizers import qwen3
+from tests.support.helpers import ROOT
+from tests.support.tokenizers import qwen3
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("some_number")]
 LONG = "{limits: {context_tokens: 4000}, sampling: {max_tokens: 500}}"

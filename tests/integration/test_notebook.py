@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 import parl
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

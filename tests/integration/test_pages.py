@@ -23,7 +23,7 @@ from parl.core.types import Episode, RewardBreakdown, ScoredEpisode
 from parl.rollout.env_calls import EpisodeFailure
 from parl.rollout.swarm import failed_episode
 from parl.runs.folder import RunFolder, read_episodes
-from tests.helpers import ROOT, TASK, assign, call, create, run, script, turns
+from tests.support.helpers import ROOT, TASK, assign, call, create, run, script, turns
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="no playwright: pip install -e '.[dev]'"

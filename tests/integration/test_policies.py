@@ -27,7 +27,7 @@ from parl.policy.engines.scripted import ScriptedEngine, call_text
 from parl.rewards import terms
 from parl.training.hooks import StepRecord
 from parl.training.trainer import Trainer, train
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 SMOKE = ROOT / "configs" / "smoke.yaml"

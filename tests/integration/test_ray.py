@@ -26,7 +26,7 @@ from parl.rollout.pool import make_pool
 from parl.rollout.pool.local import Job, LocalPool, Pool
 from parl.rollout.pool.ray import RayPool, _Part
 from parl.rollout.swarm import SwarmRunner
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 SMOKE = ROOT / "configs" / "smoke.yaml"

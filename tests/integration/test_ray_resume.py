@@ -13,7 +13,7 @@ from parl.config import load
 from parl.core.errors import Interrupted
 from parl.training.hooks import StepRecord
 from parl.training.trainer import Trainer, train
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 SMOKE = ROOT / "configs" / "smoke.yaml"

@@ -15,7 +15,7 @@ from parl.policy.engines.scripted import ScriptedEngine
 from parl.rollout.pool.local import Job, LocalPool
 from parl.rollout.pool.ray import RayPool
 from parl.rollout.swarm import SwarmRunner
-from tests.helpers import ROOT, Characters
+from tests.support.helpers import ROOT, Characters
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

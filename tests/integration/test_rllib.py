@@ -11,7 +11,7 @@ import pytest
 from parl.core.types import RewardBreakdown, ScoredEpisode
 from parl.deploy.rllib import to_multi_agent_episode
 from parl.runs.records import episode_record
-from tests.helpers import assign, call, create, run, script
+from tests.support.helpers import assign, call, create, run, script
 
 pytestmark = pytest.mark.integration
 

@@ -16,9 +16,9 @@ import pytest
 
 from parl_envs.coding import confine, sandbox
 from parl_envs.coding.sandbox import read_files, run_python
-from tests.helpers import ROOT
-from tests.integration.sandbox_attempts import CALLS, FILES, NETWORK, PROC, PROCESSES, Attempt
-from tests.integration.sandbox_outside import run_outside
+from tests.support.helpers import ROOT
+from tests.support.sandbox_attempts import CALLS, FILES, NETWORK, PROC, PROCESSES, Attempt
+from tests.support.sandbox_outside import run_outside
 
 pytestmark = [
     pytest.mark.usefixtures("sandboxes"),

@@ -21,7 +21,7 @@ from parl.core.errors import EnvFailure
 from parl_envs.coding import host, sandbox
 from parl_envs.coding.run import PREFIX
 from parl_envs.coding.sandbox import run_python, run_python_async
-from tests.integration.sandbox_outside import gone, host_pid
+from tests.support.sandbox_outside import gone, host_pid
 
 pytestmark = [
     pytest.mark.usefixtures("sandboxes"),

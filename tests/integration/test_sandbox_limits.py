@@ -12,7 +12,7 @@ import pytest
 
 from parl_envs.coding import confine, sandbox, watch
 from parl_envs.coding.sandbox import MAX_OUTPUT, run_python
-from tests.integration.sandbox_outside import gone, processes, run_outside
+from tests.support.sandbox_outside import gone, processes, run_outside
 
 pytestmark = [
     pytest.mark.usefixtures("sandboxes"),

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from parl.runs.folder import SCHEMA_VERSION, read_episodes
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 pytestmark = pytest.mark.integration
 

@@ -34,8 +34,8 @@ from parl.policy.models.load import load_policy
 from parl.policy.renderers.chatml import ChatML
 from parl.rollout.swarm import SwarmRunner
 from parl.training.trainer import train
-from tests.helpers import ROOT
-from tests.servers import serving
+from tests.support.helpers import ROOT
+from tests.support.servers import serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 TEMPLATE = ROOT / "envs" / "template"
@@ -160,7 +160,7 @@ def episodes(run: Path, step: int) -> list[dict[str, Any]]:
 
 # --- agents of another framework -------------------------------------------------------------------------------------
 
-HARNESS = {"subagent": {"external_agent": "tests.external_agents:calls_tools"}}
+HARNESS = {"subagent": {"external_agent": "tests.support.external_agents:calls_tools"}}
 
 
 @pytest.fixture(scope="module")

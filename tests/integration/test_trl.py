@@ -34,8 +34,8 @@ from parl.rewards.scorer import Scorer
 from parl.rollout.swarm import SwarmRunner
 from parl_envs.visual.pictures import words
 from parl_envs.visual.tasks import asked
-from tests.trl_looking import CONFIG, Trainer
-from tests.vision_models import qwen3_vl
+from tests.support.trl_looking import CONFIG, Trainer
+from tests.support.vision_models import qwen3_vl
 
 pytestmark = pytest.mark.integration
 

@@ -17,8 +17,8 @@ from parl.policy.models.load import load_folder
 from parl.runs.folder import read_episodes
 from parl.runs.records import episode_of
 from parl.training.trainer import train
-from tests.shapes_env import Shapes
-from tests.vision_models import model_that_sees, save_model
+from tests.support.shapes_env import Shapes
+from tests.support.vision_models import model_that_sees, save_model
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +43,7 @@ def config(folder: Path, **changes: Any) -> Config:
         "name": "shapes",
         "run_dir": str(folder),
         "env": {
-            "id": "tests.shapes_env:test/Shapes-v0",
+            "id": "tests.support.shapes_env:test/Shapes-v0",
             "tasks": {"train": {"num": 64}, "validation": {"num": 8}, "test": {"num": 24}},
         },
         "policies": {

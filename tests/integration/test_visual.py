@@ -13,8 +13,8 @@ from parl.config import Config, load, parse
 from parl.report.overview import before_after
 from parl.report.summary import summary_table
 from parl.training.trainer import train
-from tests.helpers import ROOT
 from tests.integration.test_smoke import parl
+from tests.support.helpers import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -25,9 +25,9 @@ from parl.learner.learner import check_engine, logprobs
 from parl.learner.policies import TOLERANCE, PolicySet
 from parl.policy.base import Generation, Request, cast
 from parl.training.trainer import train
-from tests.helpers import ROOT, WordsEnv
-from tests.policies import samples
-from tests.tokenizers import qwen3
+from tests.support.helpers import ROOT, WordsEnv
+from tests.support.policies import samples
+from tests.support.tokenizers import qwen3
 
 pytest.importorskip(
     "vllm", reason="needs vLLM, in an environment of its own: make vllm (docs/how-to/use-vllm.md)"

@@ -25,8 +25,8 @@ from parl.policy.base import Generation, Request
 from parl.policy.engines.torch import TorchEngine
 from parl.policy.models import lora
 from parl.rollout.pool.inference import EngineState, EngineStore
-from tests.learner.test_torch_engine import MODELS, STOP
-from tests.policies import (
+from tests.policy.test_torch_engine import MODELS, STOP
+from tests.support.policies import (
     PROBE,
     TOLERANCE,
     Wide,

@@ -23,7 +23,7 @@ from parl.learner.learner import Learner
 from parl.learner.policies import PolicySet
 from parl.policy.models.load import load_folder
 from parl.policy.models.tiny import build_model, build_tokenizer
-from tests.helpers import WordsEnv
+from tests.support.helpers import WordsEnv
 
 STATE = State(7, {"task": 31.0}, [{"name": "copy", "steps": 3}], {"step": 5, "score": 0.5})
 WORDS = [f"w{i}" for i in range(30)]

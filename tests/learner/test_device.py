@@ -20,10 +20,10 @@ from parl.policy.engines.torch import TorchEngine
 from parl.policy.renderers.families import make_renderer
 from parl.training.demonstrator import SftExample
 from parl.training.sft import loss_on_labels, token_accuracy
-from tests.elsewhere import ELSEWHERE, Elsewhere, move
-from tests.learner.test_torch_engine import MODELS, STOP
-from tests.learner.test_vision import SAID, talk
-from tests.vision_models import NAMES, model_that_sees
+from tests.policy.test_torch_engine import MODELS, STOP
+from tests.policy.test_vision import SAID, talk
+from tests.support.elsewhere import ELSEWHERE, Elsewhere, move
+from tests.support.vision_models import NAMES, model_that_sees
 
 Told = tuple[list[tuple[int, ...]], dict[str, float], float, float, float]
 TEXT = [

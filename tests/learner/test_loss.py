@@ -353,7 +353,7 @@ def test_dapo_is_eq_8_over_the_groups_that_differ() -> None:
     from parl.config.roles import Roles
     from parl.learner.loss import weighting_of
     from parl.rewards.credit import build_samples
-    from tests.unit.test_credit import scored
+    from tests.rewards.test_credit import scored
 
     groups = [[scored("a", 0.3), scored("b", 0.3)], [scored("c", 1.0), scored("d", 0.0)]]
     samples, mass = build_samples(groups, Credit(), weighting_of(Loss(type="dapo")), Roles(), 0)

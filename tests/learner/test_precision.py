@@ -24,8 +24,8 @@ from parl.policy.base import cast
 from parl.policy.engines.torch import TorchEngine
 from parl.policy.models.tiny import build_model
 from parl.runs.folder import RunFolder
-from tests.learner.test_models import sampled
-from tests.policies import PROBE, config, log_probs, samples, save, started, update
+from tests.policy.test_models import sampled
+from tests.support.policies import PROBE, config, log_probs, samples, save, started, update
 
 SHORT = torch.bfloat16
 STATES = ("exp_avg", "exp_avg_sq", "momentum_buffer")
