@@ -5,7 +5,7 @@
     python scripts/density.py --check          exit code 1 where the whole misses a limit (used by the tests)
 
 A dialect name tells a history in place of the thing (`found`, `given`, `kept`). The limits are those that six
-well-written codebases of the field meet; see docs/explain/adr/0009-rooms.md.
+well-written codebases of the field meet; see docs/explain/adr/0008-rooms.md.
 """
 
 from __future__ import annotations

@@ -11,8 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
-from parl.config import load
+import parl
+from parl.config import load, renamed
+from parl.core import moved
 from tests.support.helpers import ROOT
 
 PAGES = sorted(
@@ -21,7 +24,7 @@ PAGES = sorted(
 SITE_PAGES = sorted((ROOT / "docs").rglob("*.md"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-TEST_FILE = re.compile(r"\btests/(?:unit|integration|learner|envs|rewards)/\w+\.py(?:::\w+)?")
+TEST_FILE = re.compile(r"\btests/(?:\w+/)+\w+\.py(?:::\w+)?")
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 MAX_WORDS = 2000  # a page answers one question; a longer one answered several
 MAX_COLUMNS = 105  # pages are wrapped at about 100
@@ -146,6 +149,35 @@ def test_the_generated_references_have_every_key_and_command(site: ModuleType) -
     commands = site.commands()
     for command in ("train", "eval", "ablate", "envs check", "config explain", "seeds", "figures"):
         assert f"## parl {command}\n" in commands
+
+
+def test_the_changelog_lists_every_old_name() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    renamed_keys = []
+    for old, new in renamed.KEYS.items():
+        parent = old.rpartition(".")[0]
+        renamed_keys.append((old, f"{parent}.{new}".lstrip(".")))
+    renamed_credit = [
+        (f"credit.type: {o}", f"credit.type: {n}") for o, n in renamed.CREDIT_TYPES.items()
+    ]
+    tables = (moved.MODULES, renamed.METRICS, renamed.KNOBS)
+    pairs = [pair for table in tables for pair in table.items()]
+    for old, new in [*renamed_keys, *renamed_credit, *pairs]:
+        assert f"| `{old}` | `{new}` |" in changelog
+
+
+def test_the_readme_shows_the_environment_of_the_first_page() -> None:
+    """Its block is a part of the file that tests/integration/test_docs.py trains."""
+    [block] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    page = (ROOT / "docs/start/your-first-environment.md").read_text()
+    assert block.startswith("import parl\n\n")
+    assert block in page.replace("import gymnasium\n\n", "")
+
+
+def test_the_citation_has_the_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == parl.__version__
+    assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
 
 
 @pytest.mark.integration
