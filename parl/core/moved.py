@@ -183,7 +183,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "heldout_rows": "parl.evaluation.metrics.heldout_rows",
         "load_tasks": "parl.env.tasks.load_tasks",
         "make_pool": "parl.rollout.pool.make_pool",
-        "plan_controls": "parl.evaluation.plan.plan_controls",
+        "plan_controls": "parl.evaluation.plan.plan_baselines",
         "plan_run": "parl.evaluation.plan.plan_run",
         "pooled": "parl.evaluation.plan.combine_runs",
         "run_plan": "parl.evaluation.plan.run_plan",

@@ -21,7 +21,7 @@ from parl.evaluation.plan import (
     check_seeds,
     combine_runs,
     compare_with_baselines,
-    plan_controls,
+    plan_baselines,
 )
 from parl.report.evaluation import interval, print_evaluation
 from tests.support.helpers import ROOT, WordsEnv, assign, call, create, run, script, turns
@@ -101,55 +101,54 @@ def test_several_runs_must_be_seeds_of_one_experiment(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """RUN-single of the run `tmp_path / "a"`, finished."""
     folder = tmp_path / "a-single"
     folder.mkdir()
     (folder / "summary.json").write_text("{}")
     monkeypatch.setattr(
         "parl.evaluation.plan.plan_run",
-        lambda path, asked: replace(plan(path, "single"), trials=asked.trials),
+        lambda path, request: replace(plan(path, "single"), trials=request.trials),
     )
     return folder
 
 
-def test_a_swarm_is_compared_with_its_control(tmp_path: Path, control: Path) -> None:
-    (found,) = plan_controls([plan(tmp_path / "a")], EvalRequest(trials=3))
-    assert (found.run, found.mode, found.trials) == (control, "single", 3)
+def test_a_swarm_is_compared_with_its_baseline(tmp_path: Path, baseline: Path) -> None:
+    (result,) = plan_baselines([plan(tmp_path / "a")], EvalRequest(trials=3))
+    assert (result.run, result.mode, result.trials) == (baseline, "single", 3)
 
 
-def test_only_a_swarm_has_a_control(tmp_path: Path, control: Path) -> None:
-    swarm_alone = replace(
-        plan(tmp_path / "a"), mode="single"
-    )  # --mode single: the swarm without its tools
-    assert plan_controls([swarm_alone], EvalRequest()) == []
-    assert plan_controls([plan(tmp_path / "no-control")], EvalRequest()) == []
+def test_only_a_swarm_has_a_baseline(tmp_path: Path, baseline: Path) -> None:
+    # --mode single: the swarm without its tools.
+    swarm_alone = replace(plan(tmp_path / "a"), mode="single")
+    assert plan_baselines([swarm_alone], EvalRequest()) == []
+    assert plan_baselines([plan(tmp_path / "no-baseline")], EvalRequest()) == []
 
 
 def test_why_there_is_no_comparison_is_said(
     tmp_path: Path,
-    control: Path,
+    baseline: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def said() -> str:
-        assert plan_controls([plan(tmp_path / "a")], EvalRequest()) == []
+    def reason() -> str:
+        assert plan_baselines([plan(tmp_path / "a")], EvalRequest()) == []
         return capsys.readouterr().err
 
     monkeypatch.setattr(
-        "parl.evaluation.plan.plan_run", lambda path, asked: plan(path, "single", num=3)
+        "parl.evaluation.plan.plan_run", lambda path, request: plan(path, "single", num=3)
     )
-    assert "Not compared with a single agent: " in (text := said())
+    assert "Not compared with a single agent: " in (text := reason())
     assert "different tasks" in text
 
-    def missing(path: Path, asked: EvalRequest) -> EvalPlan:
+    def missing(path: Path, request: EvalRequest) -> EvalPlan:
         raise CheckpointError("no checkpoint '7'")
 
     monkeypatch.setattr("parl.evaluation.plan.plan_run", missing)
-    assert "no checkpoint '7'" in said()
-    (control / "summary.json").unlink()
-    assert "a-single has not finished" in said()
-    assert plan_controls([plan(tmp_path / "a"), plan(tmp_path / "b")], EvalRequest()) == []
+    assert "no checkpoint '7'" in reason()
+    (baseline / "summary.json").unlink()
+    assert "a-single has not finished" in reason()
+    assert plan_baselines([plan(tmp_path / "a"), plan(tmp_path / "b")], EvalRequest()) == []
 
 
 # --- what is made of the rows ----------------------------------------------------------------------------------------
@@ -171,11 +170,11 @@ def test_several_runs_are_pooled_by_seed_and_task() -> None:
 
 def test_a_comparison_is_paired_by_seed_and_task() -> None:
     runs = [evaluated("a", 0.5, 1.0), evaluated("b", 0.7, 1.0)]
-    controls = [
+    baselines = [
         evaluated("a-single", 0.4, 0.9, steps=20),
         evaluated("b-single", 0.6, 0.9, steps=20),
     ]
-    found = compare_with_baselines(runs, controls)
+    found = compare_with_baselines(runs, baselines)
     assert found["runs"] == ["a-single", "b-single"]
     assert found["greedy"]["score"]["difference"] == {
         "mean": pytest.approx(0.1),
@@ -203,11 +202,11 @@ def test_interval_in_words(found: dict[str, float | None] | None, text: str) -> 
 
 def test_all_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     runs = [evaluated("a", 0.5, 1.0), evaluated("b", 0.7, 1.0)]
-    controls = [
+    baselines = [
         evaluated("a-single", 0.4, 0.8, steps=20),
         evaluated("b-single", 0.6, 0.9, steps=20),
     ]
-    print_evaluation(combine_runs(runs) | {"against": compare_with_baselines(runs, controls)})
+    print_evaluation(combine_runs(runs) | {"against": compare_with_baselines(runs, baselines)})
     out = capsys.readouterr().out
     assert "2 runs, mean" in out
     assert "+0.125 (+0.100..+0.200)" in out
