@@ -134,10 +134,10 @@ def plan_baselines(plans: Sequence[EvalPlan], request: EvalRequest) -> list[Eval
     """
     # A swarm without its tools (--mode single) is no single agent: its serial skill decays while
     # it is not used, so a comparison with it would flatter the swarm.
-    if any(plan.mode != "swarm" or plan.config.swarm.mode != "swarm" for plan in plans):
-        return []
     folders: list[Path] = []
     for plan in plans:
+        if plan.mode != "swarm" or plan.config.swarm.mode != "swarm":
+            return []
         if plan.run is not None:
             run = plan.run.resolve()
             folders.append(run.with_name(f"{run.name}-single"))
@@ -174,7 +174,7 @@ def check_seeds(plans: Sequence[EvalPlan]) -> None:
         if run in runs:
             raise ConfigError(f"{run} is given twice; give each seed's run once.")
         runs.add(run)
-    if len({plan.mode for plan in plans}) > 1:
+    if any(plan.mode != plans[0].mode for plan in plans):
         raise ConfigError(
             "These runs are swarms and single agents; evaluate them apart, or say --mode."
         )
@@ -298,18 +298,22 @@ def combine_runs(runs: Sequence[EvalResult]) -> dict[str, Any]:
     if len(runs) == 1:
         return dict(first)
 
-    result: dict[str, Any] = {key: first[key] for key in ("split", "mode", "trials")}
-    result["runs"] = []
+    result: dict[str, Any] = {
+        "split": first["split"],
+        "mode": first["mode"],
+        "trials": first["trials"],
+        "runs": [],
+    }
     for run in runs:
         # An interval over the tasks of one run is no interval over seeds: left out, lest it be
         # taken for one.
-        without_statistics = {k: v for k, v in run.result.items() if k != "statistics"}
-        result["runs"].append(without_statistics)
+        run_result = dict(run.result)
+        del run_result["statistics"]
+        result["runs"].append(run_result)
     result["statistics"] = {}
     for decoding in _common_decodings(runs):
         result[decoding] = _mean_of_runs([run.result[decoding] for run in runs])
-        rows = [run.rows[decoding] for run in runs]
-        result["statistics"][decoding] = statistics(rows, first["trials"])
+        result["statistics"][decoding] = statistics(_rows(runs, decoding), first["trials"])
     return result
 
 
@@ -328,9 +332,7 @@ def compare_with_baselines(
     comparison: dict[str, Any] = {"runs": [run.result["run"] for run in baselines]}
     comparison["mode"] = "single"
     for decoding in _common_decodings([*runs, *baselines]):
-        swarm_rows = [run.rows[decoding] for run in runs]
-        baseline_rows = [run.rows[decoding] for run in baselines]
-        comparison[decoding] = compare(swarm_rows, baseline_rows)
+        comparison[decoding] = compare(_rows(runs, decoding), _rows(baselines, decoding))
     return comparison
 
 
@@ -341,6 +343,10 @@ def _mean_of_runs(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
         if all(name in run_metrics for run_metrics in metrics):
             means[name] = fmean(run_metrics[name] for run_metrics in metrics)
     return means
+
+
+def _rows(runs: Sequence[EvalResult], decoding: str) -> list[Rows]:
+    return [run.rows[decoding] for run in runs]
 
 
 def _common_decodings(runs: Sequence[EvalResult]) -> list[str]:
