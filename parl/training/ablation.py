@@ -62,9 +62,9 @@ def run_ablation(
 
     # All variants of a seed before the next seed: a comparison that is stopped early is paired.
     numbers = list(range(base.seed, base.seed + seeds))
-    runs = [runner.make_job(folder, variant, seed) for seed in numbers for variant in variants]
+    runs = [runner.make_run(folder, variant, seed) for seed in numbers for variant in variants]
     # Each run is a process of its own: one that dies takes no other with it.
-    failed = runner.run_all(runs, runner.workers(variants))
+    failed = runner.run_all(runs, runner.num_workers(variants))
 
     results: list[VariantResults] = []
     finished_paths: dict[str, list[Path]] = {}

@@ -141,7 +141,7 @@ time.sleep(0.2)
 def jobs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[VariantRun]:
     """Two seeds of three variants; a run is a script that leaves the files of a run. Of seed 1, the first run fails."""
     variants = vary_values(base, ["loss.tau=1,2,3"])
-    found = [ablate.make_job(tmp_path, v, seed) for seed in (0, 1) for v in variants]
+    found = [ablate.make_run(tmp_path, v, seed) for seed in (0, 1) for v in variants]
     for variant in variants:
         (tmp_path / variant.folder).mkdir()
 
@@ -268,7 +268,7 @@ def test_a_stopped_ablation_stops_its_runs(
 
 
 def test_command_of_a_new_and_of_a_begun_run(base: Path, tmp_path: Path) -> None:
-    one, other = (ablate.make_job(tmp_path, v, 3) for v in vary_values(base, ["loss.tau=1,2"]))
+    one, other = (ablate.make_run(tmp_path, v, 3) for v in vary_values(base, ["loss.tau=1,2"]))
     config = tmp_path / "loss.tau=2" / "config.yaml"
     assert command(other, one)[3:] == [
         "train",

@@ -1,6 +1,6 @@
-"""The variants of an ablation: values of a config's keys, or whole configs.
+"""The variants of an ablation: values of a config's keys, or several config files.
 
-In: a base config and what to vary. Out: named configs, the first of which the others are compared with.
+The others are compared with the first variant.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import yaml
 from parl.config import Config, load
 from parl.core.errors import ConfigError
 
+# Keys that the ablation sets itself, and the answer to someone who varies them.
 RESERVED = {
     "seed": "use --seeds N",
     "run_dir": "each run has its own",
@@ -31,53 +32,69 @@ class Variant:
     """One of the configs that are compared."""
 
     label: str
+    """Its name in tables, such as `tau=0.1`."""
     folder: str
+    """The name of its folder in that of the ablation."""
     config: Config
 
 
 def vary_values(path: Path, vary: Sequence[str]) -> list[Variant]:
-    """A variant for each combination of the values; the first values make variant 0. Raises ConfigError."""
-    axes: dict[str, list[str]] = {}
+    """Make a variant for each combination of values.
+
+    Args:
+        path: the base config.
+        vary: axes `key.path=v1,v2`. The first value of each makes variant 0.
+    Raises:
+        ConfigError: an axis that cannot be read, a reserved key, or fewer than two variants.
+    """
+    values_by_key: dict[str, list[str]] = {}
     for item in vary:
-        key, values = _axis(item)
-        if key in axes:
+        key, values = _parse_axis(item)
+        if key in values_by_key:
             raise ConfigError(
                 f"--vary {key} is given twice; write all its values at once: --vary {key}=v1,v2."
             )
-        axes[key] = values
-    short = _short(list(axes))
-    variants = []
-    for chosen in itertools.product(*axes.values()):
-        settings = [f"{key}={value}" for key, value in zip(axes, chosen, strict=True)]
-        label = ", ".join(f"{short[key]}={value}" for key, value in zip(axes, chosen, strict=True))
-        variants.append(Variant(label, _folder_name(",".join(settings)), load(path, settings)))
+        values_by_key[key] = values
+
+    short_names = _short_names(list(values_by_key))
+    variants: list[Variant] = []
+    for combination in itertools.product(*values_by_key.values()):
+        overrides: list[str] = []
+        labels: list[str] = []
+        for key, value in zip(values_by_key, combination, strict=True):
+            overrides.append(f"{key}={value}")
+            labels.append(f"{short_names[key]}={value}")
+        folder = _folder_name(",".join(overrides))
+        variants.append(Variant(", ".join(labels), folder, load(path, overrides)))
     if len(variants) < 2:
         raise ConfigError(
-            f"--vary {vary[0]} makes one variant: nothing to compare. Give two values or more: v1,v2."
+            f"--vary {vary[0]} makes one variant: nothing to compare. "
+            "Give two values or more: v1,v2."
         )
     return variants
 
 
 def vary_configs(path: Path, configs: Sequence[Path]) -> list[Variant]:
-    """The base config as variant 0, then the others, by their file names. Raises ConfigError."""
+    """Make a variant of each config file, named after it; the base config is variant 0.
+
+    Raises:
+        ConfigError: two files have the same name.
+    """
     files = [path, *configs]
     names = [file.stem for file in files]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
         raise ConfigError(
-            f"Two configs are named {', '.join(twice)}; variants go by their file names, so name each file differently "
-            "(the base config is variant 0 already)."
+            f"Two configs are named {', '.join(repeated)}; variants go by their file names, so name "
+            "each file differently (the base config is variant 0 already)."
         )
-    return [
-        Variant(name, _folder_name(name), load(file))
-        for name, file in zip(names, files, strict=True)
-    ]
+    return [Variant(file.stem, _folder_name(file.stem), load(file)) for file in files]
 
 
-def _axis(item: str) -> tuple[str, list[str]]:
-    """`key.path=v1,v2` -> the key and its values as JSON, which is YAML as well."""
-    key, sep, text = item.partition("=")
-    if not sep or not all(key.split(".")) or not text.strip():
+def _parse_axis(item: str) -> tuple[str, list[str]]:
+    """Return the key and the values of `key.path=v1,v2`, each value as JSON."""
+    key, separator, text = item.partition("=")
+    if not separator or not all(key.split(".")) or not text.strip():
         raise ConfigError(
             f"'{item}' says nothing to vary; write key.path=v1,v2, such as loss.tau=0.01,0.1."
         )
@@ -89,24 +106,29 @@ def _axis(item: str) -> tuple[str, list[str]]:
         raise ConfigError(
             f"The values in '{item}' are not YAML; write key.path=v1,v2 (a mapping: {{a: 1}})."
         ) from None
-    shown = [json.dumps(value, default=str) for value in values]
-    if len(set(shown)) < len(shown):
+    # JSON is YAML, so it can be an override again, and 0.1 and 0.10 become the same text.
+    texts = [json.dumps(value, default=str) for value in values]
+    if len(set(texts)) < len(texts):
         raise ConfigError(f"'{item}' holds a value twice; write each once.")
-    return key, shown
+    return key, texts
 
 
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """Keys without the part of their path that tells nobody anything."""
-    for num in itertools.count(1):
-        tails = [".".join(key.split(".")[-num:]) for key in keys]
-        if len(set(tails)) == len(keys):
-            return dict(zip(keys, tails, strict=True))
-    raise AssertionError
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return the shortest ends of the keys, of equally many parts, that are different.
+
+    Example: loss.tau, credit.type -> tau, type
+    """
+    for num_parts in itertools.count(1):
+        names = [".".join(key.split(".")[-num_parts:]) for key in keys]
+        if len(set(names)) == len(keys):
+            return dict(zip(keys, names, strict=True))
+    raise AssertionError("different keys have different ends")
 
 
 def _folder_name(text: str) -> str:
-    """The text where it can be a folder's name, else what is left of it and a hash."""
+    """Return the text if it can name a folder, else its harmless characters and a hash."""
     clean = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", text).strip("-.") or "variant"
     if clean == text and len(clean) <= 100:
         return clean
+    # Two texts may have the same harmless characters; the hash keeps their folders apart.
     return f"{clean[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
