@@ -240,7 +240,8 @@ class Coding(AgentEnv):
     def fork(self, subtask: str) -> Coding:
         """Make the environment of a subagent: a copy of the files as they are now.
 
-        It is assigned the files that its prompt names. Forks for the same subtask are attempts at one
+        It is assigned the files that its prompt names. Forks for the same subtask are attempts at
+        one
         assignment: `merge` takes the first.
         """
         child = copy.copy(self)

@@ -1,12 +1,13 @@
-"""What a run may see and do: the policy for sandlock, and what it gives up before its first line.
+"""What a run may see and do.
 
-In: the run's folders. Out: a started process.
+The policy for sandlock, and what a run gives up before its first line.
 
 Three layers, each enforced by the kernel and inherited by everything that the run starts:
 
     Landlock (sandlock)     files outside of the run's folders and the interpreter, signals, ptrace
-    seccomp (sandlock, us)  dangerous system calls, every socket, links, devices, files without a name
-    capabilities, rlimits   root's rights are gone; memory, CPU, files, descriptors; none can be raised again (LAUNCH)
+    seccomp (sandlock, us)  dangerous system calls, every socket, links, devices, files without a
+    name capabilities, rlimits   root's rights are gone; memory, CPU, files, descriptors; none can
+    be raised again (LAUNCH)
 """
 
 from __future__ import annotations
@@ -29,34 +30,18 @@ MAX_FILE_MB = 16
 """The largest file that a run can write."""
 
 DENIED = (
-    # A file without a name escapes the quota; a link or fifo would fool whoever reads the folder afterwards.
+    # A file without a name escapes the quota; a link or fifo would deceive whoever reads the folder
+    # afterwards.
     *("memfd_create", "memfd_secret", "symlinkat", "linkat", "mknodat"),
     *(("symlink", "link", "mknod", "modify_ldt") if platform.machine() == "x86_64" else ()),
     # What no program under test needs.
-    *(
-        "chroot",
-        "fsopen",
-        "fsmount",
-        "move_mount",
-        "open_tree",
-        "syslog",
-        "pidfd_getfd",
-        "process_madvise",
-        "kcmp",
-    ),
-    *(
-        "setpriority",
-        "sched_setscheduler",
-        "sched_setattr",
-        "sched_setparam",
-        "ioprio_set",
-        "mq_open",
-        "fanotify_init",
-    ),
+    *("chroot", "fsopen", "fsmount", "move_mount", "open_tree", "syslog", "pidfd_getfd"),
+    *("process_madvise", "kcmp", "setpriority", "sched_setscheduler", "sched_setattr"),
+    *("sched_setparam", "ioprio_set", "mq_open", "fanotify_init"),
     *("inotify_init1", "clock_settime", "settimeofday", "adjtimex", "setxattr", "vhangup"),
     *("landlock_create_ruleset", "migrate_pages", "move_pages", "mbind", "set_mempolicy"),
 )
-"""System calls that fail with EPERM, on top of sandlock's own list (mount, ptrace, bpf, io_uring, unshare ...)."""
+"""System calls that fail with EPERM, in addition to sandlock's list (mount, ptrace, bpf, ...)."""
 
 LAUNCH = """
 def launch():
@@ -68,19 +53,19 @@ def launch():
             raise OSError(name + " failed: the program was not run")
     def word(number):
         return number.to_bytes(8, "little")
-    # Orphans become children of this process, so that whoever watches it sees all of them: PR_SET_CHILD_SUBREAPER.
+    # Orphans become children of this process, so that none is lost: PR_SET_CHILD_SUBREAPER.
     call("prctl", 36, 1, 0, 0, 0)
     for limit in limits:
         name, value = map(int, limit.split("="))
         call("setrlimit", name, 2 * word(value))
-    # No capabilities: of root, nothing but the number is left. _LINUX_CAPABILITY_VERSION_3, of this process.
+    # No capabilities: of root only the number remains. _LINUX_CAPABILITY_VERSION_3, this process.
     call("capset", word(0x20080522), bytes(24))
-    # PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct sock_fprog with the address of the bytes' first byte.
+    # PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct sock_fprog with the address of the first byte.
     steps = bytes.fromhex(program)
     call("prctl", 22, 2, word(len(steps) // 8) + word(id(steps) + bytes.__basicsize__ - 1), 0, 0)
     builtins.exit = builtins.quit = sys.exit  # as the module `site` would, which is not imported
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # a run that is stopped has said what it said
+        stream.reconfigure(line_buffering=True)  # the output of a run that is stopped is not lost
     sys.argv[:] = ["main.py"]
     sys.path.insert(0, folder)
     with open(path, "rb") as file:
@@ -89,8 +74,11 @@ code = launch()
 del launch
 exec(globals().pop("code"))
 """
-"""What the interpreter runs first, inside of the sandbox: it gives up the rest and runs the program. Each module
-that it imports costs every run 30 calls that sandlock has to answer; so not `ctypes`, `resource` or `struct`."""
+"""What the interpreter runs first, inside of the sandbox.
+
+It gives up all remaining rights and runs the program. Each module that it imports costs every run
+30 system calls that sandlock has to answer. Hence no `ctypes`, `resource` or `struct`.
+"""
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NUMBERS = {
@@ -111,11 +99,28 @@ NUMBERS = {
 }
 F_SETLEASE = 1024
 
+# The classic BPF instructions of the second filter, and what it returns (linux/seccomp.h).
+BPF_LOAD, BPF_JUMP_IF_EQUAL, BPF_RETURN = 0x20, 0x15, 0x06
+RETURN_ALLOW, RETURN_ERRNO = 0x7FFF0000, 0x00050000
+# Offsets in struct seccomp_data.
+SYSCALL_NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = 0, 4, 16, 24
+
 
 def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -> Any:
-    """A `sandlock.Process` that runs the file `main` in `folder`, with pipes for its three streams.
+    """Start a process that runs the file `main` in `folder`, with pipes for its three streams.
 
-    The process dies with the thread that called. Raises RuntimeError when the sandbox cannot be set up.
+    The process dies with the thread that called.
+
+    Args:
+        main: the program.
+        folder: where it works and may write.
+        home: an empty folder that it may write, too.
+        cpu_s: seconds of CPU time of one process.
+        memory_mb: address space of one process.
+    Returns:
+        A `sandlock.Process`.
+    Raises:
+        RuntimeError: the sandbox cannot be set up.
     """
     import sandlock
 
@@ -129,7 +134,8 @@ def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -
         extra_deny_syscalls=DENIED,
     )
     limits = {
-        resource.RLIMIT_CORE: 1,  # which also keeps the kernel from starting its core_pattern program; 0 does not
+        # 1 also keeps the kernel from starting its core_pattern program; 0 does not.
+        resource.RLIMIT_CORE: 1,
         resource.RLIMIT_CPU: cpu_s,
         resource.RLIMIT_FSIZE: MAX_FILE_MB << 20,
         resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
@@ -137,35 +143,39 @@ def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_AS: memory_mb << 20,
     }
-    shown = [f"{name}={value}" for name, value in limits.items()]
-    arguments = [str(main), str(folder), second_filter(platform.machine()).hex(), *shown]
-    return sandbox.popen(
-        [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", LAUNCH, *arguments],
-        *[sandlock.StdioMode.PIPED] * 3,
-    )
+    limit_arguments = [f"{name}={value}" for name, value in limits.items()]
+    program = second_filter(platform.machine()).hex()
+    # Isolated (-I) and without `site` (-S): nothing in the run's folder is executed before the
+    # program.
+    options = ["-I", "-S", "-B", "-X", "utf8"]
+    command = [interpreter(), *options, "-c", LAUNCH]
+    arguments = [str(main), str(folder), program, *limit_arguments]
+    return sandbox.popen([*command, *arguments], *[sandlock.StdioMode.PIPED] * 3)
 
 
 def environment(home: Path) -> Mapping[str, str]:
-    """All that a run inherits. One malloc arena: each further one reserves 64 MB of address space."""
+    """Return all environment variables of a run."""
     return {
         "HOME": str(home),
         "TMPDIR": str(home),
         "LANG": "C.UTF-8",
         "PATH": "",
+        # Each further arena reserves 64 MB of address space, which the run's limit counts.
         "MALLOC_ARENA_MAX": "1",
     }
 
 
 @cache
 def interpreter() -> str:
-    """The interpreter itself, not a virtual environment's link to it: a run sees the standard library alone."""
+    """Return the interpreter, not a virtual environment's link to it: a run gets no packages."""
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
 @cache
 def interpreter_paths() -> Sequence[str]:
-    """What the interpreter reads: itself, its library, and the folders of the system's shared libraries."""
+    """Return what the interpreter reads: itself, its library, the system's shared libraries."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    # Without these variables `platstdlib` is the virtual environment's folder, with its packages.
     base = {"base": sys.base_prefix, "installed_base": sys.base_prefix}
     base |= {"platbase": sys.base_exec_prefix, "installed_platbase": sys.base_exec_prefix}
     library = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
@@ -175,45 +185,63 @@ def interpreter_paths() -> Sequence[str]:
         "/usr/lib64",
         f"/usr/lib/{multiarch}",
     ]
-    paths = [interpreter(), *library, *shared, f"/lib/{multiarch}", "/etc/ld.so.cache"]
-    return list(
-        dict.fromkeys(p for p in paths if os.path.exists(p) and p not in ("/usr/lib/", "/lib/"))
-    )
+    paths: dict[str, None] = {}
+    for path in [interpreter(), *library, *shared, f"/lib/{multiarch}", "/etc/ld.so.cache"]:
+        # Without a MULTIARCH the path would be the whole of /usr/lib.
+        if os.path.exists(path) and path not in ("/usr/lib/", "/lib/"):
+            paths[path] = None
+    return list(paths)
 
 
 def second_filter(machine: str) -> bytes:
-    """A seccomp program for what sandlock's deny list cannot say. Of several filters the kernel takes the strictest.
+    """Write a seccomp program for what sandlock's deny list cannot express.
 
-    socket                       of any family; sandlock answers some of them itself, before its own list is asked
-    clone3                       "no such call": its flags, namespaces among them, lie where no filter can look
-    prlimit64, sched_setaffinity of another process: Landlock lets them through to all of the same user
-    fcntl(F_SETLEASE)            on a file of the standard library, it would make everybody wait who opens that
+    Of several filters the kernel takes the strictest. This one refuses
+
+    socket                       of any family; sandlock answers some of them itself, before its
+    list
+                                 is asked
+    clone3                       "no such call": its flags, namespaces among them, are in memory
+    that
+                                 no filter can read
+    prlimit64, sched_setaffinity of another process: Landlock allows them on all of the same user
+    fcntl(F_SETLEASE)            on a file of the standard library it would make everybody wait who
+                                 opens that file
+
+    Args:
+        machine: `platform.machine()`.
+    Returns:
+        An array of struct sock_filter.
     """
-    number, load, equal, end = (
-        NUMBERS[machine],
-        0x20,
-        0x15,
-        0x06,
-    )  # struct sock_filter: code, if true, if false, operand
-    fail, first_argument, second_argument = 0x00050000, 16, 24
+    number = NUMBERS[machine]
+    refuse = RETURN_ERRNO | errno.EPERM
+    # Each step: code, steps to skip if true, steps to skip if false, operand.
     steps = [
-        (load, 0, 0, 4),
-        (equal, 1, 0, AUDIT_ARCH[machine]),
-        (end, 0, 0, fail | errno.EPERM),
-        (load, 0, 0, 0),
+        # Another architecture has other numbers: nothing of it is allowed.
+        (BPF_LOAD, 0, 0, ARCHITECTURE),
+        (BPF_JUMP_IF_EQUAL, 1, 0, AUDIT_ARCH[machine]),
+        (BPF_RETURN, 0, 0, refuse),
+        (BPF_LOAD, 0, 0, SYSCALL_NUMBER),
     ]
     for name, error in (("socket", errno.EPERM), ("clone3", errno.ENOSYS)):
-        steps += [(equal, 0, 1, number[name]), (end, 0, 0, fail | error)]
-    for name in ("prlimit64", "sched_setaffinity"):  # only the caller itself, process 0
-        steps += [(equal, 0, 3, number[name]), (load, 0, 0, first_argument), (equal, 1, 0, 0)]
-        steps += [(end, 0, 0, fail | errno.EPERM), (load, 0, 0, 0)]
+        steps += [
+            (BPF_JUMP_IF_EQUAL, 0, 1, number[name]),
+            (BPF_RETURN, 0, 0, RETURN_ERRNO | error),
+        ]
+    for name in ("prlimit64", "sched_setaffinity"):
+        # Only on the caller itself, which is process 0.
+        steps += [
+            (BPF_JUMP_IF_EQUAL, 0, 3, number[name]),
+            (BPF_LOAD, 0, 0, FIRST_ARGUMENT),
+            (BPF_JUMP_IF_EQUAL, 1, 0, 0),
+            (BPF_RETURN, 0, 0, refuse),
+            (BPF_LOAD, 0, 0, SYSCALL_NUMBER),
+        ]
     steps += [
-        (equal, 0, 2, number["fcntl"]),
-        (load, 0, 0, second_argument),
-        (equal, 1, 0, F_SETLEASE),
+        (BPF_JUMP_IF_EQUAL, 0, 2, number["fcntl"]),
+        (BPF_LOAD, 0, 0, SECOND_ARGUMENT),
+        (BPF_JUMP_IF_EQUAL, 1, 0, F_SETLEASE),
+        (BPF_RETURN, 0, 0, RETURN_ALLOW),
+        (BPF_RETURN, 0, 0, refuse),
     ]
-    steps += [
-        (end, 0, 0, 0x7FFF0000),
-        (end, 0, 0, fail | errno.EPERM),
-    ]  # allow; the lease is refused
     return b"".join(struct.pack("HBBI", *step) for step in steps)

@@ -1,8 +1,9 @@
 """The process that starts the runs: a small one, because a process that trains is slow to fork.
 
-In: calls. Out: their results. A fork copies its parent's page tables, and afterwards every page that either of them
-writes: 16 ms for a run in a process of 40 MB, up to 200 ms in one of 2 GB. So each process of PARL has one host,
-started by its first run. However that process ends, its host sees it, stops the runs, removes their folders and ends.
+A fork copies its parent's page tables, and afterwards every page that either of them writes: 16 ms
+for a run in a process of 40 MB, up to 200 ms in one of 2 GB. So each process of PARL has one host,
+started by its first run. However that process ends, its host sees it, stops the runs, removes their
+folders and ends.
 """
 
 from __future__ import annotations
@@ -24,15 +25,25 @@ from parl.core.errors import ConfigError, EnvFailure
 from parl_envs.coding import run as runs
 from parl_envs.coding.run import Call, Result
 
-MAIN = "import sys; sys.path[:] = sys.argv[2:]; from parl_envs.coding.host import main; main(int(sys.argv[1]))"
+# The host's program. It gets the path of this process: the code may not be installed.
+MAIN = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from parl_envs.coding.host import main; main(int(sys.argv[1]))"
+)
 GRACE_S = 60.0
-"""Beyond a run's own limit: for the start of the host, and for a machine that has other things to do."""
+"""Seconds beyond a run's limit: for the start of the host, and for a machine that is busy."""
 STOP_S = 10.0
-"""For the runs to be stopped and their folders removed."""
+"""Seconds for the runs to be stopped and their folders to be removed."""
 
 
 def run(call: Call) -> Result:
-    """`run.run` in the host. Raises what that does, and EnvFailure (`sandbox_lost`) if the host has gone."""
+    """Run a program in the host.
+
+    Raises:
+        ConfigError: the path of a file leads out of the folder.
+        RuntimeError: the run failed in another way.
+        EnvFailure: `sandbox_lost`, the host has ended or does not answer.
+    """
     host = _running()
     number, future = host.submit(call)
     try:
@@ -40,14 +51,15 @@ def run(call: Call) -> Result:
     except TimeoutError:
         raise host.gives_no_answer() from None
     finally:
-        if not future.done():  # interrupted
+        if not future.done():
+            # This thread was interrupted: the program must not outlive it.
             host.cancel(number)
             with contextlib.suppress(Exception):
                 future.result(STOP_S)
 
 
 async def run_async(call: Call) -> Result:
-    """The same for coroutines. Cancelling it stops the program first."""
+    """Do the same in a coroutine. Cancelling it stops the program first."""
     host = _running()
     number, future = host.submit(call)
     waiting = asyncio.wrap_future(future)
@@ -66,18 +78,18 @@ class Host:
     """The other process, as this one sees it."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        with (
-            theirs
-        ):  # a fork of this process (`multiprocessing`) would need its `if __name__ == "__main__"`
-            command = [sys.executable, "-c", MAIN, str(theirs.fileno()), *sys.path]
+        near_end, far_end = socket.socketpair()
+        # Not `multiprocessing`: its processes import the main module again, which would need an
+        # `if __name__ == "__main__"` in every script of a user.
+        with far_end:
+            command = [sys.executable, "-c", MAIN, str(far_end.fileno()), *sys.path]
             self.process = subprocess.Popen(
                 command,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[far_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._link = Connection(ours.detach())
+        self._link = Connection(near_end.detach())
         self._numbers = itertools.count()
         self._waiting: dict[int, Future[Result]] = {}
         self._lock = threading.Lock()
@@ -85,9 +97,11 @@ class Host:
         threading.Thread(target=self._read, name="sandbox-host", daemon=True).start()
 
     def submit(self, call: Call) -> tuple[int, Future[Result]]:
-        """The call's number, for `cancel`, and its result to come."""
-        number, future = next(self._numbers), Future[Result]()
-        future.set_running_or_notify_cancel()  # only the host ends it
+        """Send a call. Returns its number, for `cancel`, and the future of its result."""
+        number = next(self._numbers)
+        future = Future[Result]()
+        # From now on nobody can cancel the future: only the host's answer ends it.
+        future.set_running_or_notify_cancel()
         with self._lock:
             if self.lost:
                 future.set_exception(self._gone())
@@ -97,12 +111,14 @@ class Host:
         return number, future
 
     def cancel(self, number: int) -> None:
+        """Stop a program. Its result comes as usual, with the limit `cancelled`."""
         with self._lock:
             if not self.lost:
                 self._send(number, None)
 
     def close(self) -> None:
         """Stop all runs and wait for the end of the process."""
+        # A duplicate of the descriptor: `_read` still needs the link for the last results.
         with (
             self._lock,
             contextlib.suppress(OSError),
@@ -113,21 +129,23 @@ class Host:
             self.process.wait(STOP_S + 1)
 
     def gives_no_answer(self) -> EnvFailure:
-        """Kill it, and with it what it runs; the next run starts another."""
+        """Kill the host, and with it what it runs. The next run starts another one."""
         with self._lock:
             self.lost = True
         self.process.kill()
         return EnvFailure("sandbox_lost", "the process that starts programs does not answer")
 
     def forget(self) -> None:
-        """In a fork of this process: the link is its parent's."""
+        """Close the link in a fork of this process: it is the parent's."""
         self._link.close()
 
     def _send(self, number: int, call: Call | None) -> None:
-        with contextlib.suppress(OSError):  # gone: `_read` sees it too, and tells all who wait
+        # If the host has ended, `_read` sees it too, and tells all who wait.
+        with contextlib.suppress(OSError):
             self._link.send((number, call))
 
     def _read(self) -> None:
+        """Hand out results until the host ends; then fail all calls that wait."""
         with contextlib.suppress(EOFError, OSError):
             while True:
                 number, outcome = self._link.recv()
@@ -163,7 +181,7 @@ def _running() -> Host:
 
 
 def _forget() -> None:
-    """In a fork of this process, which shall have its own; this one's has to see when this process ends."""
+    """Leave the parent's host alone, in a fork of this process: it has to see the parent end."""
     _lock.release()
     for host in _hosts:
         host.forget()
@@ -180,8 +198,15 @@ os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_i
 
 
 def main(fd: int) -> None:
-    """The host: a thread for each call, until nobody can ask any more."""
-    link, sending = Connection(fd), threading.Lock()
+    """Serve calls, each in a thread, until the process that asks has ended.
+
+    Args:
+        fd: the descriptor of the link.
+    """
+    link = Connection(fd)
+    sending = threading.Lock()
+    # A run must not inherit the link: while a copy is open, the end of the other process is not
+    # seen.
     os.set_inheritable(fd, False)
     cancelled: dict[int, threading.Event] = {}
 
@@ -191,7 +216,8 @@ def main(fd: int) -> None:
             outcome = runs.run(call, cancelled[number])
         except ConfigError as error:
             outcome = error
-        except Exception as error:  # of another library: it may not pickle
+        except Exception as error:
+            # Of another library: it may not pickle.
             outcome = RuntimeError(f"{type(error).__name__}: {error}")
         del cancelled[number]
         with sending, contextlib.suppress(OSError):
@@ -202,14 +228,18 @@ def main(fd: int) -> None:
             number, call = link.recv()
             if call is not None:
                 cancelled[number] = threading.Event()
-                threading.Thread(
+                thread = threading.Thread(
                     target=work, args=(number, call), name="sandbox", daemon=True
-                ).start()
-            elif (event := cancelled.get(number)) is not None:
+                )
+                thread.start()
+                continue
+            # `get`, because the run may end, and delete its event, at any time.
+            event = cancelled.get(number)
+            if event is not None:
                 event.set()
-    for left in list(cancelled.values()):
-        left.set()
-    until = time.monotonic() + STOP_S
+    for remaining in list(cancelled.values()):
+        remaining.set()
+    deadline = time.monotonic() + STOP_S
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))

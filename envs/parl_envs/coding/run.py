@@ -1,7 +1,6 @@
-"""One run of a program: its folders, what it is fed, what it prints, and its end at a limit.
+"""One run of a program: its folders, its input and output, and its end at a limit.
 
-In: a `Call`. Out: a `Result`. When `run` returns, everything that the program started is dead and its temporary folder
-is gone.
+When `run` returns, everything that the program started is dead and its temporary folder is gone.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import math
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -28,7 +28,11 @@ Limit = Literal["time", "memory", "output", "disk", "processes", "cancelled"]
 MAX_OUTPUT = 1 << 20
 """Bytes of each of stdout and stderr; a run that writes more is stopped."""
 PREFIX = "parl-sandbox-"
+"""Of the temporary folders."""
 TICK_S = 0.05
+"""Seconds between two looks at the sums over all processes."""
+PIPE_BYTES = 65536
+"""What is written to or read from a pipe at once: the size of its buffer on Linux."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked for.
+    """One program and its limits, as it is sent to the host.
 
-    Example: Call("print(1 + 1)", stdin="", files={}, folder=None, timeout_s=5.0, memory_mb=256, temp="/tmp")
+    Example:
+        Call("print(1 + 1)", stdin="", files={}, folder=None, timeout_s=5.0, memory_mb=256,
+        temp="/tmp")
     """
 
     code: str
@@ -69,58 +75,66 @@ class Call:
 
 
 def run(call: Call, cancelled: threading.Event) -> Result:
-    """Run a program to its end, to a limit, or until `cancelled` is set. Raises ConfigError for a file's path."""
+    """Run a program to its end, to a limit, or until `cancelled` is set.
+
+    Raises:
+        ConfigError: the path of a file leads out of the folder.
+    """
     private = Path(tempfile.mkdtemp(prefix=PREFIX, dir=call.temp)).resolve()
     try:
-        main, home = private / "main.py", private / "home"
+        main = private / "main.py"
+        home = private / "home"
         folder = private / "work" if call.folder is None else call.folder.resolve()
         home.mkdir()
         folder.mkdir(exist_ok=True)
         main.write_bytes(call.code.encode(errors="replace"))
         write_files(folder, call.files)
-        had = usage([folder, home])
+        bytes_before, files_before = usage([folder, home])
+        # One second more than the wall clock: a program that computes ends at `timeout_s`.
         cpu_s = math.ceil(call.timeout_s) + 1
         process = confine.start(main, folder, home, cpu_s=cpu_s, memory_mb=call.memory_mb)
-        watch = ProcessWatch(process.pid or -1, [folder, home], call.memory_mb, *had)
+        # Without a process id (the program has ended) there is nothing in /proc to look at.
+        pid = process.pid or -1
+        watch = ProcessWatch(pid, [folder, home], call.memory_mb, bytes_before, files_before)
         return _Supervisor(call, cancelled, process, watch).result()
     finally:
         _remove(private)
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Write `files` (relative path -> text) below a folder. Raises ConfigError for a path that leads out of it."""
+    """Write `files` (relative path -> text) below a folder.
+
+    Raises:
+        ConfigError: a path leads out of the folder.
+    """
     for name, text in files.items():
         path = folder / name
         parts = PurePosixPath(name).parts
-        if (
-            not parts
-            or name.startswith("/")
-            or ".." in parts
-            or "\0" in name
-            or not _inside(path, folder)
-        ):
+        is_relative = bool(parts) and not name.startswith("/") and ".." not in parts
+        # The last test follows links that are in the folder already.
+        if not is_relative or "\0" in name or not _inside(path, folder):
             raise ConfigError(
-                f"files: '{name}' leads out of the folder. Give a relative path without '..': pkg/mod.py"
+                f"files: '{name}' leads out of the folder. Give a relative path without '..': "
+                "pkg/mod.py"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode(errors="replace"))
 
 
 def read_files(folder: Path, max_bytes: int = 1 << 20) -> dict[str, str]:
-    """All regular files below a folder (relative path -> text), those of more than `max_bytes` left out.
+    """Return all regular files below a folder (relative path -> text), up to a size.
 
     Links are not followed, so that a program cannot have its caller read something for it.
     """
-    found = {}
+    texts = {}
     for entry in entries([folder]):
-        if (
-            entry.is_file(follow_symlinks=False)
-            and entry.stat(follow_symlinks=False).st_size <= max_bytes
-        ):
-            found[str(Path(entry.path).relative_to(folder))] = (
-                Path(entry.path).read_bytes().decode(errors="replace")
-            )
-    return dict(sorted(found.items()))
+        if not entry.is_file(follow_symlinks=False):
+            continue
+        if entry.stat(follow_symlinks=False).st_size > max_bytes:
+            continue
+        path = Path(entry.path)
+        texts[str(path.relative_to(folder))] = path.read_bytes().decode(errors="replace")
+    return dict(sorted(texts.items()))
 
 
 def _inside(path: Path, folder: Path) -> bool:
@@ -128,36 +142,37 @@ def _inside(path: Path, folder: Path) -> bool:
 
 
 class _Supervisor:
-    """Feeds a process, takes what it prints, and stops it at a limit."""
+    """Feed a process, collect what it prints, and stop it at a limit."""
 
     def __init__(
         self, call: Call, cancelled: threading.Event, process: Any, watch: ProcessWatch
     ) -> None:
-        self.call, self.cancelled, self.process, self.watch = call, cancelled, process, watch
+        self.call = call
+        self.cancelled = cancelled
+        self.process = process
+        self.watch = watch
         self.stdin = memoryview(call.stdin.encode(errors="replace"))
         self.output = {process.stdout: bytearray(), process.stderr: bytearray()}
 
     def result(self) -> Result:
         try:
-            limit = self._until_end()
-            # With a limit: kills all process groups of the run. Without: the program has ended, and what it left dies.
-            ended = self.process.wait(timeout=None if limit is None else 0)
-            limit = limit or self._rest() or ("disk" if self.watch.disk_exceeded() else None)
+            limit = self._wait_for_end()
+            # With a limit, this kills all process groups of the run. Without one the program has
+            # ended, and the processes that it left die.
+            status = self.process.wait(timeout=None if limit is None else 0)
+            limit = limit or self._read_rest()
+            if limit is None and self.watch.disk_exceeded():
+                limit = "disk"
         finally:
-            self.process.__exit__(
-                None, None, None
-            )  # kills what is left if something above failed, closes the pipes
-        out, err = (
-            bytes(self.output[s][:MAX_OUTPUT]).decode(errors="replace") for s in self.output
-        )
-        signal = (
-            ended.signal if ended.signal is not None and ended.signal > 0 else 9
-        )  # sandlock names all but SIGKILL
-        return Result(out, err, ended.exit_code if ended.exit_code >= 0 else -signal, limit)
+            # Kills what remains if something above failed, and closes the pipes.
+            self.process.__exit__(None, None, None)
+        stdout, stderr = map(_text_of, self.output.values())
+        return Result(stdout, stderr, _exit_code(status), limit)
 
-    def _until_end(self) -> Limit | None:
-        """Until the program ends or a limit is reached, whichever is first."""
-        deadline, next_watch = time.monotonic() + self.call.timeout_s, time.monotonic() + TICK_S
+    def _wait_for_end(self) -> Limit | None:
+        """Wait until the program ends (None) or a limit is reached."""
+        deadline = time.monotonic() + self.call.timeout_s
+        next_watch = time.monotonic() + TICK_S
         with selectors.DefaultSelector() as selector:
             pidfd = _pidfd(self.process)
             try:
@@ -178,52 +193,71 @@ class _Supervisor:
                     if now >= next_watch:
                         if (limit := self.watch.exceeded()) is not None:
                             return limit  # type: ignore[return-value]
+                        # At most a tenth of the time goes into looking: a big folder is slow.
                         next_watch = now + max(TICK_S, 10 * (time.monotonic() - now))
                     for key, _ in selector.select(max(0.0, min(deadline, next_watch) - now)):
                         if key.fd == pidfd:
                             return None
                         if key.fileobj is self.process.stdin:
                             self._feed(selector)
-                        elif not self._take(key.fileobj):
+                        elif not self._read(key.fileobj):
                             selector.unregister(key.fileobj)
-                        elif any(len(taken) > MAX_OUTPUT for taken in self.output.values()):
+                        elif max(map(len, self.output.values())) > MAX_OUTPUT:
                             return "output"
             finally:
                 if pidfd is not None:
                     os.close(pidfd)
 
     def _feed(self, selector: selectors.BaseSelector) -> None:
+        """Write the next piece of the input; close the pipe after the last one."""
         try:
-            self.stdin = (
-                self.stdin[self.process.stdin.write(self.stdin[:65536]) or 0 :]
-                if self.stdin
-                else self.stdin
-            )
+            if self.stdin:
+                num_written = self.process.stdin.write(self.stdin[:PIPE_BYTES]) or 0
+                self.stdin = self.stdin[num_written:]
         except BrokenPipeError:
+            # The program has closed its input: it does not want the rest.
             self.stdin = self.stdin[:0]
         if not self.stdin:
             selector.unregister(self.process.stdin)
             self.process.stdin.close()
 
-    def _take(self, stream: Any) -> bool:
-        """Whether there was anything (False: its end)."""
-        piece: bytes | None = stream.read(65536)  # None: nothing now
+    def _read(self, stream: Any) -> bool:
+        """Read the next piece of a stream. Returns False at its end."""
+        # None: there is nothing to read now. b"": the end.
+        piece: bytes | None = stream.read(PIPE_BYTES)
         self.output[stream] += piece or b""
         return piece != b""
 
-    def _rest(self) -> Limit | None:
-        """What is still in the pipes of a program that has ended."""
-        for stream, taken in self.output.items():
+    def _read_rest(self) -> Limit | None:
+        """Read what is still in the pipes of a program that has ended."""
+        for stream, output in self.output.items():
             os.set_blocking(stream.fileno(), False)
-            while len(taken) <= MAX_OUTPUT and (piece := stream.read(65536)):
-                taken += piece
-            if len(taken) > MAX_OUTPUT:
+            while len(output) <= MAX_OUTPUT:
+                piece = stream.read(PIPE_BYTES)
+                if not piece:
+                    break
+                output += piece
+            if len(output) > MAX_OUTPUT:
                 return "output"
         return None
 
 
+def _text_of(output: bytearray) -> str:
+    return bytes(output[:MAX_OUTPUT]).decode(errors="replace")
+
+
+def _exit_code(status: Any) -> int:
+    """The exit code, or minus the signal that ended the process."""
+    if status.exit_code >= 0:
+        return int(status.exit_code)
+    # sandlock names every signal but SIGKILL.
+    if status.signal is not None and status.signal > 0:
+        return -int(status.signal)
+    return -signal.SIGKILL
+
+
 def _pidfd(process: Any) -> int | None:
-    """Becomes readable when the process ends. None: it has."""
+    """A descriptor that becomes readable when the process ends. None: it has ended."""
     try:
         return os.pidfd_open(process.pid)
     except (ProcessLookupError, TypeError):
@@ -231,7 +265,7 @@ def _pidfd(process: Any) -> int | None:
 
 
 def _remove(folder: Path) -> None:
-    """Also one whose permissions were taken away, or nested deeper than Python can follow."""
+    """Remove a folder, also one without permissions, or nested deeper than Python can follow."""
     try:
         shutil.rmtree(folder)
     except (OSError, RecursionError):

@@ -1,8 +1,8 @@
-"""Untrusted Python, run where it can do no harm.
+"""Run untrusted Python where it can do no harm.
 
-In: a program, its input, files or a folder. Out: what it printed and how it ended. When a call returns, everything
-that the program started is dead and its temporary folder is gone. A machine that cannot confine a program is refused:
-there is no way to run one unconfined. docs/reference/sandbox.md says what is allowed and what is left.
+When a call returns, everything that the program started is dead and its temporary folder is gone. A
+machine that cannot confine a program is refused: there is no way to run one unconfined.
+docs/reference/sandbox.md tells what a program can do and which risks remain.
 """
 
 from __future__ import annotations
@@ -41,8 +41,15 @@ def run_python(
     timeout_s: float = 5.0,
     memory_mb: int = 256,
 ) -> Result:
-    """Run a program. It works in a new folder with `files` (relative path -> text), or in `folder`, which stays.
+    """Run a program, and return what it printed and how it ended.
 
+    Args:
+        code: the program.
+        stdin: its input.
+        files: relative path -> text, written into its folder first.
+        folder: where it works; it stays. None = a new folder, which is removed.
+        timeout_s: seconds until it is stopped.
+        memory_mb: memory of all its processes together.
     Raises:
         ConfigError: this machine has no sandbox, or a path leads out of the folder.
         EnvFailure: `sandbox_lost`, the process that starts the runs was killed, or does not answer.
@@ -60,7 +67,7 @@ async def run_python_async(
     timeout_s: float = 5.0,
     memory_mb: int = 256,
 ) -> Result:
-    """The same for coroutines. Cancelling it stops the program first."""
+    """Do the same in a coroutine. Cancelling it stops the program first."""
     require()
     return await host.run_async(_call(code, stdin, files, folder, timeout_s, memory_mb))
 
@@ -73,10 +80,13 @@ def _call(
     timeout_s: float,
     memory_mb: int,
 ) -> Call:
-    where = None if folder is None else folder.absolute()
-    return Call(code, stdin, dict(files or {}), where, timeout_s, memory_mb, tempfile.gettempdir())
+    # Absolute, because the host that runs the call may be in another working directory.
+    absolute_folder = None if folder is None else folder.absolute()
+    temp = tempfile.gettempdir()
+    return Call(code, stdin, dict(files or {}), absolute_folder, timeout_s, memory_mb, temp)
 
 
+# Prints what it can do and should not be able to do.
 PROBE = """
 import os, socket
 attempts = {
@@ -99,44 +109,58 @@ print("done")
 
 @cache
 def problem() -> str | None:
-    """What keeps this machine from confining a program, and what to do; None if it can. Tried once, by a run."""
-    needs = "It needs Linux 6.12 or newer on x86-64 or ARM64, with Landlock switched on (/sys/kernel/security/lsm)"
+    """Return what keeps this machine from confining a program, and what to do; None if it can.
+
+    It is tried once for each process, by running a program that tries to get out.
+    """
+    needs = (
+        "It needs Linux 6.12 or newer on x86-64 or ARM64, with Landlock switched on "
+        "(/sys/kernel/security/lsm)"
+    )
     try:
         import sandlock
-    except Exception as error:  # no wheel for this platform, or a C library that is too old
-        return f"sandlock cannot be imported ({type(error).__name__}: {error}). {needs}; pip install 'sandlock==0.9.*'"
-    abi, least = sandlock.landlock_abi_version(), sandlock.min_landlock_abi()
-    if abi < least:
+    except Exception as error:
+        # There is no wheel for this platform, or the C library is too old.
+        return (
+            f"sandlock cannot be imported ({type(error).__name__}: {error}). {needs}; "
+            "pip install 'sandlock==0.9.*'"
+        )
+    abi = sandlock.landlock_abi_version()
+    min_abi = sandlock.min_landlock_abi()
+    if abi < min_abi:
         has = f"has Landlock ABI {abi}" if abi > 0 else "has no Landlock"
-        return f"this kernel ({os.uname().release}) {has}, and {least} is the least. {needs}"
+        return f"this kernel ({os.uname().release}) {has}, and {min_abi} is the least. {needs}"
     try:
         result = run(_call(PROBE, "", None, None, 20.0, 256), threading.Event())
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        return f"a test program could not be started ({reason}). {needs}; a container must let it use seccomp and Landlock"
-    if result.stdout != "done\n":
-        said = (
-            result.stdout.removesuffix("done\n").strip().replace("\n", ", ")
-            or result.stderr.strip()[-300:]
+        return (
+            f"a test program could not be started ({type(error).__name__}: {error}). {needs}; "
+            "a container must let it use seccomp and Landlock"
         )
-        return f"a test program is not confined as it should be: {said or result}. {needs}"
+    if result.stdout != "done\n":
+        attempts = result.stdout.removesuffix("done\n").strip().replace("\n", ", ")
+        details = attempts or result.stderr.strip()[-300:] or result
+        return f"a test program is not confined as it should be: {details}. {needs}"
     return None
 
 
 def require() -> None:
-    """Raises ConfigError where untrusted code cannot be confined."""
-    if (missing := problem()) is not None:
+    """Raise ConfigError on a machine that cannot confine untrusted code."""
+    missing = problem()
+    if missing is not None:
         raise ConfigError(
             f"Untrusted code is not run on this machine: {missing}.\n"
-            "Use such a machine, or an environment that runs no code: parl envs list. `parl doctor` checks it again."
+            "Use such a machine, or an environment that runs no code: parl envs list. "
+            "`parl doctor` checks it again."
         )
 
 
 def describe() -> str:
-    """One line for `parl doctor`."""
+    """Return one line for `parl doctor`."""
     import sandlock
 
     return (
-        f"sandlock {sandlock.__version__}, Landlock ABI {sandlock.landlock_abi_version()}; a run gets "
-        f"{confine.MAX_PROCESSES} processes, {MAX_DISK_MB} MB in {MAX_FILES} files, {MAX_OUTPUT >> 20} MB of output"
+        f"sandlock {sandlock.__version__}, Landlock ABI {sandlock.landlock_abi_version()}; "
+        f"a run gets {confine.MAX_PROCESSES} processes, {MAX_DISK_MB} MB in {MAX_FILES} files, "
+        f"{MAX_OUTPUT >> 20} MB of output"
     )

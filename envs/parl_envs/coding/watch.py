@@ -1,6 +1,6 @@
-"""What a run uses while it runs, beyond the limits that the kernel holds per process: sums over all of its processes.
+"""Limits on all processes of a run together. The kernel holds those of one process only.
 
-In: the process id of a run and its folders. Out: the name of a limit that is exceeded. Only /proc is read.
+Nothing but /proc and the run's folders is read.
 """
 
 from __future__ import annotations
@@ -16,92 +16,115 @@ MAX_DISK_MB = 64
 MAX_FILES = 5_000
 MAX_THREADS = 128
 
+# The unit of `st_blocks`, whatever the block size of the file system.
+BLOCK_BYTES = 512
+
 _STATUS = re.compile(rb"^(RssAnon|RssShmem|Threads):\s+(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessWatch:
-    """Example: ProcessWatch(pid, [folder, home], memory_mb=256, had_bytes=0, had_files=0).exceeded() == "disk"."""
+    """Watch a run's processes and folders.
+
+    Example:
+        watch = ProcessWatch(pid, [folder, home], memory_mb=256, bytes_before=0, files_before=0)
+        watch.exceeded() == "disk"
+    """
 
     pid: int
+    """The run's first process."""
     folders: Sequence[Path]
     memory_mb: int
-    had_bytes: int
+    bytes_before: int
     """In the folders when the run began."""
-    had_files: int
+    files_before: int
 
     def exceeded(self) -> str | None:
-        """memory, processes (their threads), disk, or None."""
+        """Return the limit that is exceeded: memory, processes (their threads), disk; or None."""
         pids = list(tree(self.pid))
-        used = [status(pid) for pid in pids]
-        if sum(kb for kb, _ in used) > self.memory_mb * 1024:
+        memory_kb = 0
+        num_threads = 0
+        for pid in pids:
+            process_kb, process_threads = status(pid)
+            memory_kb += process_kb
+            num_threads += process_threads
+        if memory_kb > self.memory_mb * 1024:
             return "memory"
-        if sum(threads for _, threads in used) > MAX_THREADS:
+        if num_threads > MAX_THREADS:
             return "processes"
         return "disk" if self.disk_exceeded(pids) else None
 
     def disk_exceeded(self, pids: Sequence[int] = ()) -> bool:
-        """Whether the folders, and deleted files that are still open, hold more than a run may add."""
+        """Return whether folders and deleted files that are open have more than a run may add."""
         try:
             num_bytes, num_files = usage(self.folders)
-        except OSError:  # a path too long to be named
+        except OSError:
+            # A path is too long to be named: only a run that nests without end makes one.
             return True
         num_bytes += sum(map(deleted_bytes, pids))
-        return (
-            num_bytes > self.had_bytes + (MAX_DISK_MB << 20)
-            or num_files > self.had_files + MAX_FILES
-        )
+        max_bytes = self.bytes_before + (MAX_DISK_MB << 20)
+        max_files = self.files_before + MAX_FILES
+        return num_bytes > max_bytes or num_files > max_files
 
 
 def tree(pid: int) -> Iterator[int]:
-    """A process and all that descend from it. The launcher adopts orphans, so none gets lost."""
-    waiting, seen = [pid], {pid}
+    """Yield a process and its descendants. The launcher adopts orphans, so none is lost."""
+    waiting = [pid]
+    known = {pid}
     while waiting:
         pid = waiting.pop()
         yield pid
         try:
-            tasks = os.listdir(f"/proc/{pid}/task")
-            children = [
-                int(c)
-                for t in tasks
-                for c in Path(f"/proc/{pid}/task/{t}/children").read_text().split()
-            ]
-        except OSError:  # it has just ended
+            children = _children(pid)
+        except OSError:
+            # It has just ended.
             continue
-        waiting += [c for c in children if c not in seen]
-        seen.update(children)
+        waiting += [child for child in children if child not in known]
+        known.update(children)
+
+
+def _children(pid: int) -> list[int]:
+    """The child processes of all threads of a process. Raises OSError: it has ended."""
+    children = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
+        children += [int(child) for child in text.split()]
+    return children
 
 
 def status(pid: int) -> tuple[int, int]:
-    """Its own memory in KB (not that of shared libraries), and its threads."""
+    """Return a process's own memory in KB, without shared libraries, and its number of threads."""
     try:
-        found = {
-            name: int(value)
-            for name, value in _STATUS.findall(Path(f"/proc/{pid}/status").read_bytes())
-        }
+        text = Path(f"/proc/{pid}/status").read_bytes()
     except OSError:
         return 0, 0
-    return found.get(b"RssAnon", 0) + found.get(b"RssShmem", 0), found.get(b"Threads", 0)
+    values = {name: int(value) for name, value in _STATUS.findall(text)}
+    memory_kb = values.get(b"RssAnon", 0) + values.get(b"RssShmem", 0)
+    return memory_kb, values.get(b"Threads", 0)
 
 
 def deleted_bytes(pid: int) -> int:
-    """Of files that a process holds open and that have no name any more."""
-    folder, total = f"/proc/{pid}/fd", 0
+    """Return the size of files that a process has open and that no longer have a name."""
+    folder = f"/proc/{pid}/fd"
+    total = 0
     try:
         for name in os.listdir(folder):
             info = os.stat(f"{folder}/{name}")
-            total += 512 * info.st_blocks if stat.S_ISREG(info.st_mode) and not info.st_nlink else 0
+            if stat.S_ISREG(info.st_mode) and not info.st_nlink:
+                total += BLOCK_BYTES * info.st_blocks
     except OSError:
+        # The process has ended, or closed the file: what was counted so far counts.
         pass
     return total
 
 
 def usage(folders: Sequence[Path]) -> tuple[int, int]:
-    """(bytes on disk, entries) below the folders."""
-    num_bytes = num_files = 0
+    """Return (bytes on disk, number of entries) below the folders."""
+    num_bytes = 0
+    num_files = 0
     for entry in entries(folders):
         try:
-            num_bytes += 512 * entry.stat(follow_symlinks=False).st_blocks
+            num_bytes += BLOCK_BYTES * entry.stat(follow_symlinks=False).st_blocks
         except FileNotFoundError:
             continue
         num_files += 1
@@ -109,12 +132,13 @@ def usage(folders: Sequence[Path]) -> tuple[int, int]:
 
 
 def entries(folders: Sequence[Path]) -> Iterator[os.DirEntry[str]]:
-    """Everything below the folders, links not followed. Without recursion: a run may nest as deep as it likes."""
+    """Yield everything below the folders. Links are not followed."""
+    # A list, no recursion: a run can nest folders deeper than Python's stack.
     waiting = [str(folder) for folder in folders]
     while waiting:
         try:
-            with os.scandir(waiting.pop()) as found:
-                for entry in found:
+            with os.scandir(waiting.pop()) as iterator:
+                for entry in iterator:
                     yield entry
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
