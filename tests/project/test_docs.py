@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +18,7 @@ import yaml
 import parl
 from parl.config import load, renamed
 from parl.core import moved
+from parl.core.public import PUBLIC
 from tests.support.helpers import ROOT
 
 PAGES = sorted(
@@ -23,8 +26,12 @@ PAGES = sorted(
 )
 SITE_PAGES = sorted((ROOT / "docs").rglob("*.md"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CURRENT_PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", *SITE_PAGES]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 TEST_FILE = re.compile(r"\btests/(?:\w+/)+\w+\.py(?:::\w+)?")
+CODE_FILE = re.compile(r"`([\w.-]+/[\w/.-]+\.(?:py|yaml|sh|ipynb))`")
+MODULE = re.compile(r"`((?:parl|parl_envs|parl_rewards)(?:\.\w+)+)")
+SHOWN_FILE = re.compile(r"^`([\w./-]+\.\w+)`:$", re.MULTILINE)  # a page shows the file itself
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 MAX_WORDS = 2000  # a page answers one question; a longer one answered several
 MAX_COLUMNS = 105  # pages are wrapped at about 100
@@ -149,6 +156,42 @@ def test_the_generated_references_have_every_key_and_command(site: ModuleType) -
     commands = site.commands()
     for command in ("train", "eval", "ablate", "envs check", "config explain", "seeds", "figures"):
         assert f"## parl {command}\n" in commands
+
+
+@pytest.mark.parametrize("page", CURRENT_PAGES, ids=name_of)
+def test_every_file_and_module_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
+    shown = {name for other in PAGES for name in SHOWN_FILE.findall(other.read_text())}
+    roots = [ROOT / folder for folder in ("", "parl", "envs", "envs/parl_envs", "rewards")]
+    for file in CODE_FILE.findall(text):
+        assert file in shown or any((root / file).exists() for root in roots), file
+    for name in set(MODULE.findall(text)) - {"parl.envs", "parl.rewards"}:  # entry points
+        assert _exists(name), name
+
+
+def _exists(name: str) -> bool:
+    """Tell whether a dotted name is a module, or is in one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        if importlib.util.find_spec(name) is not None:
+            return True
+    except ModuleNotFoundError:  # the parent is a class
+        return _exists(module)
+    return hasattr(importlib.import_module(module), attribute)
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/explain/adr/0008-rooms.md"])
+def test_pages_show_the_folders_in_the_order_that_is_checked(page: str) -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = contracts["contracts"][0]["layers"]
+    assert "```text\n" + "\n".join(layers) + "\n```" in (ROOT / page).read_text()
+
+
+def test_the_python_page_has_every_public_name() -> None:
+    page = (ROOT / "docs/reference/python.md").read_text()
+    documented = set(re.findall(r"^::: [\w.]+\.(\w+)$", page, re.MULTILINE))
+    described = {"Config", "Message", "load_config"}
+    assert set(PUBLIC) - documented <= described
 
 
 def test_the_changelog_lists_every_old_name() -> None:
