@@ -248,8 +248,8 @@ def evaluate(plan: EvalPlan) -> EvalResult:
         rows_by_decoding[decoding] = heldout_rows(episodes, plan.trials)
 
     result["statistics"] = {}
-    for decoding, rows in rows_by_decoding.items():
-        result["statistics"][decoding] = statistics([rows], plan.trials)
+    for name, rows in rows_by_decoding.items():
+        result["statistics"][name] = statistics([rows], plan.trials)
     return EvalResult(result, rows_by_decoding)
 
 
