@@ -1,4 +1,4 @@
-"""The base of every section of the config, and the types of numbers that sections share."""
+"""The base class of every section of the config, and the number types that sections share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ConfigModel(BaseModel):
-    """Base of every section: frozen, strict about keys, field docstrings kept for `explain`."""
+    """Base class of every section: frozen, and strict about unknown keys.
+
+    The text below a field is its documentation; `parl config explain` prints it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -28,6 +31,7 @@ class ConfigModel(BaseModel):
         Raises:
             pydantic.ValidationError: a value is not allowed, or a key is unknown.
         """
+        # Not model_dump, which would turn sections into dicts and lose their classes.
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self).model_validate({**values, **(self.model_extra or {}), **changes})
 

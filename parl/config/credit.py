@@ -32,10 +32,10 @@ class Credit(ConfigModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     type: str = "group_mean"
-    """group_mean: reward minus the mean of the agent's group; for subagents an episode's children are
-    averaged first. Other rules: trajectory, role_normalized, hierarchical, per_turn, leave_one_out,
-    resample (docs/explain/credit.md), or the name of a plugin's rule, whose knobs are further keys of
-    this section."""
+    """group_mean: reward minus the mean of the agent's group; for subagents an episode's children
+    are averaged first. Other rules: trajectory, role_normalized, hierarchical, per_turn,
+    leave_one_out, resample (docs/explain/credit.md), or the name of a plugin's rule, whose knobs
+    are further keys of this section."""
     normalize_std: bool = False
     """Divide by the group's standard deviation (GRPO); Kimi's objective does not."""
     std_floor: PositiveFloat = 0.05

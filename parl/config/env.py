@@ -55,8 +55,8 @@ class Tasks(ConfigModel):
 class EnvSection(ConfigModel, ABC):
     """What a run asks of its `env` section: one environment is a mix with a single part.
 
-    The part of a config without `mix` has the empty ability, like its tasks (`Task.ability`). Code that
-    goes over `parts` therefore needs no second case for it.
+    The part of a config without `mix` has the empty ability, like its tasks (`Task.ability`). Code
+    that goes over `parts` therefore needs no second case for it.
     """
 
     @property
@@ -88,7 +88,7 @@ class EnvConfig(EnvSection):
     """The environment, by its Gymnasium id."""
 
     id: str
-    """For example parl/WideSearch-v0. `parl envs list` prints the registered ones."""
+    """Such as parl/WideSearch-v0. `parl envs list` prints the registered ones."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the environment; checked by making it once before anything expensive starts."""
     tools: ToolsConfig = ToolsConfig()
@@ -117,7 +117,8 @@ class Part(EnvConfig):
 class MixConfig(EnvSection):
     """Several environments that one run trains on, each step on all in the ratio of their weights.
 
-    A mix with one part is that part's specialist: its metrics have the names that the mix gives them.
+    A mix with one part is that part's specialist: its metrics have the names that the mix gives
+    them.
     """
 
     mix: Annotated[tuple[Part, ...], Field(min_length=1)]

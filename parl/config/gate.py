@@ -9,8 +9,8 @@ class Gate(ConfigModel):
     """The end of a phase: a metric has reached a value, or `max_steps` have passed without it."""
 
     metric: str
-    """Roles: a metric of the step, such as outcome/subtask or eval/score; a step that lacks it has not
-    reached the value. Cold start: a skill measured on validation, such as accuracy/copy or
+    """Roles: a metric of the step, such as outcome/subtask or eval/score; a step that lacks it has
+    not reached the value. Cold start: a skill measured on validation, such as accuracy/copy or
     forced_parallel/score."""
     value: float
     max_steps: PositiveInt

@@ -1,7 +1,7 @@
-"""From a YAML file to a validated `Config`: extends -> YAML -> dotted overrides -> validate.
+"""From a YAML file to a validated `Config`: YAML -> extends -> dotted overrides -> validate.
 
-In: a path and overrides such as `train.num_steps=5`. Out: a frozen `Config`, or one `ConfigError` that says
-what was given, what is allowed and what to type next.
+Every mistake in the input is one `ConfigError` that says what was given, what is allowed and what
+to type next, in terms of the file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from parl.core.errors import ConfigError, did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice: YAML would silently take the last."""
+    """A YAML loader that refuses a key given twice; YAML itself would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
+            if key.value in keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key.value}' is given twice; keep one", key.start_mark
                 )
-            seen.add(key.value)
+            keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -37,9 +37,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, merge and validate a config.
 
     Args:
-        path: a YAML file, or the name of a shipped config. Its `extends` names a base: a file, relative to it, or
-            a shipped config.
-        overrides: dotted assignments, values parsed as YAML: `loss.tau=0.1`, `reward.terms.finish.weight=0`.
+        path: a YAML file, or the name of a shipped config. Its `extends` names a base: a file,
+            relative to it, or a shipped config.
+        overrides: dotted assignments, values parsed as YAML: `loss.tau=0.1`,
+            `reward.terms.finish.weight=0`.
     Raises:
         ConfigError: anything that is wrong with the input.
     """
@@ -50,16 +51,31 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_raw(path: str | Path) -> dict[str, Any]:
-    """The merged mapping of a file and its bases, before validation. Relative paths become absolute."""
+    """Return the merged mapping of a file and its bases, before validation.
+
+    Relative paths become absolute.
+
+    Raises:
+        ConfigError: a file is missing or is no YAML mapping.
+    """
     return _read(find_config(path), ())
 
 
 def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
-    """Validate a mapping. Raises ConfigError with one line per problem."""
+    """Validate a mapping.
+
+    Args:
+        raw: the merged tree.
+        source: what errors call it.
+
+    Raises:
+        ConfigError: with one line per problem.
+    """
     refuse_old_names(raw, source)
     try:
         return Config.model_validate(_without_nulls(raw))
     except ValidationError as error:
+        # One wrong key can cause a problem in each branch of a union; the first eight are enough.
         lines = "\n".join(f"  {line}" for line in _explain(error, raw)[:8])
         raise ConfigError(f"{source} is not a valid config:\n{lines}") from None
 
@@ -93,49 +109,71 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
-    """Paths inside a config are relative to the file that names them, not to the working directory."""
+    """Make paths absolute, in place.
+
+    They are relative to the file that names them, not to the working directory, so that a config
+    can be used from any folder and extended from another one.
+    """
     if isinstance(raw.get("baseline"), str):
         raw["baseline"] = str(find_config(raw["baseline"], folder))
     env = raw.get("env")
-    parts = env.get("mix") if isinstance(env, dict) else None
-    for part in (env, *parts) if isinstance(parts, list) else (env,):
-        _resolve_env(part, folder)
+    if not isinstance(env, dict):
+        return
+    parts = env.get("mix")
+    for part in [env, *parts] if isinstance(parts, list) else [env]:
+        if isinstance(part, dict):
+            _resolve_env_paths(part, folder)
 
 
-def _resolve_env(env: Any, folder: Path) -> None:
-    tasks = env.get("tasks") if isinstance(env, dict) else None
+def _resolve_env_paths(env: dict[str, Any], folder: Path) -> None:
+    tasks = env.get("tasks")
     if isinstance(tasks, dict):
         for split in tasks.values():
-            if isinstance(split, dict) and isinstance(split.get("path"), str):
-                split["path"] = str(folder / split["path"])
-    tools = env.get("tools") if isinstance(env, dict) else None
-    sql = tools.get("sql") if isinstance(tools, dict) else None
-    if isinstance(sql, dict) and isinstance(sql.get("database"), str):
-        sql["database"] = str(folder / sql["database"])
-    if isinstance(env, dict) and isinstance(env.get("kwargs"), dict):
-        corpus = env["kwargs"].get("corpus")
+            _resolve_path(split, "path", folder)
+    tools = env.get("tools")
+    if isinstance(tools, dict):
+        _resolve_path(tools.get("sql"), "database", folder)
+    kwargs = env.get("kwargs")
+    if isinstance(kwargs, dict):
+        # The name of a corpus that ships with an environment has no suffix and is no path.
+        corpus = kwargs.get("corpus")
         if isinstance(corpus, str) and corpus.endswith(".jsonl"):
-            env["kwargs"]["corpus"] = str(folder / corpus)
+            _resolve_path(kwargs, "corpus", folder)
+
+
+def _resolve_path(section: Any, key: str, folder: Path) -> None:
+    """Make one path absolute, in place; a value that is no text is left to the validation."""
+    if isinstance(section, dict) and isinstance(section.get(key), str):
+        section[key] = str(folder / section[key])
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge of mappings; anything else in `over` replaces."""
-    out = dict(base)
+    """Return `base` with the values of `over`, mapping by mapping; lists are replaced as one.
+
+    Example:
+        merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
+    """
+    merged = dict(base)
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
-            out[key] = merge(out[key], value)
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
         else:
-            out[key] = value
-    return out
+            merged[key] = value
+    return merged
 
 
 def _without_nulls(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`reward.terms.NAME: null` removes a term that a base file has; so does `cold_start.demonstrator.NAME: null` a knob."""
+    """Leave out reward terms and demonstrator knobs that are null.
+
+    So a file removes a term that its base has: `reward.terms.NAME: null`. In other places null is a
+    value.
+    """
     out = dict(raw)
     for section, key in (("reward", "terms"), ("cold_start", "demonstrator")):
         node = out.get(section)
         if isinstance(node, Mapping) and isinstance(node.get(key), Mapping):
-            out[section] = {**node, key: {k: v for k, v in node[key].items() if v is not None}}
+            values = {name: value for name, value in node[key].items() if value is not None}
+            out[section] = {**node, key: values}
     return out
 
 
@@ -163,13 +201,14 @@ def override(raw: dict[str, Any], item: str) -> None:
             raise ConfigError(
                 f"'{item}': {key} is {child!r}, not a mapping, so nothing can be set below it."
             )
+        # A copy: merged mappings share parts with the base they came from.
         node[place] = list(child) if isinstance(child, list) else dict(child or {})
         node = node[place]
     node[_place(node, keys[-1], item)] = value
 
 
 def _place(node: Any, key: str, item: str) -> Any:
-    """A key of a mapping, or the number of an entry of a list."""
+    """Return a key of a mapping, or the index of an entry of a list."""
     if not isinstance(node, list):
         return key
     if not key.isdecimal() or int(key) >= len(node):
@@ -179,28 +218,36 @@ def _place(node: Any, key: str, item: str) -> Any:
     return int(key)
 
 
-# --- errors in the terms of the file ---------------------------------------------------------------------
+# --- errors in terms of the file -----------------------------------------------------------------
 
 
 def _explain(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
-    """One line per problem. Of a union (say, a weight: number or schedule) only the branch that was meant."""
+    """Return one line per problem; for a union (a weight: number or schedule) of one branch only.
+
+    Pydantic reports the problems of every branch. The branch that was meant is the one of the
+    value's
+    kind: a mapping was meant as a schedule.
+    """
     all_errors = error.errors()
-    meant = [e for e in all_errors if not _other_branch(e, raw)]
-    return [_line(e, raw) for e in meant or all_errors]
+    of_meant_branch = [problem for problem in all_errors if not _other_branch(problem, raw)]
+    return [_line(problem, raw) for problem in of_meant_branch or all_errors]
 
 
 def _other_branch(error: Any, raw: Mapping[str, Any]) -> bool:
+    """Return whether an error is about a branch of a union that the value was not meant as."""
     in_union = len(_path(error, raw)) < len(error["loc"])
     wants_container = error["type"] in ("model_type", "tuple_type", "dict_type")
     wants_scalar = error["type"].endswith("_type") and not wants_container
-    is_container = isinstance(error["input"], Mapping | Sequence) and not isinstance(
-        error["input"], str
-    )
+    value = error["input"]
+    is_container = isinstance(value, Mapping | Sequence) and not isinstance(value, str)
     return in_union and (wants_scalar if is_container else wants_container)
 
 
 def _path(error: Any, raw: Mapping[str, Any]) -> list[str]:
-    """Where the error is in the file: pydantic's location without its names of a union's branches."""
+    """Return an error's place in the file.
+
+    It is pydantic's location without the names that pydantic has for the branches of a union.
+    """
     node: Any = raw
     path = []
     for i, part in enumerate(error["loc"]):
@@ -220,41 +267,61 @@ def _line(error: Any, raw: Mapping[str, Any]) -> str:
     where = _path(error, raw)
     path = ".".join(where) or "(top)"
     if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key.{did_you_mean(where[-1], _fields(where[:-1], error['loc']))}"
+        allowed = _fields(where[:-1], error["loc"])
+        return f"{path}: unknown key.{did_you_mean(where[-1], allowed)}"
     if error["type"] == "missing":
         return f"{path}: missing. Add it."
     if error["type"] == "model_type":
-        return f"{path}: a section with keys below it: {', '.join(_fields(where))} (given: {error['input']!r})"
+        keys = ", ".join(_fields(where))
+        return f"{path}: a section with keys below it: {keys} (given: {error['input']!r})"
     message = error["msg"].removeprefix("Value error, ")
-    # A check of a whole section says itself what is wrong in it.
-    shown = "" if error["type"] == "value_error" else f" (given: {repr(error['input'])[:80]})"
-    return f"{path}: {message}{shown}"
+    if error["type"] == "value_error":
+        # A check of ours, whose message names the value already; the input is the entire section.
+        return f"{path}: {message}"
+    return f"{path}: {message} (given: {repr(error['input'])[:80]})"
 
 
 def _fields(where: Sequence[str], tags: Sequence[Any] = ()) -> list[str]:
-    """Names that are allowed below a path of the tree, for suggestions; in a union, of what `tags` name."""
+    """Return the keys that are allowed below a path of the tree, for suggestions.
+
+    Args:
+        where: the path, a key or index each.
+        tags: pydantic's location. In a union whose branches have a `type`, it holds the type of the
+            branch that was meant.
+    """
     node: Any = Config
     for key in where:
         node = _below(node, key)
-    models = [
-        a for a in (node, *get_args(node)) if isinstance(a, type) and issubclass(a, BaseModel)
-    ]
-    meant = [
-        m
-        for m in models
-        if "type" in m.model_fields and set(get_args(m.model_fields["type"].annotation)) & {*tags}
-    ]
-    return [name for model in meant or models for name in model.model_fields]
+    branches: list[type[BaseModel]] = []
+    of_meant_type: list[type[BaseModel]] = []
+    for branch in (node, *get_args(node)):
+        if not (isinstance(branch, type) and issubclass(branch, BaseModel)):
+            continue
+        branches.append(branch)
+        type_field = branch.model_fields.get("type")
+        if type_field is not None and set(get_args(type_field.annotation)) & set(tags):
+            of_meant_type.append(branch)
+    names: list[str] = []
+    for branch in of_meant_type or branches:
+        names += branch.model_fields
+    return names
 
 
 def _below(annotation: Any, key: str) -> Any:
-    """The type of a key (a field, a name of a mapping, an index of a list) below a type; None where there is none."""
+    """Return the type of a key below a type, or None where there is none.
+
+    Args:
+        annotation: a section, a mapping, a list, or a union of these.
+        key: a field, a key of the mapping, or an index of the list.
+    """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation.model_fields[key].annotation if key in annotation.model_fields else None
     if get_origin(annotation) is dict:
         return get_args(annotation)[1]
     if get_origin(annotation) is tuple:
         return get_args(annotation)[0]
-    return next(
-        (found for a in get_args(annotation) if (found := _below(a, key)) is not None), None
-    )
+    for branch in get_args(annotation):
+        below = _below(branch, key)
+        if below is not None:
+            return below
+    return None

@@ -43,8 +43,8 @@ class Loss(ConfigModel):
     def _clips_of_gspo(cls, raw: Any) -> Any:
         """Give GSPO its own default clips.
 
-        A ratio that is a mean over many tokens stays near 1: PPO's clips would never bind (2507.18071,
-        section 5.1).
+        A ratio that is a mean over many tokens stays near 1: PPO's clips would never bind
+        (2507.18071, section 5.1).
         """
         if isinstance(raw, dict) and raw.get("type") == "gspo":
             return {"clip_low": 3e-4, "clip_high": 4e-4, **raw}

@@ -1,4 +1,8 @@
-"""Names that changed before the first release: an old one is refused with the new one, never read in its place."""
+"""Config names that changed before the first release.
+
+An old name is refused with the new one. It is never read in its place: a config that works has one
+spelling.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,11 @@ KNOBS: Mapping[str, str] = {
     "lazy": "give_up_prob",
     "parallel": "delegate_prob",
 }
-"""Old knobs of the shipped environments' demonstrators -> new. A plugin's own may have any name."""
+"""Old knobs of the shipped environments' demonstrators -> new. A plugin's knobs may have any
+name."""
 
 CREDIT_TYPES: Mapping[str, str] = {"drop_one": "leave_one_out", "siblings": "resample"}
+"""Old names of credit rules -> new."""
 
 METRICS: Mapping[str, str] = {
     "failures/total": "failures/num_failed",
@@ -38,22 +44,24 @@ METRICS: Mapping[str, str] = {
 
 
 def refuse_old_names(raw: Mapping[str, Any], source: str) -> None:
-    """Raise ConfigError where a config uses an old name.
+    """Refuse a config that uses an old name.
 
     Args:
         raw: the merged tree, before it is validated.
-        source: what the message calls the config.
+        source: the config's name in the message.
+
+    Raises:
+        ConfigError: with the new name.
     """
     ships_with_parl = "parl/" in str(raw.get("env"))
     for path, value in _values(raw, ()):
-        parent, key = path[:-1], path[-1]
+        *parent, key = path
         new_key = _new_key(path)
         if new_key is None and ships_with_parl and "demonstrator" in parent:
             new_key = KNOBS.get(key)
         if new_key is not None:
-            raise ConfigError(
-                f"{source}: {'.'.join(path)} is called {'.'.join((*parent, new_key))} now. Rename it."
-            )
+            new_path = ".".join((*parent, new_key))
+            raise ConfigError(f"{source}: {'.'.join(path)} is called {new_path} now. Rename it.")
         if path == ("credit", "type") and value in CREDIT_TYPES:
             raise ConfigError(
                 f"{source}: credit.type {value} is called {CREDIT_TYPES[value]} now. Rename it."

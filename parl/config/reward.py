@@ -51,7 +51,7 @@ class Term(BaseModel):
 
 
 class LengthBudget(ConfigModel):
-    """How a modifier derives a budget of tokens for a task from the lengths of its correct responses."""
+    """A budget of tokens for each task, derived from the lengths of its correct responses."""
 
     percentile: Fraction = 0.5
     """rho: the budget is this percentile of the lengths of a task's correct responses."""
@@ -82,13 +82,13 @@ class Toggle(LengthBudget):
 class EffortBudget(LengthBudget):
     """A falling budget of tokens for the whole tree of agents (Kimi K3).
 
-    A response with more than tau * b0(x) tokens over all agents has its outcome counted as -1. b0(x), the
-    budget of task x, is set once.
+    A response with more than tau * b0(x) tokens over all agents has its outcome counted as -1.
+    b0(x), the budget of task x, is set once.
     """
 
     tau: PositiveFloat | Schedule = Schedule(start=2.0, end=1.0, to_step=20)
-    """Factor of the budget b0(x): a number, or a schedule that anneals it (steps count from the run's
-    first)."""
+    """Factor of the budget b0(x): a number, or a schedule that anneals it (steps count from the
+    run's first)."""
 
     @model_validator(mode="after")
     def _positive(self) -> EffortBudget:

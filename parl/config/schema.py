@@ -1,7 +1,7 @@
-"""The typed configuration tree: one home for each value, frozen, unknown keys refused.
+"""The root of the configuration tree: one home for each value, frozen, unknown keys refused.
 
-In: plain dicts (see `loader`). Out: a `Config`, of which each class of the platform receives its own part only.
-The docstring under a field is its documentation; `parl config explain` prints it.
+`loader` makes a `Config` of a YAML file. Each class of the platform receives only the sections that
+it needs. The text below a field is its documentation; `parl config explain` prints it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from parl.core import moved
 
 
 class Config(ConfigModel):
-    """The whole tree."""
+    """A run: its environment, its policies, and how they are trained."""
 
     name: str
     seed: NonNegInt = 0
     run_dir: Path | None = None
     """Default: runs/NAME."""
     threads: PositiveInt = 1
-    """Torch threads of this process, the learner's. A Ray worker or inference actor has as many as CPUs of its own."""
+    """Torch threads of this process, the learner's. A Ray worker or inference actor has one for
+    each of its CPUs."""
     env: AnyEnv
     policies: dict[str, Policy] = Field(default_factory=lambda: {"main": Policy()})
     roles: Roles = Roles()
@@ -47,11 +48,13 @@ class Config(ConfigModel):
     rollout: Rollout = Rollout()
     tracking: Tracking = Tracking()
     baseline: Path | None = None
-    """Config of a control (a single agent) that `parl train` runs beside this one and shows in the summary: the single
-    agent of a swarm, a baseline of a single agent."""
+    """Config of a comparison run that `parl train` starts at the same time and shows in the
+    summary: the single agent of a swarm, or a single agent without tools."""
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
+        # In the order in which a reader corrects them: a policy that is missing would make the
+        # later checks complain about its absence.
         rules.check_roles(self.roles, self.policies)
         rules.check_cold_start(self.cold_start, self.policies)
         rules.check_external_agents(self.roles, self.swarm)
@@ -72,7 +75,8 @@ class Config(ConfigModel):
         return self.run_dir or Path("runs") / self.name
 
 
-if not TYPE_CHECKING:  # with a module's __getattr__, a type checker would accept any name
+# Not for type checkers: with a module's __getattr__ they would accept any name.
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         raise moved.missing_name(__name__, name)
