@@ -30,7 +30,7 @@ test: $(STAMP) ## run the whole test suite
 	@scripts/install_chromium.sh
 	$(BIN)/python -m pytest -q $(ARGS)
 
-check: $(STAMP) ## lint, types, layers and unit tests, in under a minute
+check: $(STAMP) ## style, types, layers and all quick tests, in under a minute
 	BIN=$(BIN) scripts/check.sh
 
 docs: $(STAMP) ## build the documentation as a site in build/site, strictly

@@ -23,6 +23,7 @@ from parl.runs.folder import RunFolder, read_episodes
 from tests.support.helpers import TASK, WordsEnv, roles, runner, script
 from tests.support.tokenizers import qwen3
 
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 TOKENIZER = qwen3()
 ORDERS = "\n".join(
     call_text(c)

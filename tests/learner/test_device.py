@@ -79,7 +79,9 @@ def played(
     return [s.token_ids for s in samples], metrics, off, loss, right
 
 
-@pytest.mark.parametrize("name", [*TEXT, *NAMES])
+@pytest.mark.parametrize(
+    "name", [*TEXT, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)]
+)
 def test_a_policy_works_where_its_model_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in TEXT:
         model, stop_ids = MODELS[name]().eval(), [STOP]

@@ -51,6 +51,7 @@ def started(task: Task | None = None, **kwargs: Any) -> Coding:
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["python", "words"])
 def test_it_keeps_every_promise_of_an_environment(style: str) -> None:
     found = list(check(EnvConfig(id="parl/Coding-v0", kwargs={"style": style, "n": [2, 3]})))

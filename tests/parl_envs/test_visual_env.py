@@ -148,6 +148,7 @@ def nearest(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndar
     return labels[distance.argmin(1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 128])
 def test_a_digit_cannot_be_read_in_the_overview_and_can_be_when_it_is_enlarged(size: int) -> None:
     small, large, digits = features("train", 700, size)

@@ -53,7 +53,10 @@ def started(what: Task = TWO, **kwargs: Any) -> WideSearch:
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"pages": "prose", "answer_format": "markdown"}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, pytest.param({"pages": "prose", "answer_format": "markdown"}, marks=pytest.mark.slow)],
+)
 def test_it_keeps_every_promise_of_an_environment(kwargs: dict[str, Any]) -> None:
     found = list(check(EnvConfig(id="parl/WideSearch-v0", kwargs=kwargs)))
     assert [f for f in found if f.status not in ("ok", "slow")] == []

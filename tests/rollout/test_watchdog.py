@@ -34,8 +34,8 @@ STALL, WAIT = "time.sleep(2)", "await asyncio.sleep(0.9)"
     [
         ({"inside": STALL}, False),  # right after others have left: it must still be armed
         ({"inside": WAIT}, True),
-        ({"before": STALL}, True),
-        ({"after": STALL}, True),
+        pytest.param({"before": STALL}, True, marks=pytest.mark.slow),
+        pytest.param({"after": STALL}, True, marks=pytest.mark.slow),
     ],
 )
 def test_it_stays_armed_until_the_last_has_left(where: dict[str, str], survives: bool) -> None:

@@ -110,6 +110,7 @@ def test_a_tool_that_merges_forks_is_no_broken_promise() -> None:
     assert bad(checked("ForkMayBeMerged")) == []
 
 
+@pytest.mark.slow
 def test_another_process_is_another_process(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bad(checked("OrderOfASet")) == []
     monkeypatch.setattr(promises, "in_fresh_process", quick)
