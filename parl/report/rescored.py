@@ -7,7 +7,7 @@ import sys
 from parl.evaluation.rescore import RescoredEpisodes, Summary
 
 NUM_STEPS = 12
-"""Most steps in the table; of more, an even choice."""
+"""Rows of the table of steps. Of more steps it shows this many, at equal distances."""
 NUM_EPISODES = 5
 
 
@@ -16,19 +16,22 @@ def print_rescored(result: RescoredEpisodes) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    # In a file or a pipe there is no width to ask for; rich would cut the tables at 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 150)
     total = result.total
     console.print(f"{result.run} under {result.config}", highlight=False, soft_wrap=True)
+
     terms = Table(title="What a term adds to the reward")
-    for title in ("term", "stored", "rescored"):
-        terms.add_column(title, justify="left" if title == "term" else "right")
+    terms.add_column("term", justify="left")
+    terms.add_column("stored", justify="right")
+    terms.add_column("rescored", justify="right")
     for name, (old, new) in total.terms.items():
         terms.add_row(name, f"{old:.4f}", f"{new:.4f}")
     terms.add_row("reward", _number(total.reward_old, ".4f"), _number(total.reward_new, ".4f"))
     console.print(terms)
 
     steps = Table(title="What changes in the groups")
-    for title in (
+    titles = (
         "step",
         "reward",
         "rescored",
@@ -37,10 +40,11 @@ def print_rescored(result: RescoredEpisodes) -> None:
         "best episode changes",
         "r",
         "r sub.",
-    ):
+    )
+    for title in titles:
         steps.add_column(title, justify="right")
-    for row in _some(result.steps):
-        steps.add_row(*_row(row))
+    for summary in _at_equal_distances(result.steps):
+        steps.add_row(*_row(summary))
     steps.add_section()
     steps.add_row(*_row(total))
     console.print(steps)
@@ -52,9 +56,10 @@ def print_rescored(result: RescoredEpisodes) -> None:
         console.print("Every reward and every advantage is the stored one, bit for bit.")
     for change in result.most_changed[:NUM_EPISODES]:
         console.print(
-            f"{change.id}: reward {change.reward_old:.3f} -> {change.reward_new:.3f}, rank in its group "
-            f"{change.rank_old} -> {change.rank_new}, advantage {change.advantage_old:+.3f} -> "
-            f"{change.advantage_new:+.3f} (step {change.step})",
+            f"{change.id}: reward {change.reward_old:.3f} -> {change.reward_new:.3f}, "
+            f"rank in its group {change.rank_old} -> {change.rank_new}, "
+            f"advantage {change.advantage_old:+.3f} -> {change.advantage_new:+.3f} "
+            f"(step {change.step})",
             highlight=False,
         )
     if result.most_changed:
@@ -78,11 +83,13 @@ def _row(summary: Summary) -> list[str]:
     ]
 
 
-def _some(steps: tuple[Summary, ...]) -> list[Summary]:
-    """Evenly chosen, the first and the last among them."""
+def _at_equal_distances(steps: tuple[Summary, ...]) -> list[Summary]:
+    """Return at most NUM_STEPS of the steps, the first and the last among them."""
     if len(steps) <= NUM_STEPS:
         return list(steps)
-    return [steps[round(i * (len(steps) - 1) / (NUM_STEPS - 1))] for i in range(NUM_STEPS)]
+    distance = (len(steps) - 1) / (NUM_STEPS - 1)
+    indices = [round(k * distance) for k in range(NUM_STEPS)]
+    return [steps[index] for index in indices]
 
 
 def _number(value: float | None, form: str) -> str:

@@ -20,27 +20,35 @@ COLUMNS = (
     ("spawn_rate", "spawn rate", "{:.2f}"),
     ("num_truncated", "truncated", "{:.0f}"),
 )
+"""Metric, its title, and how a value is written."""
+# In summary.json a single agent's own baseline has the key `control`.
 ROWS = (
     ("cold_start", "swarm", "cold start"),
     ("cold_start", "forced_parallel", "cold start, forced to delegate"),
     ("cold_start", "single", "cold start, single agent"),
-    ("cold_start", "control", "cold start, control"),
+    ("cold_start", "control", "cold start, baseline"),
     ("trained", "swarm", "trained swarm"),
     ("trained", "single", "trained single agent"),
-    ("trained", "control", "trained control"),
+    ("trained", "control", "trained baseline"),
 )
+"""Phase and mode of a result, and the name of its row."""
 
 
 def print_summary(
     summary: Mapping[str, Any], run: Path, report: Path | None, alarms: Sequence[Alarm]
 ) -> None:
-    """Print the table, the comparison in words, the alarms that hold at the end, and where the files are.
+    """Print the table, the comparison in words, the last alarms, and where the files are.
 
-    `report` is None if it was not written.
+    Args:
+        summary: the content of summary.json.
+        run: the run folder.
+        report: the report; None if it was not written.
+        alarms: those that hold at the end.
     """
     from rich.console import Console
     from rich.table import Table
 
+    # In a file or a pipe there is no width to ask for; rich would cut the table at 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 150)
     table = Table(title=f"Held-out tasks ({summary['split']}), seed {summary['seed']}")
     table.add_column("policy")
@@ -51,60 +59,91 @@ def print_summary(
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
     for sentence in verdict(summary):
         console.print(sentence)
     for alarm in alarms:
         console.print(str(alarm), markup=False, highlight=False)
-    console.print(
-        f"{summary['wall_s'] / 60:.1f} minutes. Metrics, episodes and checkpoints are in {run}."
-    )
+    minutes = summary["wall_s"] / 60
+    console.print(f"{minutes:.1f} minutes. Metrics, episodes and checkpoints are in {run}.")
     if report is not None:
         console.print(
-            f"The report, one file to open or to send: {report}. Look at all episodes with: parl view {run}"
+            f"The report, one file to open or to send: {report}. "
+            f"Look at all episodes with: parl view {run}"
         )
 
 
 def summary_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Titles of the numbers that there are, and rows: policy, decoding, numbers as text."""
+    """Return the titles of the measured metrics, and rows of policy, decoding and values.
+
+    For a mix of environments the score of each ability stands after the score.
+    """
     results = _results(summary)
-    keys = dict.fromkeys(key for _, _, result in results for key in result)
-    abilities = [
-        key.split("/")[1] for key in keys if key.startswith("ability/") and key.endswith("/score")
-    ]
-    first, *others = COLUMNS
-    columns = [first, *((f"ability/{a}/score", a, "{:.3f}") for a in abilities), *others]
-    shown = [c for c in columns if c[0] in keys]
-    rows = [
-        [
-            label,
-            decoding,
-            *(form.format(result[key]) if key in result else "" for key, _, form in shown),
-        ]
-        for label, decoding, result in results
-    ]
-    return [title for _, title, _ in shown], rows
+    measured: dict[str, None] = {}
+    for _, _, metrics in results:
+        measured.update(dict.fromkeys(metrics))
+
+    score, *others = COLUMNS
+    columns = [score]
+    for metric in measured:
+        if metric.startswith("ability/") and metric.endswith("/score"):
+            ability = metric.split("/")[1]
+            columns.append((metric, ability, "{:.3f}"))
+    columns.extend(others)
+    columns = [column for column in columns if column[0] in measured]
+
+    rows: list[list[str]] = []
+    for name, decoding, metrics in results:
+        cells = [name, decoding]
+        for metric, _, form in columns:
+            cells.append(form.format(metrics[metric]) if metric in metrics else "")
+        rows.append(cells)
+    return [title for _, title, _ in columns], rows
 
 
 def _results(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:
-    held = summary["heldout"]
-    return [
-        (label, decoding, result)
-        for phase, mode, label in ROWS
-        for decoding, result in held.get(phase, {}).get(mode, {}).items()
-    ]
+    """Return name of the row, decoding and metrics of each result, in the order of ROWS."""
+    heldout = summary["heldout"]
+    results: list[tuple[str, str, Mapping[str, float]]] = []
+    for phase, mode, name in ROWS:
+        decodings = heldout.get(phase, {}).get(mode, {})
+        for decoding, metrics in decodings.items():
+            results.append((name, decoding, metrics))
+    return results
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """What the numbers say, no more."""
+    """Compare the trained swarm with the trained single agent, greedy, in two sentences.
+
+    Returns:
+        An empty list where one of the two was not evaluated.
+    """
     trained = summary["heldout"]["trained"]
-    swarm, single = trained.get("swarm", {}).get("greedy"), trained.get("single", {}).get("greedy")
+    swarm = trained.get("swarm", {}).get("greedy")
+    single = trained.get("single", {}).get("greedy")
     if swarm is None or single is None:
         return []
+    difference = swarm["score"] - single["score"]
+    token_ratio = swarm["tokens_per_episode"] / single["tokens_per_episode"]
+    steps = compare_counts(swarm["critical_steps"], single["critical_steps"])
     return [
-        f"The trained swarm scores {swarm['score']:.3f}, the trained single agent {single['score']:.3f} "
-        f"({swarm['score'] - single['score']:+.3f}).",
-        f"It needs {swarm['critical_steps']:.1f} critical steps against {single['critical_steps']:.1f} "
-        f"({single['critical_steps'] / swarm['critical_steps']:.2f} times fewer), "
-        f"{swarm['virtual_latency_s']:.1f} s against {single['virtual_latency_s']:.1f} s on the virtual clock, and "
-        f"{swarm['tokens_per_episode'] / single['tokens_per_episode']:.2f} times the tokens.",
+        f"The trained swarm scores {swarm['score']:.3f}, the trained single agent "
+        f"{single['score']:.3f} ({difference:+.3f}).",
+        # Quality never without all of its costs: a swarm buys steps and seconds with tokens.
+        f"It needs {swarm['critical_steps']:.1f} critical steps against "
+        f"{single['critical_steps']:.1f} ({steps}), "
+        f"{swarm['virtual_latency_s']:.1f} s against {single['virtual_latency_s']:.1f} s on the "
+        f"virtual clock, and {token_ratio:.2f} times the tokens.",
     ]
+
+
+def compare_counts(number: float, other: float) -> str:
+    """Put the ratio of two positive counts into words.
+
+    Example: (5, 20) -> `4.00 times fewer`, (20, 5) -> `4.00 times as many`, (5, 5) -> `equally many`
+    """
+    if f"{other / number:.2f}" == "1.00":
+        return "equally many"
+    if number < other:
+        return f"{other / number:.2f} times fewer"
+    return f"{number / other:.2f} times as many"
