@@ -1,7 +1,7 @@
-"""Learning curves: which metrics are drawn together, and what a reader should look for in them.
+"""Learning curves: the charts of a run's overview, with titles, units and what to look for.
 
-In: the rows of metrics.jsonl, of the run and of its control. Out: groups of charts, JSON as the page's script draws it.
-A chart without a value is left out.
+`curves` turns the rows of metrics.jsonl into groups of charts, as JSON for the page's script. A chart
+without a value is left out.
 """
 
 from __future__ import annotations
@@ -11,65 +11,88 @@ from dataclasses import dataclass
 from typing import Any
 
 Rows = Sequence[Mapping[str, float]]
-CONTROL = "single agent (control)"
+"""The lines of metrics.jsonl."""
+BASELINE = "single agent (baseline)"
+"""Legend of the baseline's curve; the page's script draws what ends in `(baseline)` dashed and grey."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`series`: the metric -> its name in the legend. An entry that ends in / takes all metrics that begin so."""
+    """One chart: which metrics it draws, over RL steps."""
 
     title: str
-    says: str
+    description: str
+    """What to look for."""
     series: Mapping[str, str]
-    unit: str = ""
+    """Metric -> its name in the legend. Two patterns take several metrics: `reward/` all that begin
+    so, `policy/*/lr` one for each policy."""
+    unit: str
+    """Title of the y axis."""
     log: bool = False
-    control: str | None = None
-    """The metric that is drawn for the control, too."""
+    """A logarithmic y axis, where a value is above 0."""
+    baseline: str | None = None
+    """The metric that is drawn for the baseline as well."""
     not_all_zero: bool = False
     """Left out when every value is 0: there is nothing to see."""
 
 
 GROUPS: Mapping[str, Sequence[Chart]] = {
-    "What it earns": (
+    "Outcome and reward": (
         Chart(
             "Outcome",
-            "How well tasks are solved, before any shaping: the curve to watch. Sampled in training; "
-            "greedy on validation tasks.",
+            "How well tasks are solved, before any shaping: the curve to watch. "
+            "Sampled in training; greedy on validation tasks.",
             {"outcome/score": "training", "eval/score": "validation"},
-            control="outcome/score",
+            unit="score, 0 to 1",
+            baseline="outcome/score",
         ),
         Chart(
             "Reward by role",
-            "What the learner sees: weights times terms. It also falls when a weight is annealed, which is no loss.",
+            "What the learner sees: weights times terms. "
+            "It also falls when a weight is annealed, which is no loss.",
             {"reward/total": "orchestrator", "reward/subagent": "subagents"},
+            unit="reward per agent",
         ),
         Chart(
             "Outcome by ability",
-            "Of a mix of environments: training and validation.",
+            "For each environment of a mix, in training and validation.",
             {"ability/*/score": "", "eval/ability/*/score": "validation"},
+            unit="score, 0 to 1",
         ),
-        Chart("Reward terms", "Raw values, without their weights (orchestrator).", {"reward/": ""}),
-        Chart("Outcome in parts", "What else the environment measures.", {"outcome/": ""}),
+        Chart(
+            "Reward terms",
+            "Raw values of the orchestrator's terms, without their weights.",
+            {"reward/": ""},
+            unit="raw value",
+        ),
+        Chart(
+            "Further outcomes",
+            "What the environment measures besides the score.",
+            {"outcome/": ""},
+            unit="value (mostly 0 to 1)",
+        ),
     ),
-    "How it divides the work": (
+    "Division of the work": (
         Chart(
             "Decision to delegate",
-            "Shares of episodes that launch a subagent or are cut by a limit; of subagents that finish.",
+            "Shares of episodes that launch a subagent or are cut by a limit; "
+            "share of subagents that finish.",
             {
                 "swarm/spawn_rate": "spawn rate",
                 "swarm/finish_rate": "finish rate",
                 "swarm/truncated_rate": "truncated",
             },
+            unit="share, 0 to 1",
         ),
         Chart(
             "Subagents",
-            "Per episode. Width: the most that one turn launched.",
+            "Width: the most that one turn launched. Refused: assignments that launched none.",
             {
                 "swarm/num_subagents": "launched",
                 "swarm/width": "width",
                 "swarm/num_refused": "refused",
             },
-            unit="subagents",
+            unit="subagents per episode",
         ),
         Chart(
             "Critical and total steps",
@@ -79,40 +102,53 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
                 "swarm/total_steps": "total",
                 "eval/critical_steps": "critical, validation",
             },
-            unit="turns",
-            control="swarm/critical_steps",
+            unit="turns per episode",
+            baseline="swarm/critical_steps",
         ),
         Chart(
             "Tokens by role",
-            "Written per episode.",
+            "Generated tokens, tool calls included; prompts and observations are not.",
             {
                 "tokens/orchestrator": "orchestrator",
                 "tokens/subagent": "subagents",
                 "swarm/tokens_per_episode": "all",
             },
-            unit="tokens",
+            unit="tokens per episode",
         ),
     ),
-    "How it learns": (
+    "Learning": (
         Chart(
             "Entropy",
-            "Falls as the policy decides. Near 0 the episodes of a group become equal and learning ends.",
+            "Falls as the policy decides. "
+            "Near 0 the episodes of a group become equal and learning ends.",
             {"policy/*/entropy": ""},
             unit="nats per token",
         ),
-        Chart("Gradient norm", "Before clipping.", {"policy/*/grad_norm": ""}),
-        Chart("Learning rate", "Of ordinary parameters.", {"policy/*/lr": ""}),
+        Chart(
+            "Gradient norm",
+            "Before clipping, mean over the step's updates.",
+            {"policy/*/grad_norm": ""},
+            unit="L2 norm",
+        ),
+        Chart(
+            "Learning rate",
+            "Of ordinary parameters.",
+            {"policy/*/lr": ""},
+            unit="learning rate",
+        ),
         Chart(
             "Clipped tokens",
-            "Share that the loss leaves out.",
+            "Tokens without a policy gradient, since their ratio has left the window.",
             {"policy/*/clipped_fraction": ""},
+            unit="share of tokens, 0 to 1",
             not_all_zero=True,
         ),
     ),
-    "How the run is doing": (
+    "Health of the run": (
         Chart(
             "Log-prob mismatch",
-            "Between sampler and learner, same weights. It should be rounding; if it grows, suspect the engine.",
+            "Between sampler and learner with the same weights. "
+            "It should be rounding; if it grows, suspect the engine.",
             {
                 "policy/*/logp_mismatch_mean": "mean",
                 "policy/*/logp_mismatch_max": "largest",
@@ -134,7 +170,7 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
         ),
         Chart(
             "Throughput",
-            "Of rollouts and of the learner.",
+            "Tokens that rollouts generate and that the learner trains on.",
             {"rollout/tokens_per_s": "rollouts", "learner/tokens_per_s": "learner"},
             unit="tokens per second",
         ),
@@ -142,7 +178,7 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
             "Failures",
             "Episodes lost to something outside the policy; workers lost. Should stay 0.",
             {"failures/": "", "rollout/workers_lost": "workers lost"},
-            unit="per step",
+            unit="number per step",
         ),
         Chart(
             "Staleness",
@@ -154,70 +190,103 @@ GROUPS: Mapping[str, Sequence[Chart]] = {
     ),
 }
 
+# Drawn in charts that show nothing else, so patterns leave them out.
+DRAWN_ELSEWHERE = frozenset({"reward/total", "reward/subagent", "outcome/score"})
 
-def curves(rows: Rows, control: Rows = ()) -> list[dict[str, Any]]:
-    """Groups of charts with the points of each series: [{"title", "charts": [{"title", "says", "series", ...}]}]."""
-    names = sorted({name for row in rows for name in row})
-    groups = []
+
+def curves(rows: Rows, baseline: Rows = ()) -> list[dict[str, Any]]:
+    """Return the groups of charts with the points of each series.
+
+    Args:
+        rows: of the run.
+        baseline: of the single agent that was trained with it; empty without one.
+    Returns:
+        [{"title", "charts": [{"title", "description", "unit", "log", "series": [{"name", "metric",
+        "x", "y"}]}]}]
+    """
+    metrics: set[str] = set()
+    for row in rows:
+        metrics.update(row)
+    names = sorted(metrics)
+
+    groups: list[dict[str, Any]] = []
     for title, charts in GROUPS.items():
-        drawn = [made for chart in charts if (made := _draw(chart, names, rows, control))]
+        drawn: list[dict[str, Any]] = []
+        for chart in charts:
+            data = _chart_data(chart, names, rows, baseline)
+            if data is not None:
+                drawn.append(data)
         if drawn:
             groups.append({"title": title, "charts": drawn})
     return groups
 
 
-def _draw(chart: Chart, names: Sequence[str], rows: Rows, control: Rows) -> dict[str, Any] | None:
-    found = [_series(label, name, rows) for name, label in _expanded(chart.series, names)]
-    if chart.control is not None and control:
-        found.append(_series(CONTROL, chart.control, control))
-    series = [s for s in found if s["y"]]
-    if not series or (chart.not_all_zero and not any(v for s in series for v in s["y"])):
+def _chart_data(
+    chart: Chart, names: Sequence[str], rows: Rows, baseline: Rows
+) -> dict[str, Any] | None:
+    """Return a chart with its points; None where there is nothing to draw."""
+    candidates: list[dict[str, Any]] = []
+    for metric, label in _expand(chart.series, names):
+        candidates.append(_series(label, metric, rows))
+    if chart.baseline is not None and baseline:
+        candidates.append(_series(BASELINE, chart.baseline, baseline))
+    series = [candidate for candidate in candidates if candidate["y"]]
+
+    values: list[float] = []
+    for drawn in series:
+        values.extend(drawn["y"])
+    if not values or (chart.not_all_zero and not any(values)):
         return None
-    log = chart.log and any(v > 0 for s in series for v in s["y"])
     return {
         "title": chart.title,
-        "says": chart.says,
+        "description": chart.description,
         "unit": chart.unit,
-        "log": log,
+        # A logarithmic axis cannot show a chart of zeros.
+        "log": chart.log and any(value > 0 for value in values),
         "series": series,
     }
 
 
-def _expanded(series: Mapping[str, str], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Patterns replaced by the metrics that fit: `reward/` by all terms, `policy/*/lr` by one a policy (or ability)."""
-    found: list[tuple[str, str]] = []
+def _expand(series: Mapping[str, str], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Replace patterns by the metrics that fit.
+
+    Args:
+        series: see `Chart.series`.
+        names: all metrics of the run, sorted.
+    Returns:
+        (metric, name in the legend) pairs.
+    """
+    expanded: list[tuple[str, str]] = []
     for pattern, label in series.items():
         if pattern.endswith("/"):
-            totals = {"reward/total", "reward/subagent", "outcome/score"}
-            found += [
-                (name, _short(name))
-                for name in names
-                if name.startswith(pattern) and name not in totals
-            ]
+            for name in names:
+                if name.startswith(pattern) and name not in DRAWN_ELSEWHERE:
+                    expanded.append((name, name.partition("/")[2]))
         elif "*" in pattern:
-            head = pattern.partition("*")[0]
-            kinds = sorted(
-                {name.removeprefix(head).split("/")[0] for name in names if name.startswith(head)}
-            )
-            found += [(pattern.replace("*", kind), _of_kind(kind, label, kinds)) for kind in kinds]
+            kinds = _kinds(pattern, names)
+            for kind in kinds:
+                # With one policy its name would say nothing.
+                legend = label if label and len(kinds) == 1 else f"{kind} {label}".strip()
+                expanded.append((pattern.replace("*", kind), legend))
         else:
-            found.append((pattern, label))
-    return found
+            expanded.append((pattern, label))
+    return expanded
 
 
-def _of_kind(kind: str, label: str, kinds: Sequence[str]) -> str:
-    return label if label and len(kinds) == 1 else f"{kind} {label}".strip()
-
-
-def _short(name: str) -> str:
-    return name.partition("/")[2] or name
+def _kinds(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return what `*` stands for: names of policies or abilities, sorted."""
+    head = pattern.partition("*")[0]
+    kinds: set[str] = set()
+    for name in names:
+        if name.startswith(head):
+            kinds.add(name.removeprefix(head).split("/")[0])
+    return sorted(kinds)
 
 
 def _series(label: str, metric: str, rows: Rows) -> dict[str, Any]:
-    points = [(row["step"], row[metric]) for row in rows if metric in row]
-    return {
-        "name": label,
-        "metric": metric,
-        "x": [x for x, _ in points],
-        "y": [y for _, y in points],
-    }
+    series: dict[str, Any] = {"name": label, "metric": metric, "x": [], "y": []}
+    for row in rows:
+        if metric in row:
+            series["x"].append(row["step"])
+            series["y"].append(row[metric])
+    return series

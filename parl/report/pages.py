@@ -115,7 +115,7 @@ def common(reader: RunReader, links: Links) -> dict[str, Any]:
 
 def overview_part(reader: RunReader) -> dict[str, Any]:
     """What `overview.html` needs."""
-    groups = curves(reader.metrics(), reader.control_metrics())
+    groups = curves(reader.metrics(), reader.baseline_metrics())
     for group in groups:
         for chart in group["charts"]:
             for series in chart["series"]:

@@ -58,13 +58,15 @@ class RunReader:
         """A mapping for each step (see `run_folder.read_metrics`)."""
         return self._cached(self.path / "metrics.jsonl", lambda: read_metrics(self.path)) or []
 
-    def control_metrics(self) -> list[dict[str, float]]:
+    def baseline_metrics(self) -> list[dict[str, float]]:
         """Those of the single agent that was trained beside the run (RUN-single); [] without one."""
         path = self.path.resolve()
-        control = path.with_name(f"{path.name}-single")
-        if self._raw.get("baseline") is None or not (control / "metrics.jsonl").is_file():
+        baseline = path.with_name(f"{path.name}-single")
+        if self._raw.get("baseline") is None or not (baseline / "metrics.jsonl").is_file():
             return []
-        return RunReader(control).metrics() if (control / "config.resolved.yaml").is_file() else []
+        return (
+            RunReader(baseline).metrics() if (baseline / "config.resolved.yaml").is_file() else []
+        )
 
     def summary(self) -> dict[str, Any] | None:
         """What the closing table says; None before the end."""

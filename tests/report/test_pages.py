@@ -210,12 +210,12 @@ def test_curves_are_grouped_and_empty_ones_left_out() -> None:
         }
         for s in (0, 1)
     ]
-    control = [{"step": 0, "outcome/score": 0.25}]
-    charts = {c["title"]: c for g in curves(rows, control) for c in g["charts"]}
+    baseline = [{"step": 0, "outcome/score": 0.25}]
+    charts = {c["title"]: c for g in curves(rows, baseline) for c in g["charts"]}
     assert set(charts) == {"Outcome", "Reward by role", "Reward terms", "Learning rate"}
     assert [s["name"] for s in charts["Learning rate"]["series"]] == ["a", "b"]
     assert charts["Outcome"]["series"] == [
-        {"name": "single agent (control)", "metric": "outcome/score", "x": [0], "y": [0.25]}
+        {"name": "single agent (baseline)", "metric": "outcome/score", "x": [0], "y": [0.25]}
     ]
     assert curves([]) == []
 

@@ -148,7 +148,7 @@ def test_reading_writes_nothing(folder: RunFolder) -> None:
             reader.metrics(),
             reader.state(),
             reader.evaluations(),
-            reader.control_metrics(),
+            reader.baseline_metrics(),
         )
     finally:
         os.chmod(folder.path, mode)

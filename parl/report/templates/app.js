@@ -49,13 +49,13 @@
       legend.className = "legend";
       chart.series.forEach((series, k) => {
         const base = { x: series.x, type: "scatter", name: plain(series.name) };
-        const control = series.name.endsWith("(control)");
-        const paint = color(control ? "--soft" : "--s" + (k % 6));
+        const baseline = series.name.endsWith("(baseline)");
+        const paint = color(baseline ? "--soft" : "--s" + (k % 6));
         const sparse = series.metric.startsWith("eval/") || series.x.length < 3;
         const few = sparse ? "lines+markers" : "lines";
-        const stroke = { color: paint, width: 2, dash: control ? "dash" : k > 3 ? "dot" : "solid" };
+        const stroke = { color: paint, width: 2, dash: baseline ? "dash" : k > 3 ? "dot" : "solid" };
         const entry = legend.appendChild(document.createElement("li"));
-        entry.appendChild(document.createElement("i")).style.borderTop = `3px ${control ? "dashed" : k > 3 ? "dotted" : "solid"} ${paint}`;
+        entry.appendChild(document.createElement("i")).style.borderTop = `3px ${baseline ? "dashed" : k > 3 ? "dotted" : "solid"} ${paint}`;
         entry.append(series.name);
         if (window_ > 1 && !sparse) {
           traces.push({ ...base, y: series.y, mode: "lines", line: { color: paint, width: 1 }, opacity: 0.25, hoverinfo: "skip" });
@@ -69,8 +69,8 @@
         font: { color: text, size: 12, family: "system-ui, sans-serif" }, hovermode: "x unified",
         hoverlabel: { bgcolor: color("--panel"), bordercolor: line, font: { color: text } },
         showlegend: false,
-        xaxis: { ...axis, title: { text: "step", font: { size: 11, color: soft }, standoff: 2 }, rangemode: "tozero" },
-        yaxis: { ...axis, type: chart.log ? "log" : "linear", rangemode: "tozero", exponentformat: "power", nticks: 5 },
+        xaxis: { ...axis, title: { text: "RL step", font: { size: 11, color: soft }, standoff: 2 }, rangemode: "tozero" },
+        yaxis: { ...axis, title: { text: plain(chart.unit), font: { size: 11, color: soft }, standoff: 4 }, type: chart.log ? "log" : "linear", rangemode: "tozero", exponentformat: "power", nticks: 5 },
       };
       Plotly.react(place, traces, layout, { displayModeBar: false, responsive: true });
       place.nextElementSibling.replaceWith(legend);
