@@ -16,7 +16,7 @@ from parl.config.env import EnvConfig
 from parl.core import images
 from parl.env.registry import make_env
 from parl_envs.visual.pictures import words
-from parl_envs.visual.tasks import asked, page_image
+from parl_envs.visual.tasks import boxes_in_question, page_image
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def draw(seed: int) -> Any:
         ("the page (512 x 512 pixels)", page_image(task.data["pages"][0])),
         ("the overview, in the prompt (64 x 64)", images.from_uri(overview)),
     ]
-    for _, box in asked(task.data):
+    for _, box in boxes_in_question(task.data):
         call = f'zoom("{words(box.bbox)}", "p1")'
         (seen,) = images.find(env.call("zoom", {"bbox": words(box.bbox), "image": "p1"}))
         panels.append((f"{call}\nthe {box.colour} box: {box.text}", images.from_uri(seen)))

@@ -33,7 +33,7 @@ from parl.rewards.credit import build_samples
 from parl.rewards.scorer import Scorer
 from parl.rollout.swarm import SwarmRunner
 from parl_envs.visual.pictures import words
-from parl_envs.visual.tasks import asked
+from parl_envs.visual.tasks import boxes_in_question
 from tests.support.trl_looking import CONFIG, Trainer
 from tests.support.vision_models import qwen3_vl
 
@@ -46,7 +46,7 @@ def call(name: str, **arguments: str) -> str:
 
 def attempts(task: Task) -> list[list[str]]:
     """Right after looking, wrong after looking twice, wrong at once, and an error on the way."""
-    right, (_, box) = task.data["gold"], asked(task.data)[0]
+    right, (_, box) = task.data["gold"], boxes_in_question(task.data)[0]
     part = words(box.bbox)
     wrong = str((int(right) + 1) % 10)
     return [

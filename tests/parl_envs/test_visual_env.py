@@ -117,7 +117,9 @@ def test_questions_about_several_boxes_name_them_in_order() -> None:
     for task in VisualTools(questions=SEVERAL, n=[2, 8]).generate_tasks("train", 30, 0):
         named = task.prompt.split(" : ")[0].split("#")[1:]
         assert named[0].split()[0] == "1"
-        assert [n.split()[1] for n in named] == [box.colour for _, box in tasks.asked(task.data)]
+        assert [n.split()[1] for n in named] == [
+            box.colour for _, box in tasks.boxes_in_question(task.data)
+        ]
 
 
 # --- what the overview hides -----------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ def features(split: str, num: int, size: int) -> tuple[np.ndarray, np.ndarray, n
     middle = (side - 1) // 2
     for task in env.generate_tasks(split, num, 5):
         env.reset(seed=0, options={"task": task})
-        (_, box) = tasks.asked(task.data)[0]
+        (_, box) = tasks.boxes_in_question(task.data)[0]
         overview = np.asarray(images.from_uri(images.find(task.prompt)[0]), float)
         y, x = (place * cell + cell // 4 + middle for place in (box.row, box.column))
         small.append(overview[y, x, 1:2])
@@ -178,7 +180,7 @@ def test_all_digits_are_one_grey_pixel_in_the_overview() -> None:
 
 def test_zooming_twice_is_as_sharp_as_zooming_once() -> None:
     env = started(questions=["read"], size=64)
-    (_, box) = tasks.asked(env.task.data)[0]
+    (_, box) = tasks.boxes_in_question(env.task.data)[0]
     x0, y0, x1, y1 = box.bbox
     left, top = min(x0, 50), min(y0, 50)
     env.zoom(f"{left} {top} {left + 50} {top + 50}", "p1")
@@ -310,7 +312,7 @@ def test_several_pages_are_opened_one_by_one() -> None:
 
 def test_a_subagent_has_pictures_of_its_own_and_is_scored_by_what_its_prompt_names() -> None:
     env = started(questions=["list"], n=[3, 3])
-    (_, box), (_, other), _ = tasks.asked(env.task.data)
+    (_, box), (_, other), _ = tasks.boxes_in_question(env.task.data)
     env.zoom("0 0 50 50", "p1")
     by_place = env.fork("#1 p1 " + words(box.bbox))
     by_colour, nothing = env.fork(f"read {other.colour} , please"), env.fork("#1 p1 99 99 100 100")
@@ -337,7 +339,7 @@ def test_what_a_subagent_states_of_numbered_boxes() -> None:
 
 def test_a_subagent_that_is_sent_to_a_page_is_asked_for_what_is_there() -> None:
     env = started(questions=["list"], paged=True, n=[2, 2])
-    (_, first), (_, second) = tasks.asked(env.task.data)
+    (_, first), (_, second) = tasks.boxes_in_question(env.task.data)
     assert env.fork(f"#2 p2 {second.colour}").subtask_score(f"#2 {second.text}") == 1.0
     assert env.fork(f"#1 p1 {first.colour}").subtask_score(first.text) == 1.0
 

@@ -1,1 +1,1 @@
-"""Coding: an environment of small repositories to repair, and the sandbox that untrusted programs run in."""
+"""Coding: small repositories to repair, and the sandbox in which untrusted programs run."""

@@ -1,13 +1,14 @@
-"""Handwritten digits, and scenes of them: coloured boxes on a grid, each with a digit that the overview cannot show.
+"""Handwritten digits, and scenes of them: coloured boxes on a grid, with a digit in each.
 
-In: a `Scene`, which is plain numbers. Out: its page, of which 8 x 8 pixels are one pixel of the overview. A digit is
-8 x 8 pixels and stands on such a block, and the ink of each is scaled to one mean: in the overview every digit is the
-same grey pixel.
+A `Scene` is plain numbers. On its page, a block of 8 x 8 pixels is one pixel of the overview. A
+digit has 8 x 8 pixels and fills such a block, and the ink of all digits is scaled to the same mean:
+in the overview every digit is the same grey pixel.
 """
 
 from __future__ import annotations
 
 import gzip
+import itertools
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,16 +24,18 @@ Array = np.ndarray[Any, Any]
 
 DATA = Path(__file__).with_name("data") / "digits.csv.gz"
 SPLITS = {"train": range(7), "validation": range(7, 8), "test": range(8, 10)}
-"""Which tenths of the digits a split has; a digit's tenth is a function of its pixels."""
+"""Which tenths of the images a split has. An image's tenth is a function of its pixels."""
 BLOCK = 8
-"""Pixels of a page, in each direction, that one pixel of the overview stands for; and of a digit."""
+"""Pixels of a page, in each direction, that become one of the overview; also those of a digit."""
 CELLS = 8
-"""Places for boxes, in each direction. As many boxes as there are colours always find places that do not touch."""
+"""Places for boxes, in each direction. One box of each colour always fits without touching."""
 _EDGES = tuple((100 * (i + 0.25) / CELLS, 100 * (i + 0.75) / CELLS) for i in range(CELLS))
-"""Of a box, in percent: it fills the middle half of its place."""
-EDGES = tuple(edge for both in _EDGES for edge in both)
-INK, MEAN_INK = 16, 2.8
-"""The darkest ink, and the mean to which all digits are scaled: the lightest one's."""
+"""The two edges of a box in each place, in percent: it fills the middle half."""
+EDGES = tuple(itertools.chain.from_iterable(_EDGES))
+MAX_INK = 16
+"""The darkest ink."""
+MEAN_INK = 2.8
+"""The mean to which all images are scaled: that of the lightest one."""
 GROUND = 225
 """Grey of a page."""
 COLOURS: Mapping[str, tuple[int, int, int]] = {
@@ -51,8 +54,12 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 class Box:
     """A coloured box at a place (column, row) of the grid.
 
-    `image` is the number of a digit's image. `scrambled` is the seed by which its pixels were shuffled: the box is then
-    illegible, and shows it only when it is looked at closely.
+    Attributes:
+        colour: one of COLOURS.
+        column, row: its place, from 0.
+        image: number of a digit's image.
+        scrambled: the seed by which its pixels are shuffled. The box is then illegible, which only
+            a close look shows.
     """
 
     colour: str
@@ -63,50 +70,63 @@ class Box:
 
     @property
     def text(self) -> str:
-        """What is in it: a digit, or `unknown`."""
-        return "unknown" if self.scrambled is not None else str(_load()[1][self.image])
+        """What is in the box: a digit, or `unknown`."""
+        if self.scrambled is not None:
+            return "unknown"
+        _, labels = _load()
+        return str(labels[self.image])
 
     @property
     def bbox(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom in percent of the page."""
-        (x0, x1), (y0, y1) = (_EDGES[place] for place in (self.column, self.row))
+        x0, x1 = _EDGES[self.column]
+        y0, y1 = _EDGES[self.row]
         return x0, y0, x1, y1
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A page of boxes on a grey ground. `size` is the side of its overview in pixels, a multiple of 4 * CELLS."""
+    """A page of boxes on a grey ground."""
 
     size: int
+    """Side of the overview in pixels, a multiple of 4 * CELLS."""
     boxes: tuple[Box, ...]
 
 
 def images_of(split: str, digit: int) -> tuple[int, ...]:
-    """Numbers of the images of a digit in a split."""
+    """Return the numbers of the images of a digit in a split.
+
+    Raises:
+        ConfigError: there is no such split.
+    """
     if split not in SPLITS:
         raise ConfigError(f"No split '{split}'.{did_you_mean(split, tuple(SPLITS))}")
     return _dealt()[split][digit]
 
 
 def glyph(image: int, scrambled: int | None = None) -> Array:
-    """A digit as (8, 8) grey levels, dark on white."""
-    ink = _load()[0][image].astype(np.float64)
+    """Return a digit as (8, 8) grey levels, dark on white."""
+    images, _ = _load()
+    ink = images[image].astype(np.float64)
     if scrambled is not None:
         ink = np.random.default_rng(scrambled).permutation(ink)
-    grey: Array = 255 - np.rint(255 * ink * (MEAN_INK / ink.mean()) / INK)
+    grey: Array = 255 - np.rint(255 * ink * (MEAN_INK / ink.mean()) / MAX_INK)
     return grey.astype(np.uint8).reshape(BLOCK, BLOCK)
 
 
 def draw(scene: Scene) -> Any:
-    """The page, a PIL image of `BLOCK * size` pixels in each direction."""
+    """Draw the page, a PIL image of `BLOCK * size` pixels in each direction."""
     from PIL import Image
 
+    # All in pixels of the overview: the cell of the grid, the box in it, the digit in the box.
     cell = scene.size // CELLS
     side = cell // 2
     middle = (side - 1) // 2
+    # (row, row in the block, column, column in the block, RGB)
     page = np.full((scene.size, BLOCK, scene.size, BLOCK, 3), GROUND, np.uint8)
     for box in scene.boxes:
-        x, y = box.column * cell + cell // 4, box.row * cell + cell // 4
+        x = box.column * cell + cell // 4
+        y = box.row * cell + cell // 4
         page[y : y + side, :, x : x + side] = COLOURS[box.colour]
         page[y + middle, :, x + middle] = glyph(box.image, box.scrambled)[..., None]
     page = page.reshape(scene.size * BLOCK, scene.size * BLOCK, 3)
@@ -115,7 +135,7 @@ def draw(scene: Scene) -> Any:
 
 @lru_cache(maxsize=1)
 def _load() -> tuple[Array, Array]:
-    """Ink (1797, 64) and digits (1797)."""
+    """Ink (1797, 64) and labels (1797) of all images."""
     with gzip.open(DATA, "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     return table[:, :-1], table[:, -1]
@@ -123,13 +143,15 @@ def _load() -> tuple[Array, Array]:
 
 @lru_cache(maxsize=1)
 def _dealt() -> Mapping[str, tuple[tuple[int, ...], ...]]:
-    """Split -> the images of each digit."""
+    """Split -> the numbers of the images of each digit."""
     ink, labels = _load()
+    # By the pixels, so that an image that is in the data twice is in one split.
     tenths = np.array([zlib.crc32(row.tobytes()) % 10 for row in ink])
-    return {
-        split: tuple(
-            tuple(int(i) for i in np.flatnonzero(np.isin(tenths, list(part)) & (labels == digit)))
-            for digit in range(10)
-        )
-        for split, part in SPLITS.items()
-    }
+    dealt = {}
+    for split, part in SPLITS.items():
+        in_split = np.isin(tenths, list(part))
+        images_by_digit: list[tuple[int, ...]] = []
+        for digit in range(10):
+            images_by_digit.append(tuple(np.flatnonzero(in_split & (labels == digit)).tolist()))
+        dealt[split] = tuple(images_by_digit)
+    return dealt

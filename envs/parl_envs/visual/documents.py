@@ -1,6 +1,7 @@
-"""Pages of real data, harder than digits: a table of countries and a bar chart, too small to read in the overview.
+"""Pages of real data, harder than digits: a table of countries, and a bar chart.
 
-In: rows of the World Factbook (those of the search tasks, in the same splits). Out: a page, and where things are on it.
+They are too small to read in the overview. The data are the World Factbook's: the countries of the
+search tasks, in the same splits.
 """
 
 from __future__ import annotations
@@ -12,128 +13,161 @@ from typing import Any
 
 import numpy as np
 
-from parl_envs.search.world import Row, split_rows
+from parl_envs.search.world import split_rows
 
 COLUMNS = ("country", "capital", "currency", "internet")
 CHARTED = ("life_expectancy", "median_age", "peak_height")
-"""What charts show: of these no few countries are far above all others."""
-NUM_ROWS, NUM_BARS = 20, 10
+"""What charts show. In others (population, say) a few countries are far above the rest."""
+NUM_ROWS = 20
+NUM_BARS = 10
 CLEARANCE = 0.02
-"""Of the axis: no bar ends nearer to the one that is asked for, or to a line that it is compared with."""
-ROW, FONT = 30, 15
-"""Height of a line and of its letters, in pixels."""
-WIDTHS = (210, 190, 130, 110)
-LABELS, AXIS, BAR, MARGIN = 190, 500, 26, 20
-"""Of a chart, in pixels: width of the names and of the longest bar; distance from one bar to the next; rim."""
+"""Share of the axis by which the highest bar leads, and by which every bar misses a line."""
+
+# All in pixels.
+ROW_HEIGHT = 30
+FONT_SIZE = 15
+COLUMN_WIDTHS = (210, 190, 130, 110)
+MARGIN = 20
+LABEL_WIDTH = 190
+AXIS_WIDTH = 500
+# From the top of one bar to the top of the next.
+BAR_PITCH = 26
+# Left free above and below a bar.
+BAR_GAP = 4
 
 
 @dataclass(frozen=True, slots=True)
 class BarChart:
-    """`bars` are (name, value), from top to bottom; the axis ends at `top`, with a line at each quarter."""
+    """A chart of horizontal bars, with a line at each quarter of the axis."""
 
     title: str
     bars: tuple[tuple[str, float], ...]
+    """(name, value), from top to bottom."""
     top: float
+    """Where the axis ends."""
 
     @property
     def size(self) -> tuple[int, int]:
-        return LABELS + AXIS + 2 * MARGIN, 3 * BAR + len(self.bars) * BAR + 2 * MARGIN
+        """Width and height in pixels."""
+        width = LABEL_WIDTH + AXIS_WIDTH + 2 * MARGIN
+        # Three rows more than bars: the title, the labels of the axis, and one that is empty.
+        height = (3 + len(self.bars)) * BAR_PITCH + 2 * MARGIN
+        return width, height
 
     def bbox(self, place: int) -> tuple[int, int, int, int]:
-        """A bar in percent of the page."""
+        """Return a bar as left, top, right, bottom in whole percents of the page."""
         width, height = self.size
         x0, y0, x1, y1 = self.bar(place)
-        left, right = round(100 * x0 / width), round(100 * x1 / width)
-        upper, lower = round(100 * y0 / height), round(100 * y1 / height)
-        return left, upper, max(right, left + 1), max(lower, upper + 1)
+        x0_percent = round(100 * x0 / width)
+        x1_percent = round(100 * x1 / width)
+        y0_percent = round(100 * y0 / height)
+        y1_percent = round(100 * y1 / height)
+        # At least one percent wide and high: a box without an area matches nothing.
+        x1_percent = max(x1_percent, x0_percent + 1)
+        y1_percent = max(y1_percent, y0_percent + 1)
+        return x0_percent, y0_percent, x1_percent, y1_percent
 
     def bar(self, place: int) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom in pixels."""
-        y = MARGIN + BAR + place * BAR
-        return (
-            MARGIN + LABELS,
-            y + 4,
-            MARGIN + LABELS + round(AXIS * self.bars[place][1] / self.top),
-            y + BAR - 4,
-        )
+        """Return a bar as left, top, right, bottom in pixels."""
+        x = MARGIN + LABEL_WIDTH
+        y = MARGIN + BAR_PITCH + place * BAR_PITCH
+        length = round(AXIS_WIDTH * self.bars[place][1] / self.top)
+        return x, y + BAR_GAP, x + length, y + BAR_PITCH - BAR_GAP
 
 
 def table_rows(rng: np.random.Generator, split: str) -> list[list[str]]:
-    """Countries with what COLUMNS name."""
+    """Draw countries of a split, with the cells that COLUMNS name."""
     rows = split_rows(split)
-    chosen = [rows[i] for i in rng.permutation(len(rows))[:NUM_ROWS]]
-    return [[row.name, *(row.facts[c] for c in COLUMNS[1:])] for row in chosen]
+    table = []
+    for i in rng.permutation(len(rows))[:NUM_ROWS]:
+        row = rows[i]
+        table.append([row.name, *map(row.facts.__getitem__, COLUMNS[1:])])
+    return table
 
 
 def chart(rng: np.random.Generator, split: str) -> BarChart:
-    """A chart whose highest bar, and whose bars above each line, can be told by looking."""
+    """Draw a chart that can be read by looking.
+
+    One bar is the highest by CLEARANCE, and every bar ends clearly above or below each line.
+    """
     title = str(rng.choice(CHARTED))
-    rows = [r for r in split_rows(split) if title in r.facts]
+    rows = [row for row in split_rows(split) if title in row.facts]
     while True:
-        chosen = [rows[i] for i in rng.permutation(len(rows))[:NUM_BARS]]
-        found = BarChart(
-            title, tuple((r.name, float(r.facts[title])) for r in chosen), _top(chosen, title)
-        )
-        shares = sorted(value / found.top for _, value in found.bars)
-        near = [abs(s - quarter / 4) for s in shares for quarter in (1, 2, 3)]
-        if shares[-1] - shares[-2] >= CLEARANCE and min(near) >= CLEARANCE:
-            return found
+        order = rng.permutation(len(rows))[:NUM_BARS]
+        bars = tuple((rows[i].name, float(rows[i].facts[title])) for i in order)
+        candidate = BarChart(title, bars, _top([value for _, value in bars]))
+        if _is_readable(candidate):
+            return candidate
 
 
-def another(rng: np.random.Generator, split: str, there: Sequence[str]) -> str:
-    """A country of the split that is not among those."""
-    return str(rng.choice([r.name for r in split_rows(split) if r.name not in there]))
+def _is_readable(candidate: BarChart) -> bool:
+    shares = np.sort([value / candidate.top for _, value in candidate.bars])
+    lines = np.array([1, 2, 3]) / 4
+    distances = np.abs(shares[:, None] - lines)
+    return bool(shares[-1] - shares[-2] >= CLEARANCE and distances.min() >= CLEARANCE)
+
+
+def another_country(rng: np.random.Generator, split: str, excluded: Sequence[str]) -> str:
+    """Draw a country of the split that is not excluded."""
+    names = [row.name for row in split_rows(split) if row.name not in excluded]
+    return str(rng.choice(names))
 
 
 def draw_table(rows: Sequence[Sequence[str]]) -> Any:
+    """Draw a table as a PIL image."""
     from PIL import Image, ImageDraw
 
-    page = Image.new("RGB", (sum(WIDTHS) + 2 * MARGIN, (len(rows) + 1) * ROW + 2 * MARGIN), "white")
+    width = sum(COLUMN_WIDTHS) + 2 * MARGIN
+    height = (len(rows) + 1) * ROW_HEIGHT + 2 * MARGIN
+    page = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(page)
     for i, cells in enumerate([COLUMNS, *rows]):
-        x, y = MARGIN, MARGIN + i * ROW
-        pen.line(
-            [(MARGIN, y + ROW), (page.width - MARGIN, y + ROW)],
-            fill="black" if i == 0 else "lightgrey",
-        )
-        for cell, width in zip(cells, WIDTHS, strict=True):
-            page.paste("black", (x + 4, y + 6), _written(cell))
-            x += width
+        y = MARGIN + i * ROW_HEIGHT
+        bottom = y + ROW_HEIGHT
+        colour = "black" if i == 0 else "lightgrey"
+        pen.line([(MARGIN, bottom), (page.width - MARGIN, bottom)], fill=colour)
+        x = MARGIN
+        for cell, column_width in zip(cells, COLUMN_WIDTHS, strict=True):
+            page.paste("black", (x + 4, y + 6), _text_mask(cell))
+            x += column_width
     return page
 
 
-def draw_chart(found: BarChart) -> Any:
+def draw_chart(bar_chart: BarChart) -> Any:
+    """Draw a chart as a PIL image."""
     from PIL import Image, ImageDraw
 
-    page = Image.new("RGB", found.size, "white")
+    page = Image.new("RGB", bar_chart.size, "white")
     pen = ImageDraw.Draw(page)
-    page.paste("black", (MARGIN, MARGIN), _written(found.title))
-    bottom = MARGIN + BAR + len(found.bars) * BAR
+    page.paste("black", (MARGIN, MARGIN), _text_mask(bar_chart.title))
+    top = MARGIN + BAR_PITCH
+    bottom = top + len(bar_chart.bars) * BAR_PITCH
     for quarter in range(5):
-        x = MARGIN + LABELS + AXIS * quarter // 4
-        pen.line([(x, MARGIN + BAR), (x, bottom)], fill="lightgrey")
-        label = _written(f"{found.top * quarter / 4:g}")
+        x = MARGIN + LABEL_WIDTH + AXIS_WIDTH * quarter // 4
+        pen.line([(x, top), (x, bottom)], fill="lightgrey")
+        label = _text_mask(f"{bar_chart.top * quarter / 4:g}")
         page.paste("black", (x - label.width // 2, bottom + 4), label)
-    for place, (name, _) in enumerate(found.bars):
-        x0, y0, x1, y1 = found.bar(place)
-        page.paste("black", (MARGIN, y0), _written(name))
+    for place, (name, _) in enumerate(bar_chart.bars):
+        x0, y0, x1, y1 = bar_chart.bar(place)
+        page.paste("black", (MARGIN, y0), _text_mask(name))
         pen.rectangle((x0, y0, x1, y1), fill="steelblue")
     return page
 
 
-def _top(rows: Sequence[Row], title: str) -> float:
+def _top(values: Sequence[float]) -> float:
     """A round number above all values."""
-    highest = max(float(r.facts[title]) for r in rows)
+    highest = max(values)
     step = 10 ** int(np.floor(np.log10(highest))) / 2
     return float(step * (np.floor(highest / step) + 1))
 
 
+# Setting a text takes ten times as long as pasting it, and pages share most of their words.
 @lru_cache(maxsize=1024)
-def _written(text: str) -> Any:
-    """A text as a mask to paste through: setting it takes ten times as long as pasting it."""
+def _text_mask(text: str) -> Any:
+    """A text as a mask to paste a colour through."""
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.load_default(FONT)
+    font = ImageFont.load_default(FONT_SIZE)
     _, _, right, bottom = font.getbbox(text)
     mask = Image.new("L", (int(right) + 2, int(bottom) + 2))
     ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=font)

@@ -1,8 +1,11 @@
-"""Texts on which a model that starts from nothing learns the skills of looking, one by one; and its vocabulary.
+"""Texts on which a model that starts from nothing learns to look, and its vocabulary.
 
-`ground` says where boxes are in an overview, `read` what enlarged boxes hold, `aggregate` answers from what all boxes
-hold. Many in one text: an image costs more tokens than what is learned from it. Each is measured on its own by
-`accuracy/KIND`.
+    ground      saying where boxes are in an overview
+    read        saying what enlarged boxes hold
+    aggregate   answering from what all boxes hold
+
+A text has several of each, because an image costs more tokens than what is learned from it. Each is
+measured by `accuracy/KIND`.
 """
 
 from __future__ import annotations
@@ -20,72 +23,91 @@ from parl_envs.visual.pictures import OPS, UNITS, Picture, words
 from parl_envs.visual.questions import SEVERAL, TEXTS, VisualKnobs, draw_scene, scramble
 from parl_envs.visual.scores import UNKNOWN
 
-END, TO_TOOL, TO_AGENT = "<|im_end|>", "\n<|im_start|>tool\n", "\n<|im_start|>assistant\n"
+# The chat format's marks, so that a practice text looks like a part of an episode.
+END = "<|im_end|>"
+TO_TOOL = "\n<|im_start|>tool\n"
+TO_AGENT = "\n<|im_start|>assistant\n"
+
+# A call of `zoom` up to its place.
 ZOOM = written_call("zoom", bbox="\0", image="").partition("\0")[0]
-"""A call up to its place."""
-READ_AT_ONCE = 4
-COMMON = tuple(
-    ": ; , ok orchestrator pages error: no image images to at most answer answer: bbox is with and <= < "  # noqa: SIM905
-    "duplicate task budget exhausted stopped (turns) environment call(s) per turn there are tools".split()
+BOXES_PER_READING = 4
+
+_COMMON_TEXT = (
+    ": ; , ok orchestrator pages error: no image images to at most answer answer: bbox is with "
+    "and <= < duplicate task budget exhausted stopped (turns) environment call(s) per turn "
+    "there are tools"
 )
+COMMON = tuple(_COMMON_TEXT.split())
+"""Words of prompts and of what tools and the runtime write."""
 
 
 def vocabulary(knobs: VisualKnobs, max_images: int) -> tuple[str, ...]:
     """Every word that an episode about digits may hold."""
-    most = len(COLOURS)
-    numbers = [
-        *(words([edge]) for edge in EDGES),
-        *(str(i) for i in range(UNITS + 1)),
-        *(f"#{i}" for i in range(1, most + 1)),
-    ]
-    names = [*(f"p{i}" for i in range(1, most + 1)), *(f"v{i}" for i in range(1, max_images + 1))]
-    asked = [word for text in TEXTS.values() for word in text.split() if word != "{}"]
-    full = ANSWER_NOW.split() if knobs.paged else []
-    fixed = ["\n", *COMMON, *full, AGENT_NAME, SUBAGENT_SYSTEM, UNKNOWN, *OPS]
-    return tuple(dict.fromkeys([*fixed, *COLOURS, *asked, *numbers, *names]))
+    max_boxes = len(COLOURS)
+    edges = [words([edge]) for edge in EDGES]
+    integers = list(map(str, range(UNITS + 1)))
+    numbers = [*edges, *integers, *_numbered("#", max_boxes)]
+    names = [*_numbered("p", max_boxes), *_numbered("v", max_images)]
+    question_words = " ".join(TEXTS.values()).replace("{}", "").split()
+    # Only the pages of a paged task can fill a window.
+    answer_now = ANSWER_NOW.split() if knobs.paged else []
+    scaffolding = ["\n", *COMMON, *answer_now, AGENT_NAME, SUBAGENT_SYSTEM, UNKNOWN, *OPS]
+    # A dict drops what occurs twice and keeps the order: a token's id is its place.
+    return tuple(dict.fromkeys([*scaffolding, *COLOURS, *question_words, *numbers, *names]))
+
+
+def _numbered(letter: str, num: int) -> list[str]:
+    return [f"{letter}{i}" for i in range(1, num + 1)]
 
 
 def ground(rng: np.random.Generator, knobs: VisualKnobs) -> list[Segment]:
-    """An overview, then each of its boxes by its colour: where it is, as calls of `zoom` and assignments say it."""
+    """Show an overview, then say where each box is, as calls and assignments do."""
     scene = draw_scene(knobs, rng, "train", len(COLOURS))
-    said = [Segment(f"p1 {Picture(draw(scene), knobs.size).uri()}{END}{TO_AGENT}", train=False)]
+    overview = Picture(draw(scene), knobs.size).uri()
+    segments = [Segment(f"p1 {overview}{END}{TO_AGENT}", train=False)]
     head = ZOOM if rng.random() < 0.5 else ""
     for i in rng.permutation(len(scene.boxes)):
         box = scene.boxes[i]
-        said += [Segment(f"{box.colour} {head}", train=False), Segment(words(box.bbox))]
-    return said
+        segments.append(Segment(f"{box.colour} {head}", train=False))
+        segments.append(Segment(words(box.bbox)))
+    return segments
 
 
 def read(rng: np.random.Generator, knobs: VisualKnobs) -> list[Segment]:
-    """Boxes that were enlarged, as an episode has them, and what each holds."""
-    scene = draw_scene(knobs, rng, "train", READ_AT_ONCE)
-    boxes = [
-        scramble(rng, b) if rng.random() < knobs.unanswerable else b
-        for b in scene.boxes[:READ_AT_ONCE]
-    ]
+    """Show enlarged boxes, as an episode has them, and say what each holds."""
+    scene = draw_scene(knobs, rng, "train", BOXES_PER_READING)
+    boxes = []
+    for box in scene.boxes[:BOXES_PER_READING]:
+        is_illegible = rng.random() < knobs.unanswerable
+        boxes.append(scramble(rng, box) if is_illegible else box)
     page = Picture(draw(replace(scene, boxes=tuple(boxes))), knobs.size)
-    said = []
-    for i, box in enumerate(boxes, 1):
-        shown = page.zoom(box.bbox).uri()
-        said += [Segment(f"{TO_TOOL}v{i} {shown}{END}{TO_AGENT}", train=False), Segment(box.text)]
-    return said
+    segments = []
+    for number, box in enumerate(boxes, 1):
+        enlarged = page.zoom(box.bbox).uri()
+        observation = f"{TO_TOOL}v{number} {enlarged}{END}{TO_AGENT}"
+        segments.append(Segment(observation, train=False))
+        segments.append(Segment(box.text))
+    return segments
 
 
 def aggregate(rng: np.random.Generator, knobs: VisualKnobs) -> list[Segment]:
-    """What boxes hold, as one's own notes or as subagents' messages, and the answer."""
-    name = str(rng.choice([q for q in knobs.questions if q in SEVERAL] or ["list"]))
-    num = int(rng.integers(knobs.n[0], knobs.n[1] + 1))
-    texts = [str(d) for d in rng.integers(10, size=num)]
+    """Write what boxes hold, as an agent's notes or as subagents' messages, and the answer."""
+    questions = [question for question in knobs.questions if question in SEVERAL]
+    name = str(rng.choice(questions or ["list"]))
+    num_boxes = int(rng.integers(knobs.n[0], knobs.n[1] + 1))
+    texts = list(map(str, rng.integers(10, size=num_boxes)))
     if rng.random() < knobs.unanswerable:
-        texts[int(rng.integers(num))] = UNKNOWN
+        texts[int(rng.integers(num_boxes))] = UNKNOWN
     notes = [f"#{i} {text}" for i, text in enumerate(texts, 1)]
     if rng.random() < 0.5:
-        between = "".join(f"{TO_TOOL}{note}{END}" for note in notes) + TO_AGENT
+        messages = [f"{TO_TOOL}{note}{END}" for note in notes]
+        context = "".join(messages) + TO_AGENT
     else:
-        between = f" {zoom((0, 0, 0, 0), 1)}{END}{TO_TOOL}{END}{TO_AGENT}".join(notes)
-    asked = TEXTS[name].format("").strip()
+        call = zoom((0, 0, 0, 0), 1)
+        context = f" {call}{END}{TO_TOOL}{END}{TO_AGENT}".join(notes)
+    question = TEXTS[name].format("").strip()
     return [
-        Segment(f"{asked}{END}{TO_AGENT}{between}", train=False),
+        Segment(f"{question}{END}{TO_AGENT}{context}", train=False),
         Segment(conclusion(name, "", texts, [])),
     ]
 
@@ -95,3 +117,4 @@ KINDS: dict[str, Callable[[np.random.Generator, VisualKnobs], list[Segment]]] = 
     "read": read,
     "aggregate": aggregate,
 }
+"""Kind of demonstration -> the function that writes one text."""

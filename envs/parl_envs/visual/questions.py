@@ -1,7 +1,7 @@
-"""Questions: about the digits in boxes of scenes, and about documents.
+"""Questions about the digits in boxes of scenes, and about documents.
 
-In: knobs and randomness. Out: a `VisualQuestion`: a text, pages as plain values, and what is right. Answers are equally
-likely wherever that can be had, so that guessing gains nothing.
+A question has a text, pages as plain values, and the right answer. Answers are equally likely
+wherever that is possible, so that guessing gains nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from parl_envs.visual.scores import UNKNOWN
 SEVERAL = ("list", "sum", "max")
 """Questions about several boxes."""
 DIGITS = ("read", *SEVERAL, "count", "locate")
-MOST_LOCATED = 3
+"""Questions about digits."""
+MAX_LOCATED = 3
+"""Boxes with the digit that `locate` asks for."""
 TEXTS = {
     "read": "what digit is in the {} box",
     "list": "list the digits in {}",
@@ -33,7 +35,7 @@ TEXTS = {
 
 @dataclass(frozen=True, slots=True)
 class VisualKnobs:
-    """See `VisualTools`."""
+    """What generated tasks look like; see the arguments of `VisualTools`."""
 
     questions: tuple[str, ...]
     boxes: tuple[int, int]
@@ -45,35 +47,55 @@ class VisualKnobs:
 
 @dataclass(frozen=True, slots=True)
 class VisualQuestion:
-    """`score` names one of `scores.SCORES`. `asked` are the boxes that have to be looked at, with their pages' numbers;
-    `wanted` is the digit that is looked for, where one is."""
+    """One question with its pages and the right answer.
+
+    Attributes:
+        text: what agents read.
+        pages: plain values, from which `tasks.page_image` draws.
+        score: one of `scores.SCORES`.
+        gold: the right answer, in the form that the score needs.
+        boxes: (page number, box) of each box that has to be looked at.
+        digit: the digit that is looked for, where one is.
+    """
 
     text: str
     pages: Sequence[Mapping[str, Any]]
     score: str
     gold: Any
-    asked: Sequence[tuple[int, Box]] = ()
-    wanted: str = ""
+    boxes: Sequence[tuple[int, Box]] = ()
+    digit: str = ""
 
 
 Maker = Callable[[VisualKnobs, np.random.Generator, str, str, bool], VisualQuestion]
-"""(knobs, randomness, split, name of the question, whether it can be answered) -> the question."""
+"""(knobs, generator, split, name of the question, whether it can be answered) -> the question."""
 
 
-def conclude(
-    name: str, wanted: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]
-) -> str:
-    """The answer to a question about digits from what the boxes hold: `unknown` if one that matters is illegible."""
+def conclude(name: str, digit: str, texts: Sequence[str], bboxes: Sequence[Sequence[float]]) -> str:
+    """Answer a question about digits from what the boxes hold.
+
+    Args:
+        name: of the question.
+        digit: the digit that is looked for, where one is.
+        texts: what is in each box.
+        bboxes: where each box is; only `locate` needs it.
+    Returns:
+        The answer; `unknown` if a box that matters is illegible.
+    """
     if name == "locate":
-        found = [words(bbox) for bbox, text in zip(bboxes, texts, strict=True) if text == wanted]
-        return " ; ".join(found) or UNKNOWN
+        places = []
+        for bbox, text in zip(bboxes, texts, strict=True):
+            if text == digit:
+                places.append(words(bbox))
+        return " ; ".join(places) or UNKNOWN
     if UNKNOWN in texts:
         return UNKNOWN
     if name == "count":
-        return str(sum(text == wanted for text in texts))
+        return str(sum(text == digit for text in texts))
     if name == "sum":
         return str(sum(map(int, texts)) % 10)
-    return max(texts) if name == "max" else " ".join(texts)
+    if name == "max":
+        return max(texts)
+    return " ".join(texts)
 
 
 # --- digits ---
@@ -84,21 +106,30 @@ def _one_page(
 ) -> VisualQuestion:
     """`read`, `count`, `locate`: one page."""
     scene = draw_scene(knobs, rng, split)
-    wanted = int(rng.integers(10))
+    digit = int(rng.integers(10))
     if name == "read":
-        asked = [scene.boxes[0]]
+        boxes = [scene.boxes[0]]
     else:
-        in_order = sorted(scene.boxes, key=lambda b: (b.row, b.column))
-        asked = _with_digit(rng, in_order, split, wanted, name, answerable)
+        in_order = sorted(scene.boxes, key=lambda box: (box.row, box.column))
+        boxes = _with_digit(rng, in_order, split, digit, name, answerable)
+    # Without any box that has the digit, `locate` has no answer already.
     if not answerable and name != "locate":
-        asked = _scramble_one(rng, asked)
-    page = _page(scene, asked)
-    subject = asked[0].colour if name == "read" else str(wanted)
-    gold: Any = [list(b.bbox) for b in asked if b.text == str(wanted)]
-    if name != "locate":
-        gold = conclude(name, str(wanted), [b.text for b in asked], ())
+        boxes = _scramble_one(rng, boxes)
+
+    texts = [box.text for box in boxes]
+    gold: Any
+    if name == "locate":
+        gold = [list(box.bbox) for box in boxes if box.text == str(digit)]
+    else:
+        gold = conclude(name, str(digit), texts, ())
+    subject = boxes[0].colour if name == "read" else str(digit)
     return VisualQuestion(
-        TEXTS[name].format(subject), [page], name, gold, [(1, b) for b in asked], str(wanted)
+        text=TEXTS[name].format(subject),
+        pages=[_page(scene, boxes)],
+        score=name,
+        gold=gold,
+        boxes=[(1, box) for box in boxes],
+        digit=str(digit),
     )
 
 
@@ -109,62 +140,77 @@ def _several(
     num = int(rng.integers(knobs.n[0], knobs.n[1] + 1))
     if knobs.paged:
         scenes = [draw_scene(knobs, rng, split) for _ in range(num)]
-        asked = [scene.boxes[0] for scene in scenes]
+        boxes = [scene.boxes[0] for scene in scenes]
     else:
         scenes = [draw_scene(knobs, rng, split, num)]
-        asked = list(scenes[0].boxes[:num])
+        boxes = list(scenes[0].boxes[:num])
     if name == "max":
-        largest = int(rng.integers(10))
-        digits = rng.integers(largest + 1, size=num)
-        digits[int(rng.integers(num))] = largest
-        asked = [
-            replace(b, image=_image(rng, split, int(d))) for b, d in zip(asked, digits, strict=True)
-        ]
+        boxes = _with_largest(rng, boxes, split, int(rng.integers(10)))
     if not answerable:
-        asked = _scramble_one(rng, asked)
-    places = list(range(1, num + 1)) if knobs.paged else [1] * num
-    placed = list(zip(places, asked, strict=True))
-    names = [
-        f"#{i} {f'p{page} ' if knobs.paged else ''}{box.colour}"
-        for i, (page, box) in enumerate(placed, 1)
-    ]
-    pages = (
-        [_page(scene, [box]) for scene, box in zip(scenes, asked, strict=True)]
-        if knobs.paged
-        else [_page(scenes[0], asked)]
-    )
-    gold = conclude(name, "", [b.text for b in asked], ())
+        boxes = _scramble_one(rng, boxes)
+
+    if knobs.paged:
+        pages = [_page(scene, [box]) for scene, box in zip(scenes, boxes, strict=True)]
+        placed = list(enumerate(boxes, 1))
+    else:
+        pages = [_page(scenes[0], boxes)]
+        placed = [(1, box) for box in boxes]
+    names = []
+    for number, (page, box) in enumerate(placed, 1):
+        place = f"p{page} {box.colour}" if knobs.paged else box.colour
+        names.append(f"#{number} {place}")
     return VisualQuestion(
-        TEXTS[name].format(" ".join(names)),
-        pages,
-        "list" if name == "list" else "read",
-        gold,
-        placed,
+        text=TEXTS[name].format(" ".join(names)),
+        pages=pages,
+        score="list" if name == "list" else "read",
+        gold=conclude(name, "", [box.text for box in boxes], ()),
+        boxes=placed,
     )
 
 
 def draw_scene(knobs: VisualKnobs, rng: np.random.Generator, split: str, least: int = 1) -> Scene:
-    """Boxes of different colours that do not touch."""
+    """Draw boxes of different colours that do not touch.
+
+    Args:
+        knobs: what scenes look like.
+        rng: where it comes from.
+        split: which images of digits it has.
+        least: the number of boxes, if the knobs' range gives fewer.
+    """
     num = max(least, int(rng.integers(knobs.boxes[0], knobs.boxes[1] + 1)))
     places: list[tuple[int, int]] = []
-    for place in rng.permutation(CELLS * CELLS):
-        x, y = divmod(int(place), CELLS)
-        if all(max(abs(x - a), abs(y - b)) > 1 for a, b in places):
-            places.append((x, y))
+    for cell in rng.permutation(CELLS * CELLS):
+        place = divmod(int(cell), CELLS)
+        if not any(_touch(place, other) for other in places):
+            places.append(place)
             if len(places) == num:
                 break
     colours = rng.permutation(list(COLOURS))[:num].tolist()
     digits = rng.integers(10, size=num).tolist()
-    boxes = [
-        Box(c, x, y, _image(rng, split, d))
-        for c, d, (x, y) in zip(colours, digits, places, strict=True)
-    ]
+    boxes = []
+    for colour, digit, (column, row) in zip(colours, digits, places, strict=True):
+        boxes.append(Box(colour, column, row, _image(rng, split, digit)))
     return Scene(knobs.size, tuple(boxes))
 
 
+def _touch(place: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two cells are the same or neighbours, corners included."""
+    return max(abs(place[0] - other[0]), abs(place[1] - other[1])) <= 1
+
+
 def _image(rng: np.random.Generator, split: str, digit: int) -> int:
-    found = images_of(split, digit)
-    return found[int(rng.integers(len(found)))]
+    images = images_of(split, digit)
+    return images[int(rng.integers(len(images)))]
+
+
+def _with_digits(
+    rng: np.random.Generator, boxes: Sequence[Box], split: str, digits: Sequence[int]
+) -> list[Box]:
+    """The boxes with other digits in them."""
+    changed = []
+    for box, digit in zip(boxes, digits, strict=True):
+        changed.append(replace(box, image=_image(rng, split, digit)))
+    return changed
 
 
 def _with_digit(
@@ -175,34 +221,47 @@ def _with_digit(
     name: str,
     answerable: bool,
 ) -> list[Box]:
-    """The boxes, with the digit in so many of them; each number is equally likely."""
+    """The boxes with the digit in some of them; each number of boxes is equally likely."""
     if name == "count":
         num = int(rng.integers(len(boxes) + 1))
+    elif answerable:
+        num = int(rng.integers(1, min(MAX_LOCATED, len(boxes)) + 1))
     else:
-        num = int(rng.integers(1, min(MOST_LOCATED, len(boxes)) + 1)) if answerable else 0
-    there = set(rng.permutation(len(boxes))[:num].tolist())
-    others = [d for d in range(10) if d != digit]
-    drawn = [digit if i in there else others[int(rng.integers(9))] for i in range(len(boxes))]
-    return [replace(b, image=_image(rng, split, d)) for b, d in zip(boxes, drawn, strict=True)]
+        num = 0
+    with_digit = set(rng.permutation(len(boxes))[:num].tolist())
+    others = [other for other in range(10) if other != digit]
+    digits = []
+    for i in range(len(boxes)):
+        digits.append(digit if i in with_digit else others[int(rng.integers(len(others)))])
+    return _with_digits(rng, boxes, split, digits)
+
+
+def _with_largest(
+    rng: np.random.Generator, boxes: Sequence[Box], split: str, largest: int
+) -> list[Box]:
+    """The boxes with random digits and a given largest one: drawn freely it would often be 9."""
+    digits = rng.integers(largest + 1, size=len(boxes))
+    digits[int(rng.integers(len(boxes)))] = largest
+    return _with_digits(rng, boxes, split, digits.tolist())
 
 
 def _scramble_one(rng: np.random.Generator, boxes: Sequence[Box]) -> list[Box]:
-    at = int(rng.integers(len(boxes)))
-    return [scramble(rng, b) if i == at else b for i, b in enumerate(boxes)]
+    index = int(rng.integers(len(boxes)))
+    changed = list(boxes)
+    changed[index] = scramble(rng, changed[index])
+    return changed
 
 
 def scramble(rng: np.random.Generator, box: Box) -> Box:
-    """The box made illegible."""
+    """Return the box made illegible."""
     return replace(box, scrambled=int(rng.integers(2**31)))
 
 
 def _page(scene: Scene, boxes: Sequence[Box]) -> Mapping[str, Any]:
-    """The scene with these boxes in place of those of their colours."""
-    new = {box.colour: box for box in boxes}
-    return {
-        "kind": "digits",
-        **asdict(replace(scene, boxes=tuple(new.get(b.colour, b) for b in scene.boxes))),
-    }
+    """The scene as plain values, with these boxes in place of those of their colours."""
+    box_by_colour = {box.colour: box for box in (*scene.boxes, *boxes)}
+    replaced = tuple(box_by_colour[box.colour] for box in scene.boxes)
+    return {"kind": "digits", **asdict(replace(scene, boxes=replaced))}
 
 
 # --- documents ---
@@ -211,18 +270,19 @@ def _page(scene: Scene, boxes: Sequence[Box]) -> Mapping[str, Any]:
 def _table(
     knobs: VisualKnobs, rng: np.random.Generator, split: str, name: str, answerable: bool
 ) -> VisualQuestion:
-    """`cell`, `row`: what stands in a table."""
+    """`cell`, `row`: what a table says."""
     rows = documents.table_rows(rng, split)
     row = rows[int(rng.integers(len(rows)))]
-    country = row[0] if answerable else documents.another(rng, split, [r[0] for r in rows])
+    country = row[0]
+    if not answerable:
+        country = documents.another_country(rng, split, [other[0] for other in rows])
     page = {"kind": "table", "rows": rows}
     if name == "row":
         text = f"write down the row of {country} as it stands , without the name"
         return VisualQuestion(text, [page], "transcribe", " ".join(row[1:]))
     column = 1 + int(rng.integers(len(documents.COLUMNS) - 1))
-    return VisualQuestion(
-        f"what is the {documents.COLUMNS[column]} of {country} ?", [page], "read", row[column]
-    )
+    text = f"what is the {documents.COLUMNS[column]} of {country} ?"
+    return VisualQuestion(text, [page], "read", row[column])
 
 
 def _chart(
@@ -230,23 +290,27 @@ def _chart(
 ) -> VisualQuestion:
     """`highest`, `above`, `bar`: what a bar chart shows."""
     chart = documents.chart(rng, split)
-    place, level = int(rng.integers(len(chart.bars))), chart.top * int(rng.integers(1, 4)) / 4
+    place = int(rng.integers(len(chart.bars)))
+    quarter = int(rng.integers(1, 4))
+    level = chart.top * quarter / 4
     page = {"kind": "chart", **asdict(chart)}
     if name == "bar":
         names = [bar[0] for bar in chart.bars]
-        country = names[place] if answerable else documents.another(rng, split, names)
-        return VisualQuestion(
-            f"where is the bar of {country} ?", [page], "locate", [list(chart.bbox(place))]
-        )
-    others = [title for title in documents.CHARTED if title != chart.title]
-    title = chart.title if answerable else others[int(rng.integers(len(others)))]
+        country = names[place]
+        if not answerable:
+            country = documents.another_country(rng, split, names)
+        text = f"where is the bar of {country} ?"
+        return VisualQuestion(text, [page], "locate", [list(chart.bbox(place))])
+    title = chart.title
+    if not answerable:
+        others = [other for other in documents.CHARTED if other != chart.title]
+        title = others[int(rng.integers(len(others)))]
     if name == "highest":
         highest = max(chart.bars, key=lambda bar: bar[1])[0]
         return VisualQuestion(f"which country has the highest {title} ?", [page], "read", highest)
-    above = str(sum(value > level for _, value in chart.bars))
-    return VisualQuestion(
-        f"how many countries have a {title} above {level:g} ?", [page], "count", above
-    )
+    num_above = sum(value > level for _, value in chart.bars)
+    text = f"how many countries have a {title} above {level:g} ?"
+    return VisualQuestion(text, [page], "count", str(num_above))
 
 
 MAKERS: Mapping[str, Maker] = {
@@ -255,3 +319,4 @@ MAKERS: Mapping[str, Maker] = {
     **dict.fromkeys(("cell", "row"), _table),
     **dict.fromkeys(("highest", "above", "bar"), _chart),
 }
+"""Name of a question -> the function that draws one."""

@@ -1,6 +1,6 @@
-"""What an answer is worth: pure functions of two texts, or of boxes.
+"""What an answer is worth: pure functions of two texts, or of boxes. All scores are 0..1.
 
-In: an answer and what is right. Out: 0..1. An answer in words may end in `answer: ...`; then only that counts.
+An answer in words may end in `answer: ...`; then only that part counts.
 """
 
 from __future__ import annotations
@@ -10,34 +10,42 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 UNKNOWN = "unknown"
-"""The answer to what cannot be told."""
-LONGEST_ANSWER = 4_000
-"""Characters of an answer that is compared; a longer one is worth 0."""
-MOST_BOXES = 100
+"""The right answer to a question that cannot be answered."""
+
+# Bounds on what one score may cost: agents in training write answers of any length.
+MAX_ANSWER_CHARS = 4_000
+MAX_BOXES = 100
 
 
 def final(answer: str) -> str:
-    """The answer itself: small letters, single blanks, without the numbers of a list (`#1`) and a full stop."""
+    """Return the answer itself, in small letters and with single blanks.
+
+    The numbers of a list (`#1`) and a full stop are removed.
+
+    Example: "It is this. Answer: #1 Seven #2 two." -> "seven two"
+    """
     text = answer.casefold().rpartition("answer:")[2]
     words = [word for word in text.split() if not re.fullmatch(r"#\d+", word)]
     return " ".join(words).removesuffix(".").strip()
 
 
 def abstains(answer: str) -> bool:
+    """Whether the answer is that nothing can be told."""
     return final(answer) == UNKNOWN
 
 
 def exact(answer: str, gold: str) -> float:
-    """1 or 0."""
+    """1 if both are equal, else 0."""
     return float(final(answer) == final(gold))
 
 
 def count(answer: str, gold: str) -> float:
-    """1 - relative error, at least 0. An answer that is no number is worth 0."""
-    text, right = final(answer), float(gold)
+    """1 - relative error, at least 0. An answer that is no number scores 0."""
+    text = final(answer)
+    gold_number = float(gold)
     if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
         return 0.0
-    return max(0.0, 1 - abs(float(text) - right) / max(right, 1.0))
+    return max(0.0, 1 - abs(float(text) - gold_number) / max(gold_number, 1.0))
 
 
 def transcribe(answer: str, gold: str) -> float:
@@ -51,43 +59,57 @@ def listing(answer: str, gold: str) -> float:
 
 
 def locate(answer: str, gold: Sequence[Sequence[float]]) -> float:
-    """F1 of the answer's boxes, each worth its IoU with the box that it is matched with. Of one box: its IoU."""
+    """F1 of the answer's boxes, each counted as its IoU with the gold box that it is matched with.
+
+    Of one box on both sides this is its IoU.
+    """
+    # `pictures` imports pillow's helpers; scores of texts do without.
     from parl_envs.visual.pictures import read_bboxes
 
     text = final(answer)
-    return soft_f1(read_bboxes(text) if len(text) <= LONGEST_ANSWER else [], gold)
+    if len(text) > MAX_ANSWER_CHARS:
+        return 0.0
+    return soft_f1(read_bboxes(text), gold)
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes (left, top, right, bottom)."""
+    """Return the intersection over union of two boxes (left, top, right, bottom)."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
-    both = max(0.0, width) * max(0.0, height)
-    either = _area(a) + _area(b) - both
-    return both / either if either > 0 else 0.0
+    intersection = max(0.0, width) * max(0.0, height)
+    union = _area(a) + _area(b) - intersection
+    return intersection / union if union > 0 else 0.0
 
 
-def soft_f1(found: Sequence[Sequence[float]], gold: Sequence[Sequence[float]]) -> float:
-    """Twice the IoU of the best matching over the number of boxes on both sides."""
-    if not found or not gold or len(found) > MOST_BOXES:
+def soft_f1(predicted: Sequence[Sequence[float]], gold: Sequence[Sequence[float]]) -> float:
+    """Return twice the IoU of the best matching over the number of boxes on both sides."""
+    if not predicted or not gold or len(predicted) > MAX_BOXES:
         return 0.0
+    # Slow to import, and only `locate` needs them.
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
-    table = np.array([[iou(a, b) for b in gold] for a in found])
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return float(2 * table[rows, columns].sum() / (len(found) + len(gold)))
+    overlaps = np.zeros((len(predicted), len(gold)))
+    for i, box in enumerate(predicted):
+        for j, gold_box in enumerate(gold):
+            overlaps[i, j] = iou(box, gold_box)
+    rows, columns = linear_sum_assignment(overlaps, maximize=True)
+    return float(2 * overlaps[rows, columns].sum() / (len(predicted) + len(gold)))
 
 
 def edit_score(a: Sequence[Any], b: Sequence[Any]) -> float:
-    """1 - edit distance / length of the longer; 1 of two empty ones."""
-    if max(len(a), len(b)) > LONGEST_ANSWER:
+    """Return 1 - edit distance / length of the longer one; 1 of two empty ones."""
+    if max(len(a), len(b)) > MAX_ANSWER_CHARS:
         return 0.0
+    # One row of Levenshtein's table: row[j] is the distance of a[:i] from b[:j].
     row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    for i, item in enumerate(a, 1):
+        diagonal = row[0]
+        row[0] = i
+        for j, other in enumerate(b, 1):
+            substitution = diagonal + (item != other)
+            diagonal = row[j]
+            row[j] = min(row[j] + 1, row[j - 1] + 1, substitution)
     return 1 - row[-1] / max(len(a), len(b), 1)
 
 
@@ -102,4 +124,4 @@ SCORES: Mapping[str, Callable[[str, Any], float]] = {
     "transcribe": transcribe,
     "list": listing,
 }
-"""By the name that a task gives."""
+"""The name that a task gives -> the score."""

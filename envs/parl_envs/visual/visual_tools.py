@@ -1,14 +1,15 @@
 """`parl/VisualTools-v0`: questions about images whose details cannot be read in the overview.
 
-In: a task (pages, a question, what is right). Out: the score of the answer. Tools: `zoom` looks closer, `image_op`
-changes a picture; their results carry images, as data URIs (`parl.core.images`). Each subagent has pictures of its own.
+A task has pages, a question and the right answer. The tool `zoom` looks closer, `image_op` changes
+a picture; their results are images, as data URIs (`parl.core.images`). Each subagent starts without
+results.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -28,8 +29,8 @@ from parl_envs.visual.questions import DIGITS, MAKERS, SEVERAL, VisualKnobs
 
 SIZES = (64, 96, 128, 160, 192, 224, 256)
 """Pixels; a page of digits is 8 times as large."""
-FOUND = 0.5
-"""IoU from which on a part counts as that of a box."""
+MIN_IOU = 0.5
+"""IoU at which a part that a prompt gives counts as that of a box."""
 NAME = Annotated[
     str, Field(description="p1, p2, ... (a page, whole) or v1, v2, ... (what a tool returned).")
 ]
@@ -39,13 +40,13 @@ class VisualTools(AgentEnv):
     """Answer questions about images by looking closer.
 
     Args:
-        questions: what tasks may ask, equally likely. Of digits: read, list, sum, max, count, locate; of documents:
-            cell, row, highest, above, bar.
-        boxes: the range of boxes on a page of digits, [lo, hi].
-        n: the range of boxes that list, sum and max ask for.
-        paged: each of these boxes is on a page of its own, and no page is in the prompt.
+        questions: what tasks may ask, equally likely. About digits: read, list, sum, max, count,
+            locate; about documents: cell, row, highest, above, bar.
+        boxes: the range of the number of boxes on a page of digits, [lo, hi].
+        n: the range of the number of boxes that list, sum and max ask for.
+        paged: each of these boxes is on another page, and no page is in the prompt.
         size: longer side of every image that an agent sees, in pixels, a multiple of 32.
-        tools: false leaves out the tools: what can be answered from the overview alone.
+        tools: false leaves out the tools, which shows what the overview alone can answer.
         unanswerable: share of generated tasks to which `unknown` is the right answer.
         max_images: most images that the tools give one agent.
     """
@@ -63,17 +64,18 @@ class VisualTools(AgentEnv):
     ) -> None:
         # Here rather than at the first picture, which is drawn in the middle of a run.
         require("envs", "PIL", "scipy", needed_by="parl/VisualTools-v0")
-        self.tools, self.max_images = tools, max_images
+        # Before `super`, which asks for the tools.
+        self.tools = tools
+        self.max_images = max_images
         super().__init__()
         for question in questions:
             if question not in MAKERS:
-                raise ConfigError(
-                    f"env.kwargs.questions: no '{question}'.{did_you_mean(str(question), tuple(MAKERS))}"
-                )
+                hint = did_you_mean(str(question), tuple(MAKERS))
+                raise ConfigError(f"env.kwargs.questions: no '{question}'.{hint}")
         if not questions or (paged and not set(questions) <= set(SEVERAL)):
             raise ConfigError(
-                f"env.kwargs.questions is {list(questions)}; give at least one, and with paged: true only some of "
-                f"{', '.join(SEVERAL)}"
+                f"env.kwargs.questions is {list(questions)}; give at least one, and with paged: "
+                f"true only some of {', '.join(SEVERAL)}"
             )
         if size not in SIZES:
             raise ConfigError(
@@ -85,9 +87,16 @@ class VisualTools(AgentEnv):
             raise ConfigError(
                 f"env.kwargs.max_images is {max_images}; give at least 1, or tools: false"
             )
-        most = len(COLOURS)
-        ranges = _range("boxes", boxes, most), _range("n", n, most)
-        self.knobs = VisualKnobs(tuple(questions), *ranges, size, paged, unanswerable)
+        # Boxes of a page have different colours, so there are at most as many.
+        max_boxes = len(COLOURS)
+        self.knobs = VisualKnobs(
+            questions=tuple(questions),
+            boxes=_range("boxes", boxes, max_boxes),
+            n=_range("n", n, max_boxes),
+            size=size,
+            paged=paged,
+            unanswerable=unanswerable,
+        )
 
     # --- tools ---
 
@@ -97,13 +106,14 @@ class VisualTools(AgentEnv):
         bbox: Annotated[
             str | list[float],
             Field(
-                description="The part: x0 y0 x1 y1, each from 0 (left, top) to 100 (right, bottom) of the image."
+                description="The part: x0 y0 x1 y1, each from 0 (left, top) to 100 (right, bottom) "
+                "of the image."
             ),
         ],
         image: NAME,
     ) -> str:
         """Look closer at a part of an image. Returns its name and the part, enlarged."""
-        return self._look(image, lambda seen: seen.zoom(pictures.read_bbox(bbox)))
+        return self._look(image, lambda picture: picture.zoom(pictures.read_bbox(bbox)))
 
     @tool
     def image_op(
@@ -113,49 +123,49 @@ class VisualTools(AgentEnv):
         value: Annotated[
             str,
             Field(
-                description="crop: x0 y0 x1 y1, as zoom's. rotate: degrees clockwise. contrast and resize: percent. "
-                "grid: how many columns and rows lines cut it into."
+                description="crop: x0 y0 x1 y1, as zoom's. rotate: degrees clockwise. contrast and "
+                "resize: percent. grid: how many columns and rows lines cut it into."
             ),
         ],
     ) -> str:
         """Change an image. Returns the name of the result, and the result."""
-        return self._look(image, lambda seen: seen.apply(op, value))
+        return self._look(image, lambda picture: picture.apply(op, value))
 
     def tool_specs(self) -> tuple[ToolSpec, ...]:
         return super().tool_specs() if self.tools else ()
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        return super().call(name, arguments) if self.tools else "error: there are no tools; answer"
+        if not self.tools:
+            return "error: there are no tools; answer"
+        return super().call(name, arguments)
 
-    def _look(self, name: str, change: Any) -> str:
+    def _look(self, name: str, change: Callable[[Picture], Picture]) -> str:
+        """Make a new picture, and return its name and image."""
         if len(self.views) >= self.max_images:
             return f"error: at most {self.max_images} images ; answer"
         try:
-            seen = change(self._picture(name))
-            uri = seen.uri()
+            view = change(self._picture(name))
+            uri = view.uri()
         except ValueError as error:
             return f"error: {error}"
-        self.views.append(seen)
-        self.looks.append((seen.name, seen.box if seen.upright else None))
+        self.views.append(view)
+        self.looks.append((view.name, view.box if view.upright else None))
         return f"v{len(self.views)} {uri}"
 
     def _picture(self, name: str) -> Picture:
-        """Raises ValueError with a text for the agent."""
+        """The picture of a name such as p1 or v2. Raises ValueError with a text for the agent."""
+        pages = self.task.data["pages"]
         kind, number = name[:1], name[1:]
-        here = (
-            len(self.task.data["pages"]) if kind == "p" else len(self.views) if kind == "v" else 0
-        )
-        if not re.fullmatch(r"[1-9]\d{0,3}", number) or int(number) > here:
-            pages, views = len(self.task.data["pages"]), len(self.views)
-            raise ValueError(
-                f"no image {name} ; images : p1 to p{pages}"
-                + (f" , v1 to v{views}" if views else "")
-            )
+        num_pictures = {"p": len(pages), "v": len(self.views)}.get(kind, 0)
+        if not re.fullmatch(r"[1-9]\d{0,3}", number) or int(number) > num_pictures:
+            names = f"p1 to p{len(pages)}"
+            if self.views:
+                names += f" , v1 to v{len(self.views)}"
+            raise ValueError(f"no image {name} ; images : {names}")
+        index = int(number) - 1
         if kind == "v":
-            return self.views[int(number) - 1]
-        return Picture(
-            tasks.page_image(self.task.data["pages"][int(number) - 1]), self.knobs.size, WHOLE, name
-        )
+            return self.views[index]
+        return Picture(tasks.page_image(pages[index]), self.knobs.size, WHOLE, name)
 
     # --- tasks and scores ---
 
@@ -168,23 +178,26 @@ class VisualTools(AgentEnv):
     def start(self, task: Task) -> None:
         self.views: list[Picture] = []
         self.looks: list[tuple[str, Bbox | None]] = []
-        """Of this agent and its subagents: the page and the part of it, for what the outcome tells about tool use."""
-        self.named: list[Box] = []
+        """Page and part of every look of this agent and its subagents, who share the list."""
+        self.assigned_boxes: list[Box] = []
         """The boxes that a subagent's prompt names."""
-        self.said: Question | None = None
+        self.scored: Question | None = None
+        """Whether the question was answered, once there is an answer."""
 
     def score(self, answer: str) -> Mapping[str, float]:
-        """By the task's own score; where nothing can be told, `unknown` is right."""
+        """Score an answer as the task says. Where nothing can be told, `unknown` is right."""
         data = self.task.data
-        answerable, abstained = data["answerable"], scores.abstains(answer)
-        right = (
-            scores.SCORES[data["score"]](answer, data["gold"])
-            if answerable and not abstained
-            else 0.0
-        )
-        score = right if answerable else float(abstained)
-        said: Literal["answer", "unknown", "nothing"] = "unknown" if abstained else "answer"
-        self.said = Question(answerable, said if answer.strip() else "nothing", right)
+        answerable = data["answerable"]
+        abstained = scores.abstains(answer)
+        answer_score = 0.0
+        if answerable and not abstained:
+            answer_score = scores.SCORES[data["score"]](answer, data["gold"])
+        score = answer_score if answerable else float(abstained)
+
+        kind: Literal["answer", "unknown", "nothing"] = "unknown" if abstained else "answer"
+        if not answer.strip():
+            kind = "nothing"
+        self.scored = Question(answerable, kind, answer_score)
         return {
             "score": score,
             "success": float(score == 1.0),
@@ -193,73 +206,84 @@ class VisualTools(AgentEnv):
         }
 
     def facts(self) -> Mapping[str, Any]:
-        """The question's name; whether it can be answered and was abstained from, once it has been scored."""
+        """Tell the question's name and, once it is scored, whether it can be and was answered."""
         facts: dict[str, Any] = {"question": self.task.data["question"]}
-        if self.said is not None:
-            facts |= {"answerable": self.said.answerable, "abstained": self.said.said == "unknown"}
+        if self.scored is not None:
+            facts["answerable"] = self.scored.answerable
+            facts["abstained"] = self.scored.said == "unknown"
             if self.knobs.unanswerable or facts["question"] == tasks.OWN:
-                facts["calibration"] = tally([self.said])
+                facts["calibration"] = tally([self.scored])
         return facts
 
     def num_parts(self) -> int | None:
         return len(self.task.data["asked"]) or None
 
     def _zoom_iou(self) -> float:
-        """Mean over the boxes asked for of the best IoU with what was looked at; 0 where no boxes are asked for."""
-        asked = tasks.asked(self.task.data)
-        best = [
-            max(
-                (
-                    scores.iou(box.bbox, part)
-                    for name, part in self.looks
-                    if part and name == f"p{page}"
-                ),
-                default=0.0,
-            )
-            for page, box in asked
-        ]
-        return sum(best) / len(best) if best else 0.0
+        """Mean over the question's boxes of the best IoU with a look; 0 without boxes."""
+        boxes = tasks.boxes_in_question(self.task.data)
+        if not boxes:
+            return 0.0
+        total = 0.0
+        for page, box in boxes:
+            best = 0.0
+            for page_name, part in self.looks:
+                if part and page_name == f"p{page}":
+                    best = max(best, scores.iou(box.bbox, part))
+            total += best
+        return total / len(boxes)
 
     # --- subagents ---
 
     def fork(self, subtask: str) -> VisualTools:
-        """A subagent has the pages and no pictures yet. It is asked for the boxes that its prompt names: by where
-        they are, else by their colour."""
+        """Make the environment of a subagent, which has the pages and no results yet.
+
+        It is assigned the boxes that its prompt names: by where they are, else by their colour.
+        """
         child = copy.copy(self)
-        child.views, child.named = [], self._named(subtask)
+        child.views = []
+        child.assigned_boxes = self._boxes_in_prompt(subtask)
         return child
 
     def check_result(self, message: str) -> bool:
-        """In form: it says something, and has looked at something if it could."""
+        """Accept a subagent that says something and, where there are tools, has looked."""
         return bool(message.strip()) and (bool(self.views) or not self.tools)
 
     def subtask_score(self, message: str) -> float | None:
-        """Share of the boxes that the prompt named whose digits the message gives, in order (gold-informed)."""
-        if not self.named:
+        """Score a subagent: the share of its boxes whose digits the message gives, in order.
+
+        Gold-informed. None if its prompt names no box.
+        """
+        if not self.assigned_boxes:
             return None
-        return scores.listing(message, " ".join(box.text for box in self.named))
+        gold = " ".join(box.text for box in self.assigned_boxes)
+        return scores.listing(message, gold)
 
     def claims(self, message: str) -> Mapping[str, str]:
-        """`#2 7` states that the second box that was asked for holds a 7."""
+        """Return what a message states: `#2 7` says that the question's second box holds a 7."""
         return dict(re.findall(r"(#\d+) (\d)(?!\S)", message))
 
-    def _named(self, subtask: str) -> list[Box]:
+    def _boxes_in_prompt(self, subtask: str) -> list[Box]:
+        """The boxes that a subtask names, by their places, else by their colours."""
         words = subtask.split()
-        pages = self.task.data["pages"]
-        page = next(
-            (
-                int(w[1:])
-                for w in words
-                if re.fullmatch(r"p[1-9]\d{0,3}", w) and int(w[1:]) <= len(pages)
-            ),
-            1,
-        )
-        boxes = tasks.boxes_of(pages[page - 1])
-        numbers = " ".join(w for w in words if re.fullmatch(r"\d{1,3}(\.\d+)?", w))
-        parts = pictures.read_bboxes(numbers)
-        there = [box for part in parts for box in boxes if scores.iou(box.bbox, part) >= FOUND]
-        by_colour = {box.colour: box for box in boxes}
-        return there or [by_colour[w] for w in words if w in by_colour]
+        boxes = tasks.boxes_of(self._page_in_prompt(words))
+        numbers = [word for word in words if re.fullmatch(r"\d{1,3}(\.\d+)?", word)]
+        placed = []
+        for part in pictures.read_bboxes(" ".join(numbers)):
+            for box in boxes:
+                if scores.iou(box.bbox, part) >= MIN_IOU:
+                    placed.append(box)
+        if placed:
+            return placed
+        box_by_colour = {box.colour: box for box in boxes}
+        return [box_by_colour[word] for word in words if word in box_by_colour]
+
+    def _page_in_prompt(self, words: Sequence[str]) -> Mapping[str, Any]:
+        """The first page that is named; without one, p1."""
+        pages: Sequence[Mapping[str, Any]] = self.task.data["pages"]
+        for word in words:
+            if re.fullmatch(r"p[1-9]\d{0,3}", word) and int(word[1:]) <= len(pages):
+                return pages[int(word[1:]) - 1]
+        return pages[0]
 
     # --- a policy from nothing ---
 
@@ -270,25 +294,28 @@ class VisualTools(AgentEnv):
     def demonstrate(
         self, kind: str, rng: np.random.Generator, **knobs: Any
     ) -> Demonstration | Sequence[Segment]:
-        """`ground`, `read`, `aggregate`: texts to practise on. `episode`: the expert at work."""
+        """Draw a demonstration.
+
+        `ground`, `read` and `aggregate` are texts to practise on; `episode` is the expert at work,
+        with the knobs of `VisualExpert`.
+        """
         if kind in practice.KINDS:
             return practice.KINDS[kind](rng, self.knobs)
         if kind != "episode":
-            raise ConfigError(
-                f"No demonstrations of kind '{kind}'.{did_you_mean(kind, [*practice.KINDS, 'episode'])}"
-            )
+            hint = did_you_mean(kind, [*practice.KINDS, "episode"])
+            raise ConfigError(f"No demonstrations of kind '{kind}'.{hint}")
         self._only_digits("the expert knows digits only")
         task = tasks.one_task(self.knobs, rng, "train", "demo")
         return Demonstration(self, task, expert.VisualExpert(task, rng, self.tools, **knobs))
 
-    def _only_digits(self, why: str) -> None:
+    def _only_digits(self, reason: str) -> None:
         if not set(self.knobs.questions) <= set(DIGITS):
-            raise ConfigError(f"{why}: set env.kwargs.questions to some of {', '.join(DIGITS)}")
+            raise ConfigError(f"{reason}: set env.kwargs.questions to some of {', '.join(DIGITS)}")
 
 
-def _range(name: str, given: Sequence[int], most: int) -> tuple[int, int]:
-    if len(given) != 2 or not 1 <= given[0] <= given[1] <= most:
+def _range(name: str, value: Sequence[int], highest: int) -> tuple[int, int]:
+    if len(value) != 2 or not 1 <= value[0] <= value[1] <= highest:
         raise ConfigError(
-            f"env.kwargs.{name} is {list(given)}; give [lo, hi] with 1 <= lo <= hi <= {most}"
+            f"env.kwargs.{name} is {list(value)}; give [lo, hi] with 1 <= lo <= hi <= {highest}"
         )
-    return int(given[0]), int(given[1])
+    return int(value[0]), int(value[1])
