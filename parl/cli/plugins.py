@@ -182,6 +182,7 @@ def _settings(knobs: Mapping[str, inspect.Parameter]) -> list[str]:
     """Return the knobs as in a config, with their defaults. Example: ["cap: 8", "per: ..."]"""
     settings = []
     for knob, parameter in knobs.items():
+        # A required knob has no default to show.
         default = "..." if parameter.default is parameter.empty else plain(parameter.default)
         settings.append(f"{knob}: {default}")
     return settings
