@@ -1,7 +1,10 @@
-"""An episode as JSON and back: the public format of a run's episodes/ (docs/reference/metrics.md).
+"""An episode as JSON and back: the public format of a run's episodes/.
 
-In: a `ScoredEpisode` and its advantages. Out: a dict of plain values; and from such a dict the episode, exactly.
-What is derived (critical steps, a reward's total) is written for other readers, and never read here.
+docs/reference/episode-record.md describes the keys.
+
+A record holds the episode, its rewards and its advantages as plain values, and the episode can be
+made from it again exactly. Derived values (critical steps, a reward's total) are written for other
+readers and never read here.
 """
 
 from __future__ import annotations
@@ -24,21 +27,33 @@ from parl.core.types import (
 )
 
 Advantages = Mapping[tuple[str, str], Sequence[float]]
-"""(episode id, agent id) -> the advantage of each token of its trace. An agent that is not there has none."""
+"""(episode id, agent id) -> the advantage of each token of its trace, [tokens]. An agent without an
+entry was not trained on."""
+
+
+# --- to a record ---------------------------------------------------------------------------------
 
 
 def episode_record(scored: ScoredEpisode, advantages: Advantages) -> dict[str, Any]:
-    """An episode as it stands on disk (the public format)."""
+    """Return the record of an episode.
+
+    Args:
+        scored: the episode and the rewards of its agents.
+        advantages: those of the agents that were trained on.
+    """
     episode = scored.episode
+    task = {
+        "id": episode.task.id,
+        "env": episode.task.env,
+        "prompt": episode.task.prompt,
+        "data": dict(episode.task.data),
+    }
+    if episode.task.ability:
+        task["ability"] = episode.task.ability
     return {
+        # First, so that an episode is found in a file without parsing the others.
         "id": episode.id,
-        "task": {
-            "id": episode.task.id,
-            "env": episode.task.env,
-            "prompt": episode.task.prompt,
-            "data": dict(episode.task.data),
-            **({"ability": episode.task.ability} if episode.task.ability else {}),
-        },
+        "task": task,
         "group": episode.group,
         "step": episode.step,
         "status": episode.status,
@@ -54,37 +69,32 @@ def episode_record(scored: ScoredEpisode, advantages: Advantages) -> dict[str, A
             "critical_path_s": episode.clock.critical_path_s,
             "serial_s": episode.clock.serial_s,
         },
-        "rewards": {
-            agent: {
-                "terms": dict(r.terms),
-                "weights": dict(r.weights),
-                "factors": dict(r.factors),
-                "total": r.total,
-            }
-            for agent, r in scored.rewards.items()
-        },
-        "traces": [_trace_record(t, episode, advantages) for t in episode.traces],
-        "siblings": [_trace_record(t, episode, advantages) for t in episode.siblings],
+        "rewards": {agent: _reward_record(reward) for agent, reward in scored.rewards.items()},
+        "traces": [_trace_record(trace, episode, advantages) for trace in episode.traces],
+        "siblings": [_trace_record(trace, episode, advantages) for trace in episode.siblings],
+    }
+
+
+def _reward_record(reward: RewardBreakdown) -> dict[str, Any]:
+    return {
+        "terms": dict(reward.terms),
+        "weights": dict(reward.weights),
+        "factors": dict(reward.factors),
+        "total": reward.total,
     }
 
 
 def _trace_record(trace: AgentTrace, episode: Episode, advantages: Advantages) -> dict[str, Any]:
-    spans = {s.turn: s for s in episode.clock.spans if s.agent == trace.id}
-    turns = [
-        {
-            "text": t.text,
-            "tool_calls": [asdict(c) | {"arguments": dict(c.arguments)} for c in t.tool_calls],
-            "observations": list(t.observations),
-            "policy_versions": list(t.policy_versions),
-            "env_calls": t.env_calls,
-            "start": t.start,
-            "end": t.end,
-            "t_start": spans[i].start_s if spans else None,  # siblings are not on the clock
-            "t_end": spans[i].end_s if spans else None,
-        }
-        for i, t in enumerate(trace.turns)
-    ]
-    return {
+    spans = {span.turn: span for span in episode.clock.spans if span.agent == trace.id}
+    turns = []
+    for index, turn in enumerate(trace.turns):
+        # Siblings are not on the clock.
+        span = spans[index] if spans else None
+        turns.append(_turn_record(turn, span))
+    token_advantages = advantages.get((episode.id, trace.id))
+    if token_advantages is None:
+        token_advantages = [0.0] * len(trace.mask)
+    record = {
         "id": trace.id,
         "role": trace.role,
         "parent": trace.parent,
@@ -102,28 +112,53 @@ def _trace_record(trace: AgentTrace, episode: Episode, advantages: Advantages) -
         "token_ids": list(trace.token_ids),
         "mask": list(trace.mask),
         "logprobs": list(trace.logprobs),
-        "advantages": list(advantages.get((episode.id, trace.id), [0.0] * len(trace.mask))),
-        **({"images": list(trace.images)} if trace.images else {}),
+        "advantages": list(token_advantages),
+    }
+    if trace.images:
+        record["images"] = list(trace.images)
+    return record
+
+
+def _turn_record(turn: Turn, span: Span | None) -> dict[str, Any]:
+    tool_calls = []
+    for call in turn.tool_calls:
+        # `asdict` copies a mapping as its own class; JSON knows only dict.
+        tool_calls.append(asdict(call) | {"arguments": dict(call.arguments)})
+    return {
+        "text": turn.text,
+        "tool_calls": tool_calls,
+        "observations": list(turn.observations),
+        "policy_versions": list(turn.policy_versions),
+        "env_calls": turn.env_calls,
+        "start": turn.start,
+        "end": turn.end,
+        "t_start": None if span is None else span.start_s,
+        "t_end": None if span is None else span.end_s,
     }
 
 
-# --- and back --------------------------------------------------------------------------------------------------------
+# --- from a record -------------------------------------------------------------------------------
 
 
 def task_of(record: Mapping[str, Any]) -> Task:
-    """The task of a record; of one environment, it has no ability."""
+    """Return the task of a record. Without a mix of environments its ability is ""."""
     task = record["task"]
     return Task(task["id"], task["env"], task["prompt"], task["data"], task.get("ability", ""))
 
 
 def episode_of(record: Mapping[str, Any]) -> Episode:
-    """The episode of a record. Raises KeyError for one that is not of the public format."""
-    traces = tuple(_trace_of(t) for t in record["traces"])
-    spans = tuple(
-        Span(t["id"], i, turn["t_start"], turn["t_end"])
-        for t in record["traces"]
-        for i, turn in enumerate(t["turns"])
-    )
+    """Return the episode of a record.
+
+    Raises:
+        KeyError: the record is not of the public format.
+    """
+    traces = tuple(_trace_of(trace) for trace in record["traces"])
+    spans = []
+    for trace in record["traces"]:
+        for index, turn in enumerate(trace["turns"]):
+            spans.append(Span(trace["id"], index, turn["t_start"], turn["t_end"]))
+    # Older records have no siblings.
+    siblings = tuple(_trace_of(trace) for trace in record.get("siblings", ()))
     clock = record["clock"]
     return Episode(
         id=record["id"],
@@ -137,46 +172,40 @@ def episode_of(record: Mapping[str, Any]) -> Episode:
         traces=traces,
         num_assigned=record["num_assigned"],
         num_refused=record["num_refused"],
-        clock=Clock(clock["critical_path_s"], clock["serial_s"], spans),
-        siblings=tuple(_trace_of(t) for t in record.get("siblings", ())),  # not in older records
+        clock=Clock(clock["critical_path_s"], clock["serial_s"], tuple(spans)),
+        siblings=siblings,
         failure=record["failure"],
     )
 
 
 def rewards_of(record: Mapping[str, Any]) -> dict[str, RewardBreakdown]:
-    """Agent id -> its reward as it was when the episode was trained on; {} of a failed episode."""
-    return {
-        a: RewardBreakdown(r["terms"], r["weights"], r["factors"])
-        for a, r in record["rewards"].items()
-    }
+    """Return agent id -> its reward when the episode was trained on; {} for a failed episode."""
+    rewards: dict[str, RewardBreakdown] = {}
+    for agent, reward in record["rewards"].items():
+        rewards[agent] = RewardBreakdown(reward["terms"], reward["weights"], reward["factors"])
+    return rewards
 
 
 def advantages_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """Agent id -> the advantage of its trained tokens, see `advantage_of`."""
-    return {t["id"]: advantage_of(t) for t in (*record["traces"], *record.get("siblings", ()))}
+    """Return agent id -> the advantage of its trained tokens, see `advantage_of`."""
+    traces = (*record["traces"], *record.get("siblings", ()))
+    return {trace["id"]: advantage_of(trace) for trace in traces}
 
 
 def advantage_of(trace: Mapping[str, Any]) -> float:
-    """The mean advantage of a trace's trained tokens (exactly theirs, if they are equal); 0 of one without any."""
-    trained = [a for a, m in zip(trace["advantages"], trace["mask"], strict=True) if m]
-    return trained[0] if len(set(trained)) == 1 else fmean(trained or [0.0])
+    """Return the mean advantage of a trace's trained tokens; 0 without any."""
+    trained = []
+    for advantage, mask in zip(trace["advantages"], trace["mask"], strict=True):
+        if mask:
+            trained.append(advantage)
+    if not trained:
+        return 0.0
+    # A mean of equal numbers may differ from them in its last bit.
+    return trained[0] if len(set(trained)) == 1 else fmean(trained)
 
 
 def _trace_of(record: Mapping[str, Any]) -> AgentTrace:
-    turns = tuple(
-        Turn(
-            text=t["text"],
-            tool_calls=tuple(
-                ToolCall(c["name"], c["arguments"], c["error"]) for c in t["tool_calls"]
-            ),
-            observations=tuple(t["observations"]),
-            start=t["start"],
-            end=t["end"],
-            policy_versions=tuple(t["policy_versions"]),
-            env_calls=t.get("env_calls", 0),  # not in records that were written before it was
-        )
-        for t in record["turns"]
-    )
+    turns = tuple(_turn_of(turn) for turn in record["turns"])
     return AgentTrace(
         id=record["id"],
         role=record["role"],
@@ -196,4 +225,20 @@ def _trace_of(record: Mapping[str, Any]) -> AgentTrace:
         score=record["score"],
         contribution=record.get("contribution"),
         images=tuple(record.get("images", ())),
+    )
+
+
+def _turn_of(record: Mapping[str, Any]) -> Turn:
+    calls = []
+    for call in record["tool_calls"]:
+        calls.append(ToolCall(call["name"], call["arguments"], call["error"]))
+    return Turn(
+        text=record["text"],
+        tool_calls=tuple(calls),
+        observations=tuple(record["observations"]),
+        start=record["start"],
+        end=record["end"],
+        policy_versions=tuple(record["policy_versions"]),
+        # Older records do not have it.
+        env_calls=record.get("env_calls", 0),
     )

@@ -33,11 +33,13 @@ class Run:
     What is read stays as it was at the first look; load the run again to see more of a running one.
 
     Example:
+        ```python
         run = parl.load_run("runs/quickstart")
         run.metrics.plot(y=["outcome/score", "swarm/critical_steps"])
         run.summary["heldout"]["trained"]["swarm"]["greedy"]["score"]
         run.episodes.groupby("step").score.mean()
         run.episode(0)["traces"][0]["turns"]
+        ```
     """
 
     def __init__(self, path: Path) -> None:
