@@ -42,7 +42,7 @@ def episode_record(scored: ScoredEpisode, advantages: Advantages) -> dict[str, A
         advantages: those of the agents that were trained on.
     """
     episode = scored.episode
-    task = {
+    task: dict[str, Any] = {
         "id": episode.task.id,
         "env": episode.task.env,
         "prompt": episode.task.prompt,
@@ -94,7 +94,7 @@ def _trace_record(trace: AgentTrace, episode: Episode, advantages: Advantages) -
     token_advantages = advantages.get((episode.id, trace.id))
     if token_advantages is None:
         token_advantages = [0.0] * len(trace.mask)
-    record = {
+    record: dict[str, Any] = {
         "id": trace.id,
         "role": trace.role,
         "parent": trace.parent,
