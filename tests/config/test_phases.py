@@ -9,6 +9,7 @@ import pytest
 
 from parl.config import Config, parse, phases
 from parl.core.errors import ConfigError
+from tests.support.factories import make_config
 
 GATED = [
     {"until": {"metric": "outcome/subtask", "value": 0.8, "max_steps": 5}, "value": False},
@@ -17,16 +18,12 @@ GATED = [
 
 
 def config(orchestrator: Any = True, subagent: Any = True) -> Config:
-    return parse(
-        {
-            "name": "r",
-            "env": {"id": "x"},
-            "policies": {"main": {}, "other": {}},
-            "roles": {
-                "orchestrator": {"trainable": orchestrator},
-                "subagent": {"policy": "other", "trainable": subagent},
-            },
-        }
+    return make_config(
+        policies={"main": {}, "other": {}},
+        roles={
+            "orchestrator": {"trainable": orchestrator},
+            "subagent": {"policy": "other", "trainable": subagent},
+        },
     )
 
 
@@ -144,7 +141,7 @@ def test_roles_by_turns_need_weights_of_their_own() -> None:
     with pytest.raises(
         ConfigError, match=r"both roles have the policy 'main'.*a policy or an adapter of its own"
     ):
-        parse({"name": "r", "env": {"id": "x"}, "roles": {"orchestrator": {"trainable": turns}}})
+        make_config(roles={"orchestrator": {"trainable": turns}})
 
 
 @pytest.mark.parametrize(
@@ -185,13 +182,13 @@ def test_roles_by_turns_need_weights_of_their_own() -> None:
 )
 def test_adapters_that_do_not_fit(policies: Any, roles: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse({"name": "r", "env": {"id": "x"}, "policies": policies, "roles": roles})
+        make_config(policies=policies, roles=roles)
 
 
 def test_a_frozen_role_may_play_the_base() -> None:
     policies = {"main": {}, "a": {"adapter": {"base": "main"}}}
     roles = {"orchestrator": {"policy": "a"}, "subagent": {"trainable": False}}
-    made = parse({"name": "r", "env": {"id": "x"}, "policies": policies, "roles": roles})
+    made = make_config(policies=policies, roles=roles)
     assert (made.base_of("a"), made.base_of("main")) == ("main", "main")
     assert parse(made.model_dump(mode="json")) == made
 
@@ -203,12 +200,4 @@ def test_inference_actors_are_of_bases() -> None:
     with pytest.raises(
         ConfigError, match=r"rollout\.inference\.a: it is served with its base; say main"
     ):
-        parse(
-            {
-                "name": "r",
-                "env": {"id": "x"},
-                "policies": policies,
-                "roles": roles,
-                "rollout": rollout,
-            }
-        )
+        make_config(policies=policies, roles=roles, rollout=rollout)

@@ -11,7 +11,6 @@ import datasets
 import pytest
 import yaml
 
-from parl.config import parse
 from parl.config.roles import Limits
 from parl.core.errors import CheckpointError, ConfigError
 from parl.core.types import Episode, RewardBreakdown, ScoredEpisode
@@ -19,6 +18,7 @@ from parl.deploy.dataset import DatasetRequest, export_episodes
 from parl.rollout.env_calls import EpisodeFailure
 from parl.rollout.swarm import failed_episode
 from parl.runs.folder import RunFolder, read_episodes
+from tests.support.factories import make_config
 from tests.support.helpers import TASK, assign, call, create, roles, run, script, turns
 
 TWO = turns(
@@ -63,12 +63,8 @@ STEPS: dict[int, Sequence[Episode]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = parse(
-        {
-            "name": "r",
-            "env": {"id": "parl/WideSearch-v0"},
-            "roles": {"orchestrator": {"system_prompt": "be brief"}},
-        }
+    config = make_config(
+        "parl/WideSearch-v0", roles={"orchestrator": {"system_prompt": "be brief"}}
     )
     made = RunFolder.create(tmp_path_factory.mktemp("dataset") / "r", config)
     for step, episodes in STEPS.items():
@@ -186,9 +182,7 @@ def test_pairs_are_the_best_against_the_worst_of_the_same_prompt(
 
 
 def test_a_truncated_attempt_is_never_the_chosen_one(folder: Path, tmp_path: Path) -> None:
-    made = RunFolder.create(
-        tmp_path / "r", parse({"name": "r", "env": {"id": "parl/WideSearch-v0"}})
-    )
+    made = RunFolder.create(tmp_path / "r", make_config("parl/WideSearch-v0"))
     stopped, wrong = replace(cut("e4"), outcome={"score": 1.0}), attempt("e2", "green")
     made.write_episodes(0, [scored(stopped), scored(wrong)], [])
     with pytest.raises(ConfigError, match="No row fits"):
@@ -236,18 +230,13 @@ def test_what_is_refused_leaves_nothing_behind(folder: Path, tmp_path: Path) -> 
     (tmp_path / "mine").write_text("")
     with pytest.raises(CheckpointError, match="holds something already"):
         export_episodes(folder, tmp_path, DatasetRequest("sft"))
-    empty = RunFolder.create(
-        tmp_path / "empty", parse({"name": "r", "env": {"id": "parl/WideSearch-v0"}})
-    )
+    empty = RunFolder.create(tmp_path / "empty", make_config("parl/WideSearch-v0"))
     with pytest.raises(CheckpointError, match="has no stored episodes"):
         export_episodes(empty.path, tmp_path / "out", DatasetRequest("sft"))
-    played = parse(
-        {
-            "name": "r",
-            "env": {"id": "parl/WideSearch-v0"},
-            "swarm": {"mode": "single"},
-            "roles": {"orchestrator": {"external_agent": "a:b"}},
-        }
+    played = make_config(
+        "parl/WideSearch-v0",
+        swarm={"mode": "single"},
+        roles={"orchestrator": {"external_agent": "a:b"}},
     )
     external_agent = RunFolder.create(tmp_path / "external_agent", played)
     with pytest.raises(ConfigError, match="not stored as messages"):

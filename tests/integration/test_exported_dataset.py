@@ -13,13 +13,13 @@ import pytest
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from parl.config import parse
-from parl.core.types import RewardBreakdown, ScoredEpisode, ToolCall
+from parl.core.types import ScoredEpisode, ToolCall
 from parl.deploy.dataset import DatasetRequest, export_episodes
 from parl.policy.base import PolicyHandle
 from parl.policy.engines.scripted import ScriptedEngine, call_text
 from parl.policy.renderers.families import make_renderer
 from parl.runs.folder import RunFolder, read_episodes
+from tests.support.factories import make_config, with_rewards
 from tests.support.helpers import TASK, WordsEnv, roles, runner, script
 from tests.support.tokenizers import qwen3
 
@@ -43,15 +43,13 @@ def played(name: str, answer: str) -> ScoredEpisode:
     made = asyncio.run(swarm.run(WordsEnv(), TASK, episode_id=name, group="g", step=0, seed=name))
     episode = replace(made, id=name)
     assert (episode.status, len(episode.traces)) == ("completed", 2)
-    return ScoredEpisode(
-        episode, {t.id: RewardBreakdown({"outcome": 1.0}, {"outcome": 1.0}) for t in episode.traces}
-    )
+    return with_rewards(episode, 1.0)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = {"name": "r", "env": {"id": "parl/WideSearch-v0"}}
-    folder = RunFolder.create(tmp_path_factory.mktemp("trl") / "r", parse(config))
+    config = make_config("parl/WideSearch-v0")
+    folder = RunFolder.create(tmp_path_factory.mktemp("trl") / "r", config)
     folder.write_episodes(0, [played("e1", "blue"), played("e2", "green")], [])
     folder.close()
     return folder.path

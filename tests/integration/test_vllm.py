@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from parl.config import load, parse
+from parl.config import load
 from parl.config.policy import EngineConfig
 from parl.core.errors import ConfigError, EngineMismatch
 from parl.core.machine import pin_threads
@@ -25,6 +25,7 @@ from parl.learner.learner import check_engine, logprobs
 from parl.learner.policies import TOLERANCE, PolicySet
 from parl.policy.base import Generation, Request, cast
 from parl.training.trainer import train
+from tests.support.factories import make_config
 from tests.support.helpers import ROOT, WordsEnv
 from tests.support.policies import samples
 from tests.support.tokenizers import qwen3
@@ -324,9 +325,7 @@ def test_adapters_are_served_on_one_base(tmp_path: Path) -> None:
         policies[role] = {"adapter": {"base": "main", "rank": 4}, "optimizer": {"lr": 0.02}}
     roles = {role: {"policy": role} for role in ROLES}
     pin_threads(1)
-    both = PolicySet(
-        parse({"name": "r", "env": {"id": "x"}, "policies": policies, "roles": roles}), WordsEnv()
-    )
+    both = PolicySet(make_config(policies=policies, roles=roles), WordsEnv())
     both.engines.start()
     both.learners.start()
     handles = both.handles()

@@ -10,19 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from parl.config import parse
 from parl.config.loss import Loss
 from parl.config.policy import Optimizer
 from parl.config.tiny import TinyModel
 from parl.core import manifest
 from parl.core.errors import CheckpointError
-from parl.core.types import Sample
 from parl.learner import checkpoint
 from parl.learner.checkpoint import State
 from parl.learner.learner import Learner
 from parl.learner.policies import PolicySet
 from parl.policy.models.load import load_folder
 from parl.policy.models.tiny import build_model, build_tokenizer
+from tests.support.factories import make_config, make_sample
 from tests.support.helpers import WordsEnv
 
 STATE = State(7, {"task": 31.0}, [{"name": "copy", "steps": 3}], {"step": 5, "score": 0.5})
@@ -176,9 +175,7 @@ def test_policies_are_loaded_in_their_dtype(tmp_path: Path, dtype: str) -> None:
     folder = tmp_path / "step_000001"
     checkpoint.save(folder, STATE, {"main": (model, tokenizer)}, {})
     frozen = {"roles": {"subagent": {"trainable": False}}}
-    config = parse(
-        {"name": "r", "env": {"id": "x"}, "policies": {"main": {"dtype": dtype}}, **frozen}
-    )
+    config = make_config(policies={"main": {"dtype": dtype}}, **frozen)
     policies = PolicySet(config, WordsEnv(), folder)
     policies.engines.start()
     policies.engines.freeze(folder)
@@ -206,9 +203,7 @@ def test_a_learner_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
             ids = tuple(torch.randint(3, 33, (n,), generator=made).tolist())
             mask = (0, 0, *[1] * (n - 2))
             logp = tuple(-2.0 * m for m in mask)
-            samples.append(
-                Sample("e", str(i), "orchestrator", "main", ids, mask, logp, i - 1.5, 1.0, (step,))
-            )
+            samples.append(make_sample(ids, mask, logp, i - 1.5, agent=str(i), version=step))
         return who.update(samples, {"orchestrator": 1.0}, 30.0, step, 6, 2)
 
     whole = learner(policy()[0])

@@ -23,6 +23,7 @@ from parl.training.sft import loss_on_labels, token_accuracy
 from tests.policy.test_torch_engine import MODELS, STOP
 from tests.policy.test_vision import SAID, talk
 from tests.support.elsewhere import ELSEWHERE, Elsewhere, move
+from tests.support.factories import make_sample
 from tests.support.vision_models import NAMES, model_that_sees
 
 Told = tuple[list[tuple[int, ...]], dict[str, float], float, float, float]
@@ -52,9 +53,7 @@ async def write(engine: TorchEngine, name: str, ids: list[int]) -> Sample:
         made = await engine.generate(Request(name, tuple(ids), (), 6, 1.0, turn + len(ids)))
         ids, logps = [*ids, *made.token_ids, 11, 12], [*logps, *made.logprobs, 0.0, 0.0]
         mask += [*[1] * len(made.token_ids), 0, 0]
-    return Sample(
-        "e", name, "orchestrator", "main", tuple(ids), tuple(mask), tuple(logps), 1.0, 1.0, (0,)
-    )
+    return make_sample(ids, mask, logps, agent=name)
 
 
 def played(

@@ -16,17 +16,17 @@ from parl_rewards.calibration import calibration
 from parl_rewards.outcome import outcome
 from parl_rewards.parallelism import contradictions, critical_steps, finish, parallel, total_steps
 from parl_rewards.tokens import overlong, tokens
-from tests.support.episodes import child, episode
+from tests.support.factories import make_episode, make_trace
 
 
 def swarm(refused: int = 0, facts: Mapping[str, Any] | None = None) -> Episode:
     kids = [
-        child("1"),
-        child("2", status="truncated"),
-        child("3", result=" "),
-        child("4", score=0.25),
+        make_trace("1", 4),
+        make_trace("2", 4, status="truncated"),
+        make_trace("3", 4, result=" "),
+        make_trace("4", 4, score=0.25),
     ]
-    return episode(0.6, 10, kids, refused=refused, facts=facts)
+    return make_episode(0.6, 10, kids, num_refused=refused, facts=facts)
 
 
 def test_finished_is_what_the_episode_counts() -> None:
@@ -51,7 +51,7 @@ def test_parallelism_terms() -> None:
     assert parallel(e, form="parts") == 4 / 5
     assert parallel(swarm(facts={"num_parts": 2}), form="parts") == 1.0
     assert finish(e) == 0.5
-    assert finish(episode()) == 0.0
+    assert finish(make_episode()) == 0.0
     assert critical_steps(e) == -2 / 100
     assert total_steps(e, per=10) == -0.5
     with pytest.raises(ConfigError, match="form: cap"):
@@ -104,16 +104,16 @@ HONEST, NEEDLESS, INVENTED = (
 def test_calibration_pays_for_answers_and_honest_abstentions(
     questions: list[Question], knobs: dict[str, float], value: float
 ) -> None:
-    assert calibration(episode(facts={"calibration": tally(questions)}), **knobs) == pytest.approx(
-        value
-    )
+    assert calibration(
+        make_episode(facts={"calibration": tally(questions)}), **knobs
+    ) == pytest.approx(value)
 
 
 def test_the_laziest_policies_earn_less_than_an_honest_one() -> None:
     """One of four questions has no answer. To abstain always, or to guess, or to say nothing, is not the best."""
 
     def term(*questions: Question) -> float:
-        return calibration(episode(facts={"calibration": tally(questions)}))
+        return calibration(make_episode(facts={"calibration": tally(questions)}))
 
     honest = term(RIGHT, RIGHT, RIGHT, HONEST)
     assert honest > term(RIGHT, RIGHT, RIGHT, INVENTED) > term(NEEDLESS, NEEDLESS, NEEDLESS, HONEST)
@@ -125,14 +125,16 @@ def test_calibration_needs_an_environment_that_counts() -> None:
         ConfigError,
         match=r"parl/Test-v0 leaves no counts of abstentions.*env\.kwargs\.unanswerable",
     ):
-        calibration(episode())
+        calibration(make_episode())
 
 
 def test_token_terms() -> None:
     e = swarm()  # 10 tokens of the orchestrator, 4 x 4 of its subagents
     assert tokens(e) == -0.01
     assert tokens(e, tree=True) == -0.026
-    ramp = [overlong(episode(tokens=n), max_tokens=100, ramp=40) for n in (60, 70, 90, 100, 500)]
+    ramp = [
+        overlong(make_episode(tokens=n), max_tokens=100, ramp=40) for n in (60, 70, 90, 100, 500)
+    ]
     assert ramp == [0.0, -0.25, -0.75, -1.0, -1.0]
     assert overlong(e, max_tokens=26, ramp=13, tree=True) == -1.0
 

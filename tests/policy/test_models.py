@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from parl.config import Config, parse
+from parl.config import Config
 from parl.config.loss import Loss
 from parl.config.policy import EngineConfig, Optimizer, Policy
 from parl.config.tiny import TinyModel
@@ -33,6 +33,7 @@ from parl.policy.models.experts import router_agreement
 from parl.policy.models.load import load_folder, resolve_folder, save_memory
 from parl.policy.models.tiny import build_model
 from parl.policy.renderers.families import make_renderer
+from tests.support.factories import make_config, make_sample
 from tests.support.helpers import WordsEnv
 
 
@@ -61,13 +62,7 @@ def test_a_folder_without_a_model_is_no_hub_id(
 
 
 def with_vllm(model: str) -> Config:
-    return parse(
-        {
-            "name": "r",
-            "env": {"id": "x"},
-            "policies": {"main": {"model": model, "engine": {"type": "vllm"}}},
-        }
-    )
+    return make_config(policies={"main": {"model": model, "engine": {"type": "vllm"}}})
 
 
 def test_vllm_that_is_not_installed_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,9 +93,7 @@ def sampled(engine: TorchEngine, tokens: int = 12) -> list[Sample]:
     for k, (prompt, made) in enumerate(zip(prompts, asyncio.run(all_of_them()), strict=True)):
         ids, logps = (*prompt, *made.token_ids), ((0.0,) * len(prompt) + made.logprobs)
         mask = (0,) * len(prompt) + (1,) * len(made.token_ids)
-        samples.append(
-            Sample("e", "0", "orchestrator", "main", ids, mask, logps, (-1.0) ** k, 1.0, (0,))
-        )
+        samples.append(make_sample(ids, mask, logps, advantage=(-1.0) ** k))
     return samples
 
 

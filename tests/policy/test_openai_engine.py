@@ -26,8 +26,6 @@ from parl.core.types import (
     UNKNOWN_TOKEN,
     AgentTrace,
     Episode,
-    RewardBreakdown,
-    ScoredEpisode,
     ToolCall,
 )
 from parl.env.base import ANSWER_NOW
@@ -38,6 +36,7 @@ from parl.rewards.credit import LossWeighting, build_samples
 from parl.rollout.pool.local import LocalPool
 from parl.rollout.swarm import SwarmRunner
 from parl.runs.records import episode_of, episode_record
+from tests.support.factories import make_config, with_rewards
 from tests.support.helpers import TASK, WordsEnv, assign, create, jobs, roles, runner, script, turns
 from tests.support.servers import serving
 
@@ -183,15 +182,9 @@ def test_it_takes_its_time_on_the_virtual_clock(endpoint: tuple[Fake, str]) -> N
 
 def test_it_is_stored_and_never_trained_on(endpoint: tuple[Fake, str]) -> None:
     episode = play(config(endpoint[1], "good"))
-    group = [
-        ScoredEpisode(
-            episode,
-            {t.id: RewardBreakdown({"outcome": r}, {"outcome": 1.0}) for t in episode.traces},
-        )
-        for r in (0.0, 1.0)
-    ]
+    group = [with_rewards(episode, 0.0), with_rewards(episode, 1.0)]
     assert episode_of(json.loads(json.dumps(episode_record(group[0], {})))) == episode
-    made = parse({"name": "n", "env": {"id": "x"}})
+    made = make_config()
     samples, mass = build_samples(
         [group], made.credit, LossWeighting(), made.roles, 0
     )  # even if somebody says it is trainable
@@ -384,21 +377,11 @@ FROZEN = {"subagent": {"policy": "far", "trainable": False}}
 )
 def test_configs_that_do_not_fit(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse(
-            {
-                "name": "n",
-                "env": {"id": "x"},
-                "policies": {"main": {}, "far": FAR},
-                "roles": FROZEN,
-                **change,
-            }
-        )
+        make_config(**{"policies": {"main": {}, "far": FAR}, "roles": FROZEN, **change})
 
 
 def test_a_config_that_fits() -> None:
-    made = parse(
-        {"name": "n", "env": {"id": "x"}, "policies": {"main": {}, "far": FAR}, "roles": FROZEN}
-    )
+    made = make_config(policies={"main": {}, "far": FAR}, roles=FROZEN)
     remote = made.policies["far"].remote
     assert remote is not None
     assert (remote.model, made.policies["main"].remote) == ("m", None)

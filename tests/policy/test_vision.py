@@ -31,6 +31,7 @@ from parl.policy.models.load import load_folder, lora_config, save_memory
 from parl.policy.models.vision import forward as passes
 from parl.policy.models.vision import tiny
 from parl.policy.renderers.families import FamilyRenderer, make_renderer
+from tests.support.factories import make_sample
 from tests.support.tokenizers import QWEN3, qwen3, tokenizer_with
 from tests.support.vision_models import NAMES, model_that_sees, picture, save_model
 
@@ -77,8 +78,7 @@ async def talk(
         made = await engine.generate(asked)
         ids, logps = [*ids, *made.token_ids], [*logps, *made.logprobs]
         mask += [1] * len(made.token_ids)
-    shape = (tuple(ids), tuple(mask), tuple(logps))
-    return Sample("e", name, "orchestrator", "main", *shape, 1.0, 1.0, (0,), images=tuple(images))
+    return make_sample(ids, mask, logps, agent=name, images=images)
 
 
 SAID = (

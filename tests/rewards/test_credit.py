@@ -12,62 +12,12 @@ from parl.config.credit import Credit
 from parl.config.loss import Loss
 from parl.config.roles import Phase, RoleConfig, Roles
 from parl.core.errors import ConfigError
-from parl.core.types import (
-    AgentTrace,
-    Clock,
-    Episode,
-    RewardBreakdown,
-    Sample,
-    ScoredEpisode,
-    Status,
-    Task,
-    Turn,
-)
+from parl.core.types import AgentTrace, Sample, ScoredEpisode, Turn
 from parl.learner.loss import weighting_of
 from parl.rewards.credit import assign, build_samples, token_mass
+from tests.support.factories import make_scored, make_trace
 
-TASK = Task("t", "parl/Test-v0", "prompt", {})
 BOTH = Roles()
-
-
-def trace(
-    agent: str, tokens: int = 2, status: Status = "completed", policy: str = "main"
-) -> AgentTrace:
-    """One turn of `tokens` generated tokens after a prompt of one."""
-    child = agent != "0"
-    return AgentTrace(
-        id=agent,
-        role="subagent" if child else "orchestrator",
-        parent="0" if child else None,
-        spawned_at=0 if child else None,
-        name=agent,
-        prompt="p",
-        policy=policy,
-        turns=(Turn("x", (), (), 1, 1 + tokens, policy_versions=(7,)),),
-        status=status,
-        stop_reason="answer",
-        result="x",
-        token_ids=(5,) * (1 + tokens),
-        mask=(0,) + (1,) * tokens,
-        logprobs=(0.0,) + (-1.0,) * tokens,
-    )
-
-
-def scored(
-    name: str, reward: float, children: Sequence[float | None] = (), status: Status = "completed"
-) -> ScoredEpisode:
-    """An episode by its rewards; a child that is None has failed."""
-    kids = [
-        trace(str(i + 1), status="failed" if r is None else "completed")
-        for i, r in enumerate(children)
-    ]
-    traces = (trace("0", tokens=3, status=status), *kids)
-    values = {"0": reward} | {str(i + 1): r or 0.0 for i, r in enumerate(children)}
-    rewards = {k: RewardBreakdown({"outcome": v}, {"outcome": 1.0}) for k, v in values.items()}
-    episode = Episode(
-        name, TASK, "g", 0, status, "a", {}, {}, traces, len(kids), 0, Clock(0.0, 0.0, ()), None
-    )
-    return ScoredEpisode(episode, rewards)
 
 
 def advantages(samples: Sequence[Sample]) -> dict[tuple[str, str], float]:
@@ -75,45 +25,53 @@ def advantages(samples: Sequence[Sample]) -> dict[tuple[str, str], float]:
 
 
 def test_orchestrators_are_compared_with_their_group_only() -> None:
-    first = [scored("a", 1.0), scored("b", 0.0)]
-    second = [scored("c", 5.0), scored("d", 3.0)]
+    first = [make_scored("a", 1.0), make_scored("b", 0.0)]
+    second = [make_scored("c", 5.0), make_scored("d", 3.0)]
     got = advantages(assign([first, second], Credit(), BOTH, 0))
     assert got == {("a", "0"): 0.5, ("b", "0"): -0.5, ("c", "0"): 1.0, ("d", "0"): -1.0}
 
 
 def test_a_failed_episode_is_in_no_mean_and_no_sample() -> None:
-    group = [scored("a", 1.0), scored("b", 0.5), scored("x", 0.0, [0.0], status="failed")]
+    group = [
+        make_scored("a", 1.0),
+        make_scored("b", 0.5),
+        make_scored("x", 0.0, [0.0], status="failed"),
+    ]
     got = advantages(assign([group], Credit(), BOTH, 0))
     assert got == {("a", "0"): 0.25, ("b", "0"): -0.25}
 
 
 def test_a_truncated_episode_is_trained() -> None:
-    group = [scored("a", 1.0), scored("b", 0.0, status="truncated")]
+    group = [make_scored("a", 1.0), make_scored("b", 0.0, status="truncated")]
     assert advantages(assign([group], Credit(), BOTH, 0))["b", "0"] == -0.5
 
 
 def test_a_wide_episode_does_not_set_the_subagents_baseline() -> None:
-    group = [scored("wide", 0.0, [1.0] * 9), scored("narrow", 0.0, [0.0]), scored("serial", 0.0)]
+    group = [
+        make_scored("wide", 0.0, [1.0] * 9),
+        make_scored("narrow", 0.0, [0.0]),
+        make_scored("serial", 0.0),
+    ]
     got = advantages(assign([group], Credit(), BOTH, 0))
     assert got["wide", "3"] == 0.5  # against .1 with a mean over all ten subagents
     assert got["narrow", "1"] == -0.5
 
 
 def test_subagents_compared_within_their_episode() -> None:
-    group = [scored("a", 0.0, [1.0, 0.5]), scored("b", 0.0, [0.0, 0.0])]
+    group = [make_scored("a", 0.0, [1.0, 0.5]), make_scored("b", 0.0, [0.0, 0.0])]
     got = advantages(assign([group], Credit(subagent_group="episode"), BOTH, 0))
     assert got == {("a", "1"): 0.25, ("a", "2"): -0.25}
 
 
 def test_a_failed_child_is_left_out_and_not_counted() -> None:
-    group = [scored("a", 0.0, [1.0, 0.5, None]), scored("b", 0.0, [0.0])]
+    group = [make_scored("a", 0.0, [1.0, 0.5, None]), make_scored("b", 0.0, [0.0])]
     samples = assign([group], Credit(), BOTH, 0)
     assert advantages(samples) == {("a", "1"): 0.625, ("a", "2"): 0.125, ("b", "1"): -0.375}
     assert {s.weight for s in samples if s.episode == "a"} == {0.5}
 
 
 def test_normalised_by_the_deviation_within_role() -> None:
-    group = [scored("a", 1.0, [3.0, 1.0]), scored("b", 0.0, [0.0])]
+    group = [make_scored("a", 1.0, [3.0, 1.0]), make_scored("b", 0.0, [0.0])]
     got = advantages(assign([group], Credit(normalize_std=True, std_floor=0.05), BOTH, 0))
     assert got["a", "0"] == pytest.approx(0.5 / 0.55)
     # subagents: mean (2 + 0)/2 = 1, variance ((4 + 0)/2 + 1)/2 = 1.5
@@ -122,7 +80,7 @@ def test_normalised_by_the_deviation_within_role() -> None:
 
 
 def test_width_adds_no_gradient_mass() -> None:
-    group = [scored("wide", 1.0, [1.0] * 8), scored("narrow", 0.0, [0.0])]
+    group = [make_scored("wide", 1.0, [1.0] * 8), make_scored("narrow", 0.0, [0.0])]
     samples = assign([group], Credit(), BOTH, 0)
     mass = {
         name: sum(
@@ -137,20 +95,20 @@ def test_width_adds_no_gradient_mass() -> None:
 def test_a_frozen_role_gives_no_samples_until_its_phase() -> None:
     schedule = (Phase(until=10, value=False), Phase(value=True))
     roles = Roles(subagent=RoleConfig(trainable=schedule))
-    group = [scored("a", 1.0, [1.0]), scored("b", 0.0, [0.0])]
+    group = [make_scored("a", 1.0, [1.0]), make_scored("b", 0.0, [0.0])]
     assert {s.role for s in assign([group], Credit(), roles, 9)} == {"orchestrator"}
     assert {s.role for s in assign([group], Credit(), roles, 10)} == {"orchestrator", "subagent"}
     assert token_mass([group], roles, 9) == [{"main": 6.0}]
 
 
 def test_equal_rewards_give_no_samples_but_count_in_the_denominator() -> None:
-    group = [scored("a", 0.3, [0.1, 0.1]), scored("b", 0.3, [0.1])]
+    group = [make_scored("a", 0.3, [0.1, 0.1]), make_scored("b", 0.3, [0.1])]
     assert assign([group], Credit(), BOTH, 0) == []
     assert token_mass([group], BOTH, 0) == [{"main": 3 + 3 + (2 + 2) / 2 + 2}]
 
 
 def test_a_sample_is_its_trace() -> None:
-    sample = assign([[scored("a", 1.0), scored("b", 0.0)]], Credit(), BOTH, 0)[0]
+    sample = assign([[make_scored("a", 1.0), make_scored("b", 0.0)]], Credit(), BOTH, 0)[0]
     assert sample == Sample(
         episode="a",
         agent="0",
@@ -161,18 +119,18 @@ def test_a_sample_is_its_trace() -> None:
         logprobs=(0.0, -1.0, -1.0, -1.0),
         advantage=0.5,
         weight=1.0,
-        policy_versions=(7,),
+        policy_versions=(0,),
     )
 
 
 def test_nothing_in_nothing_out() -> None:
-    assert assign([[], [scored("x", 0.0, status="failed")]], Credit(), BOTH, 0) == []
+    assert assign([[], [make_scored("x", 0.0, status="failed")]], Credit(), BOTH, 0) == []
     assert token_mass([[]], BOTH, 0) == [{}]
 
 
 # --- the other rules: the example of docs/explain/credit.md ------------------------------------------------------------------
 
-A = [scored("a", 0.9, [1.0, 0.0]), scored("b", 0.3, [0.5]), scored("c", 0.0)]
+A = [make_scored("a", 0.9, [1.0, 0.0]), make_scored("b", 0.3, [0.5]), make_scored("c", 0.0)]
 """Orchestrators: mean .4, so .5, -.1, -.4. Subagents: mean of (.5, .5) = .5, so .5, -.5; 0."""
 
 
@@ -192,7 +150,7 @@ def test_trajectory_gives_every_agent_its_orchestrators_advantage() -> None:
 
 
 def test_role_normalized_counts_every_agent_once() -> None:
-    group = [scored("a", 1.0, [1.0, 1.0, 0.5, 0.5]), scored("b", 0.0, [0.0])]
+    group = [make_scored("a", 1.0, [1.0, 1.0, 0.5, 0.5]), make_scored("b", 0.0, [0.0])]
     got = advantages(assign([group], Credit(type="role_normalized", std_floor=0.1), BOTH, 0))
     assert got["a", "0"] == pytest.approx(0.5 / 0.6)
     # five subagents: mean 3/5, variance (.16 + .16 + .01 + .01 + .36)/5 = .14
@@ -221,7 +179,7 @@ def with_turns(episode: ScoredEpisode, agent: str, *texts: tuple[int, ...]) -> S
     ids, mask, turns = [5], [0], []
     for i, text in enumerate(texts):
         ids, mask = (ids, mask) if i == 0 else ([*ids, 9], [*mask, 0])
-        turns.append(Turn("x", (), (), len(ids), len(ids) + len(text), policy_versions=(7,)))
+        turns.append(Turn("x", (), (), len(ids), len(ids) + len(text), policy_versions=(0,)))
         ids, mask = [*ids, *text], [*mask, *[1] * len(text)]
     made = {"token_ids": tuple(ids), "mask": tuple(mask), "logprobs": tuple(-1.0 * m for m in mask)}
     traces = tuple(
@@ -238,9 +196,9 @@ def test_per_turn_compares_turns_that_were_taken_in_the_same_state() -> None:
     c said 2, so its turn 1 is alone, as is a's turn 2: nothing is added.
     """
     group = [
-        with_turns(scored("a", 1.0), "0", (1,), (3, 3), (4,)),
-        with_turns(scored("b", 0.8), "0", (1,), (4,)),
-        with_turns(scored("c", 0.0), "0", (2,), (4,)),
+        with_turns(make_scored("a", 1.0), "0", (1,), (3, 3), (4,)),
+        with_turns(make_scored("b", 0.8), "0", (1,), (4,)),
+        with_turns(make_scored("c", 0.0), "0", (2,), (4,)),
     ]
     samples = assign([group], Credit(type="per_turn", discount=0.5, turn_weight=2.0), BOTH, 0)
     a, b, c = (s.advantages for s in samples)
@@ -257,8 +215,8 @@ def test_per_turn_compares_turns_that_were_taken_in_the_same_state() -> None:
 
 def test_per_turn_compares_subagents_with_those_of_the_same_prompt() -> None:
     group = [
-        with_turns(scored("a", 0.0, [1.0]), "1", (1,)),
-        with_turns(scored("b", 0.0, [0.0]), "1", (2,)),
+        with_turns(make_scored("a", 0.0, [1.0]), "1", (1,)),
+        with_turns(make_scored("b", 0.0, [0.0]), "1", (2,)),
     ]
     got = {s.episode: s.advantages for s in assign([group], Credit(type="per_turn"), BOTH, 0)}
     assert got == {"a": (0.0, 1.0), "b": (0.0, -1.0)}  # .5 among all, and .5 more in the same state
@@ -288,16 +246,16 @@ def test_drop_one_needs_the_environments_word() -> None:
     with pytest.raises(
         ConfigError, match=r"episode a does not say what its subagent 1 contributed.*group_mean"
     ):
-        assign([[scored("a", 1.0, [1.0])]], Credit(type="leave_one_out"), BOTH, 0)
+        assign([[make_scored("a", 1.0, [1.0])]], Credit(type="leave_one_out"), BOTH, 0)
 
 
 def test_siblings_are_compared_with_each_other() -> None:
     """a's first subagent (1) has the siblings 0 and .5, b's (.5) has none; a's second failed to be of use."""
 
     def sibling(agent: str, score: float | None) -> AgentTrace:
-        return replace(trace(agent), role="subagent", score=score)
+        return replace(make_trace(agent), role="subagent", score=score)
 
-    a, b = scored("a", 1.0, [1.0, 0.25]), scored("b", 0.0, [0.5])
+    a, b = make_scored("a", 1.0, [1.0, 0.25]), make_scored("b", 0.0, [0.5])
     kids = (a.episode.traces[0], replace(a.episode.traces[1], score=1.0), a.episode.traces[2])
     a = replace(
         a,
@@ -335,8 +293,8 @@ def test_siblings_are_compared_with_each_other() -> None:
 
 
 def test_dapo_leaves_out_groups_without_variance() -> None:
-    even = [scored("a", 0.3, [0.1]), scored("b", 0.3, [0.1])]
-    odd = [scored("c", 1.0), scored("d", 0.0)]
+    even = [make_scored("a", 0.3, [0.1]), make_scored("b", 0.3, [0.1])]
+    odd = [make_scored("c", 1.0), make_scored("d", 0.0)]
     samples, mass = build_samples([even, odd], Credit(), weighting_of(Loss(type="dapo")), BOTH, 0)
     assert [s.episode for s in samples] == ["c", "d"]
     assert mass == {"main": 6.0}
@@ -351,7 +309,7 @@ def test_dapo_leaves_out_groups_without_variance() -> None:
 
 
 def test_gspo_counts_traces() -> None:
-    group = [scored("a", 1.0, [1.0, 0.0]), scored("b", 0.0)]
+    group = [make_scored("a", 1.0, [1.0, 0.0]), make_scored("b", 0.0)]
     samples, mass = build_samples([group], Credit(), weighting_of(Loss(type="gspo")), BOTH, 0)
     assert mass == {"main": 3.0}  # two orchestrators, and two subagents of one half each
     weights = {(s.episode, s.agent): s.weight * sum(s.mask) for s in samples}
@@ -362,8 +320,8 @@ def test_gspo_counts_traces() -> None:
 
 def test_each_problem_has_the_same_part_of_the_denominator() -> None:
     small, large = (
-        [scored("a", 1.0), scored("b", 0.0)],
-        [scored(n, float(n == "c"), [0.5]) for n in "cdef"],
+        [make_scored("a", 1.0), make_scored("b", 0.0)],
+        [make_scored(n, float(n == "c"), [0.5]) for n in "cdef"],
     )
     samples, mass = build_samples(
         [small, large], Credit(), weighting_of(Loss(denominator="problem")), BOTH, 0

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 import parl
-from parl.config import parse
 from parl.config.roles import Roles
 from parl.core.errors import ConfigError
-from parl.core.types import AgentTrace, Clock, Episode, RewardBreakdown, ScoredEpisode, Task, Turn
 from parl.learner import loss as losses
 from parl.learner.loss import registry as loss_registry
 from parl.rewards import credit
 from parl.rewards.credit import LossWeighting, build_samples
 from parl.rewards.credit import rule as credit_registry
+from tests.support.factories import make_config, make_scored
 
 
 @pytest.fixture(autouse=True)
@@ -30,44 +29,17 @@ def restored_registries() -> Iterator[None]:
     loss_registry._REGISTRY.update(loss_functions)
 
 
-def config(**sections: Any) -> parl.Config:
-    return parse({"name": "n", "env": {"id": "x"}, **sections})
-
-
-def scored(name: str, reward: float) -> ScoredEpisode:
-    trace = AgentTrace(
-        id="0",
-        role="orchestrator",
-        parent=None,
-        spawned_at=None,
-        name="0",
-        prompt="p",
-        policy="main",
-        turns=(Turn("x", (), (), 1, 3, policy_versions=(0,)),),
-        status="completed",
-        stop_reason="answer",
-        result="x",
-        token_ids=(5, 5, 5),
-        mask=(0, 1, 1),
-        logprobs=(0.0, -1.0, -1.0),
-    )
-    task = Task("t", "x", "p", {})
-    clock = Clock(0.0, 0.0, ())
-    episode = Episode(name, task, "g", 0, "completed", "x", {}, {}, (trace,), 0, 0, clock, None)
-    return ScoredEpisode(episode, {"0": RewardBreakdown({"outcome": reward}, {"outcome": 1.0})})
-
-
 def test_a_rule_of_a_plugin_gives_the_advantages() -> None:
     @parl.credit_rule
     def below_best(group: Any, *, scale: float = 1.0) -> Mapping[tuple[str, str], float]:
         best = max(s.rewards["0"].total for s in group)
         return {(s.episode.id, "0"): scale * (s.rewards["0"].total - best) for s in group}
 
-    section = config(credit={"type": "below_best", "scale": 2.0}).credit
-    group = [scored("a", 1.0), scored("b", 0.25)]
+    section = make_config(credit={"type": "below_best", "scale": 2.0}).credit
+    group = [make_scored("a", 1.0), make_scored("b", 0.25)]
     samples, mass = build_samples([group], section, LossWeighting(), Roles(), 0)
     assert [(s.episode, s.advantage) for s in samples] == [("b", -1.5)]
-    assert mass == {"main": 4.0}
+    assert mass == {"main": 6.0}  # two orchestrators with three tokens each
 
 
 @pytest.mark.parametrize(
@@ -83,7 +55,7 @@ def test_a_wrong_section_is_refused(section: Mapping[str, Any], message: str) ->
     def below_best(group: Any, *, scale: float = 1.0) -> Mapping[tuple[str, str], float]:
         return {}
 
-    parsed = config(credit=section).credit
+    parsed = make_config(credit=section).credit
     with pytest.raises(ConfigError, match=message):
         credit.get(parsed.type).bind(parsed)
 
@@ -126,7 +98,7 @@ def test_a_loss_of_a_plugin_is_bound_to_its_knobs() -> None:
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         return -slope * ((logp - old_logp).exp() * advantages).sum(), {}
 
-    section = config(loss={"type": "unclipped", "slope": 3.0}).loss
+    section = make_config(loss={"type": "unclipped", "slope": 3.0}).loss
     assert losses.get("unclipped").bind(section) == {"slope": 3.0}
     assert losses.weighting_of(section) == LossWeighting("batch", False, True)
 
@@ -153,7 +125,7 @@ def test_a_wrong_loss_section_is_refused(section: Mapping[str, Any], message: st
         return logp.sum(), {}
 
     with pytest.raises(ConfigError, match=message):
-        losses.weighting_of(config(loss=section).loss)
+        losses.weighting_of(make_config(loss=section).loss)
 
 
 def test_a_loss_of_another_form_is_refused() -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from parl.config import parse
 from parl.config.reward import EffortBudget, Modifiers, Reward, Schedule, Term, Toggle
 from parl.core.errors import ConfigError
-from parl.core.types import AgentTrace, Clock, Episode, Status, Task, Turn
+from parl.core.types import Episode
 from parl.rewards.scorer import Scorer, validate
 from parl_rewards import outcome, parallelism  # noqa: F401  (registers the terms)
+from tests.support.factories import make_config, make_episode, make_trace
 
 TERMS = {"outcome": Term(weight=2.0), "parallel": Term(weight=0.5, cap=4)}
 FALLING = Schedule(start=2.0, end=1.0, from_step=2, to_step=6)
@@ -22,36 +22,10 @@ def scorer(toggle: Toggle | None = None, **knobs: Any) -> Scorer:
     return Scorer(Reward(terms=TERMS, modifiers=Modifiers(effort_budget=effort, toggle=toggle)))
 
 
-def trace(agent: str, tokens: int, score: float | None = None) -> AgentTrace:
-    child = agent != "0"
-    turn = Turn("", (), (), 1, 1 + tokens, (0,))
-    who = ("subagent", "0", 0) if child else ("orchestrator", None, None)
-    made = ((0,) * (1 + tokens), (0,) + (1,) * tokens, (0.0,) * (1 + tokens))
-    return AgentTrace(
-        agent, *who, agent, "", "main", (turn,), "completed", "answer", "x", *made, score=score
-    )  # type: ignore[arg-type]
-
-
-def episode(
-    tokens: int, score: float = 1.0, children: tuple[int, ...] = (), status: Status = "completed"
-) -> Episode:
-    traces = (trace("0", tokens), *(trace(str(i), n, 0.75) for i, n in enumerate(children, 1)))
-    clock = Clock(0.0, 0.0, ())
-    outcomes = {"score": score}
-    return Episode(
-        "e",
-        Task("t", "E", "", {}),
-        "g",
-        0,
-        status,
-        "",
-        outcomes,
-        {},
-        traces,
-        len(children),
-        0,
-        clock,
-    )
+def episode(tokens: int, score: float = 1.0, subagent_tokens: tuple[int, ...] = ()) -> Episode:
+    """An episode by the tokens of its agents; each subagent scores 0.75."""
+    subagents = [make_trace(str(i), n, score=0.75) for i, n in enumerate(subagent_tokens, 1)]
+    return make_episode(score, tokens, subagents)
 
 
 def totals(
@@ -79,20 +53,25 @@ def test_exactly_the_budget_is_within_it() -> None:
 
 def test_the_whole_tree_counts_and_answers_for_it_and_shaping_stays() -> None:
     (scored,), _ = scorer(tau=1.0).score(
-        [episode(20, children=(15, 6))], 2, {"t/effort": 40.0}
+        [episode(20, subagent_tokens=(15, 6))], 2, {"t/effort": 40.0}
     )  # 41 tokens
     root = scored.rewards["0"]
     assert root.terms == {"outcome": 1.0, "parallel": 0.5, "effort_budget": -1.0}
     assert root.factors == {"outcome": 0.0}
     assert root.total == pytest.approx(-1.0 + 0.5 * 0.5)
     assert [scored.rewards[a].total for a in "12"] == [-1.0, -1.0]
-    (within,), _ = scorer(tau=1.0).score([episode(20, children=(14, 6))], 2, {"t/effort": 40.0})
+    (within,), _ = scorer(tau=1.0).score(
+        [episode(20, subagent_tokens=(14, 6))], 2, {"t/effort": 40.0}
+    )
     assert [within.rewards[a].total for a in "012"] == pytest.approx([2.0 + 0.25, 1.5, 1.5])
     assert within.rewards["0"].terms["effort_budget"] == 0.0
 
 
 def test_b0_is_taken_once_from_correct_responses() -> None:
-    group = [episode(n) for n in (10, 20, 30)] + [episode(5, children=(35,)), episode(1, score=0.9)]
+    group = [episode(n) for n in (10, 20, 30)] + [
+        episode(5, subagent_tokens=(35,)),
+        episode(1, score=0.9),
+    ]
     who = scorer(tau=1.0, percentile=0.5)
     assert who.score(group, 1, {})[1] == {}
     assert who.score(group[:1], 2, {})[1] == {}  # one correct response is too few
@@ -137,10 +116,6 @@ def test_beside_toggle_each_has_its_own_budget() -> None:
 def test_a_wrong_config_is_refused(
     terms: dict[str, Any], effort: dict[str, Any], message: str
 ) -> None:
-    raw = {
-        "name": "r",
-        "env": {"id": "E"},
-        "reward": {"terms": terms, "modifiers": {"effort_budget": effort}},
-    }
+    reward = {"terms": terms, "modifiers": {"effort_budget": effort}}
     with pytest.raises(ConfigError, match=message):
-        validate(parse(raw).reward)
+        validate(make_config(reward=reward).reward)

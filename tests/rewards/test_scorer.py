@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import pytest
 
-from parl.config import parse
 from parl.config.base import PositiveInt
 from parl.config.reward import Modifiers, Reward, Schedule, Term, Toggle
 from parl.core.errors import ConfigError
@@ -15,7 +14,7 @@ from parl.core.types import Episode
 from parl.rewards import terms
 from parl.rewards.scorer import Scorer, validate
 from parl.rewards.terms import reward
-from tests.support.episodes import child, episode
+from tests.support.factories import make_config, make_episode, make_trace
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +85,7 @@ def test_a_knob_without_default_must_be_given() -> None:
 def test_knobs_reach_the_term_with_the_type_of_its_hint() -> None:
     validate(make_reward(width=Term(weight=1.0, cap="4")))
     (scored,), _ = Scorer(make_reward(width=Term(weight=1.0, cap="4"))).score(
-        [episode(children=[child("1")])], 0, {}
+        [make_episode(subagents=[make_trace("1")])], 0, {}
     )
     assert scored.rewards["0"].total == 0.25
 
@@ -137,7 +136,7 @@ def test_the_episodes_hint_need_not_exist_at_run_time() -> None:
 
 def test_weights_follow_their_schedule_and_are_not_renormalised() -> None:
     config = make_reward(solved=1.0, width=Schedule(start=0.8, end=0.0, from_step=10, to_step=20))
-    group = [episode(0.5, children=[child(str(i)) for i in range(1, 5)])]
+    group = [make_episode(0.5, subagents=[make_trace(str(i)) for i in range(1, 5)])]
     totals = [
         Scorer(config).score(group, step, {})[0][0].rewards["0"].total
         for step in (0, 10, 15, 20, 99)
@@ -148,12 +147,12 @@ def test_weights_follow_their_schedule_and_are_not_renormalised() -> None:
 def test_a_schedule_that_ends_before_it_starts_is_refused() -> None:
     weight = {"start": 0.5, "from_step": 20, "to_step": 10}
     with pytest.raises(ConfigError, match=r"ends \(to_step=10\) before it starts \(from_step=20\)"):
-        parse({"name": "x", "env": {"id": "e"}, "reward": {"terms": {"width": {"weight": weight}}}})
+        make_config(reward={"terms": {"width": {"weight": weight}}})
 
 
 def test_a_float_is_the_orchestrators_alone() -> None:
     (scored,), _ = Scorer(make_reward(solved=1.0, width=1.0)).score(
-        [episode(children=[child("1", score=0.3)])], 0, {}
+        [make_episode(subagents=[make_trace("1", score=0.3)])], 0, {}
     )
     assert set(scored.rewards["0"].terms) == {"solved", "width"}
     assert scored.rewards["1"].terms == {"solved": 0.3}
@@ -162,9 +161,9 @@ def test_a_float_is_the_orchestrators_alone() -> None:
 
 def test_failed_episodes_are_left_out_never_scored_zero() -> None:
     group = [
-        episode(name="a"),
-        episode(name="b", status="failed"),
-        episode(name="c", status="truncated"),
+        make_episode(name="a"),
+        make_episode(name="b", status="failed"),
+        make_episode(name="c", status="truncated"),
     ]
     scored, _ = Scorer(make_reward(solved=1.0)).score(group, 0, {})
     assert [s.episode.id for s in scored] == ["a", "c"]
@@ -187,7 +186,7 @@ def test_a_term_that_breaks_its_contract_is_named(value: Any, message: str) -> N
         return value
 
     with pytest.raises(ConfigError, match=message):
-        Scorer(make_reward(broken=1.0)).score([episode(children=[child("1")])], 0, {})
+        Scorer(make_reward(broken=1.0)).score([make_episode(subagents=[make_trace("1")])], 0, {})
 
 
 def test_an_error_inside_a_term_names_term_and_episode() -> None:
@@ -196,7 +195,7 @@ def test_an_error_inside_a_term_names_term_and_episode() -> None:
         return 1 / 0
 
     with pytest.raises(ZeroDivisionError) as info:
-        Scorer(make_reward(crash=1.0)).score([episode(name="e7")], 0, {})
+        Scorer(make_reward(crash=1.0)).score([make_episode(name="e7")], 0, {})
     assert info.value.__notes__ == ["in reward term 'crash', episode e7"]
 
 
@@ -218,7 +217,7 @@ def factors(
     return [s.rewards["0"].factors.get("solved", 1.0) for s in scored]
 
 
-SHORT_AND_LONG = [episode(tokens=10), episode(tokens=30)]
+SHORT_AND_LONG = [make_episode(tokens=10), make_episode(tokens=30)]
 
 
 def test_even_phases_hold_to_the_budget_odd_ones_do_not() -> None:
@@ -242,36 +241,42 @@ def test_rigid_holds_in_every_phase() -> None:
 
 
 def test_a_group_below_the_threshold_is_not_gated() -> None:
-    group = [episode(1.0, tokens=30), episode(0.0, tokens=30), episode(0.4, tokens=30)]  # mean .467
+    group = [
+        make_episode(1.0, tokens=30),
+        make_episode(0.0, tokens=30),
+        make_episode(0.4, tokens=30),
+    ]  # mean .467
     assert factors(toggled(), group, 4, {"t": 20.0}) == [1.0, 1.0, 1.0]
     assert factors(toggled(accuracy_threshold=0.46), group, 4, {"t": 20.0}) == [0.0, 0.0, 0.0]
 
 
 def test_the_gate_reads_the_outcome_before_shaping() -> None:
     wide = [
-        episode(0.2, 30, [child(str(i)) for i in range(1, 9)]) for _ in range(2)
+        make_episode(0.2, 30, [make_trace(str(i)) for i in range(1, 9)]) for _ in range(2)
     ]  # width adds 1.0
     assert factors(toggled(), wide, 4, {"t": 20.0}) == [1.0, 1.0]
 
 
 def test_only_outcome_terms_are_multiplied() -> None:
-    (scored,), _ = toggled().score([episode(1.0, 30, [child("1", score=0.7)])], 4, {"t": 20.0})
+    (scored,), _ = toggled().score(
+        [make_episode(1.0, 30, [make_trace("1", score=0.7)])], 4, {"t": 20.0}
+    )
     assert scored.rewards["0"].terms == {"solved": 1.0, "width": 0.125}
     assert scored.rewards["0"].total == 0.125
 
 
 def test_a_budget_is_taken_once_from_correct_responses_after_the_start() -> None:
     scorer = toggled(percentile=0.25)
-    correct = [episode(tokens=n) for n in (10, 20, 30, 40, 50)]
-    group = [*correct, episode(0.9, tokens=1), episode(tokens=1, status="failed")]
+    correct = [make_episode(tokens=n) for n in (10, 20, 30, 40, 50)]
+    group = [*correct, make_episode(0.9, tokens=1), make_episode(tokens=1, status="failed")]
     assert scorer.score(group, 3, {})[1] == {}
     budgets = scorer.score(group, 4, {})[1]
     assert budgets == {"t": 20.0}
     assert factors(scorer, group, 4, {}) == [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    assert scorer.score([episode(tokens=3), episode(tokens=4)], 5, budgets)[1] == budgets
-    assert scorer.score([episode(tokens=3, task="u"), episode(tokens=5, task="u")], 5, budgets)[
-        1
-    ] == {
+    assert scorer.score([make_episode(tokens=3), make_episode(tokens=4)], 5, budgets)[1] == budgets
+    assert scorer.score(
+        [make_episode(tokens=3, task="u"), make_episode(tokens=5, task="u")], 5, budgets
+    )[1] == {
         "t": 20.0,
         "u": 3.5,
     }
@@ -284,7 +289,7 @@ def test_the_budgets_passed_in_are_not_changed() -> None:
 
 
 def test_without_enough_correct_responses_there_is_no_budget_yet() -> None:
-    group = [episode(1.0, tokens=10), episode(0.98, tokens=90)]
+    group = [make_episode(1.0, tokens=10), make_episode(0.98, tokens=90)]
     scored, budgets = toggled().score(group, 4, {})
     assert budgets == {}
     assert all(not s.rewards["0"].factors for s in scored)
@@ -292,12 +297,12 @@ def test_without_enough_correct_responses_there_is_no_budget_yet() -> None:
 
 def test_subagents_have_a_budget_of_their_own() -> None:
     kids = [
-        child("1", 4, score=1.0),
-        child("2", 8),
-        child("3", 2, score=0.5),
-        child("4", 2, result=" "),
+        make_trace("1", 4, score=1.0),
+        make_trace("2", 8),
+        make_trace("3", 2, score=0.5),
+        make_trace("4", 2, result=" "),
     ]
-    group = [episode(tokens=10, children=kids), episode(tokens=10)]
+    group = [make_episode(tokens=10, subagents=kids), make_episode(tokens=10)]
     scored, budgets = toggled().score(group, 4, {})
     assert budgets == {
         "t": 10.0,
@@ -313,8 +318,10 @@ def test_subagents_have_a_budget_of_their_own() -> None:
 
 
 def test_the_whole_tree_can_be_the_response() -> None:
-    wide = episode(tokens=10, children=[child("1", 30, score=1.0), child("2", 40, score=1.0)])
-    scored, budgets = toggled(scope="tree").score([wide, episode(tokens=20)], 4, {})
+    wide = make_episode(
+        tokens=10, subagents=[make_trace("1", 30, score=1.0), make_trace("2", 40, score=1.0)]
+    )
+    scored, budgets = toggled(scope="tree").score([wide, make_episode(tokens=20)], 4, {})
     assert budgets == {"t": 50.0}  # the median of 80 and 20
     assert {k: b.factors for k, b in scored[0].rewards.items()} == {
         a: {"solved": 0.0} for a in "012"

@@ -18,9 +18,10 @@ import parl_rewards  # noqa: F401  (registers the terms)
 from parl.config.credit import Credit
 from parl.config.reward import Reward, Schedule, Term
 from parl.config.roles import Roles
-from parl.core.types import AgentTrace, Clock, Episode, Sample, ScoredEpisode, Status, Task, Turn
+from parl.core.types import AgentTrace, Episode, Sample, ScoredEpisode, Status
 from parl.rewards.credit import assign, token_mass
 from parl.rewards.scorer import Scorer
+from tests.support.factories import make_episode, make_trace
 
 STEP = 5
 REWARD = Reward(
@@ -32,68 +33,47 @@ REWARD = Reward(
 )
 
 
-def trace(
-    agent: str,
-    turns: int,
-    at: int | None = None,
+def agent(
+    agent_id: str,
+    num_turns: int,
+    spawned_at: int = 0,
     status: Status = "completed",
     score: float | None = None,
 ) -> AgentTrace:
     """Prompt of 1 token, turns of 2 tokens, observations of 1 token."""
-    ids, mask, spans = [0], [0], []
-    for i in range(turns):
-        if i:
-            ids, mask = [*ids, 9], [*mask, 0]
-        spans.append(Turn("", (), (), len(ids), len(ids) + 2, policy_versions=(STEP,)))
-        ids, mask = [*ids, 1, 2], [*mask, 1, 1]
-    return AgentTrace(
-        id=agent,
-        role="orchestrator" if at is None else "subagent",
-        parent=None if at is None else "0",
-        spawned_at=at,
-        name=agent,
-        prompt="",
-        policy="main",
-        turns=tuple(spans),
+    return make_trace(
+        agent_id,
+        num_turns=num_turns,
+        spawned_at=spawned_at,
         status=status,
-        stop_reason="",
-        result="found" if status == "completed" else "",
-        token_ids=tuple(ids),
-        mask=tuple(mask),
-        logprobs=tuple(-1.0 * m for m in mask),
         score=score,
+        result="found" if status == "completed" else "",
+        version=STEP,
     )
 
 
-def episode(name: str, score: float, *traces: AgentTrace) -> Episode:
-    outcome = {"score": score} if traces[0].status != "failed" else {}
-    return Episode(
-        id=name,
-        task=Task("t", "parl/Test-v0", "", {}),
-        group="g",
+def episode(name: str, score: float, orchestrator: AgentTrace, *subagents: AgentTrace) -> Episode:
+    return make_episode(
+        score,
+        orchestrator=orchestrator,
+        subagents=subagents,
+        name=name,
         step=STEP,
-        status=traces[0].status,
-        answer="",
-        outcome=outcome,
-        facts={},
-        traces=traces,
-        num_assigned=len(traces) - 1,
-        num_refused=0,
-        clock=Clock(0.0, 0.0, ()),
+        status=orchestrator.status,
     )
 
 
 A = episode(
     "A",
     0.8,
-    trace("0", 3),
-    trace("1", 2, 0, score=1.0),
-    trace("2", 4, 0, "truncated"),
-    trace("3", 3, 1),
+    agent("0", 3),
+    agent("1", 2, score=1.0),
+    agent("2", 4, status="truncated"),
+    agent("3", 3, spawned_at=1),
 )
-B = episode("B", 0.5, trace("0", 1))
-C = episode("C", 0.6, trace("0", 2), trace("1", 1, 0))
-D = episode("D", 0.0, trace("0", 0, status="failed"))
+B = episode("B", 0.5, agent("0", 1))
+C = episode("C", 0.6, agent("0", 2), agent("1", 1))
+D = episode("D", 0.0, agent("0", 0, status="failed"))
 
 
 def score() -> list[ScoredEpisode]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from parl.config import parse
 from parl.config.credit import Credit
 from parl.config.roles import Limits, Roles, Swarm
 from parl.config.rollout import Rollout
@@ -24,6 +23,7 @@ from parl.rollout.env_calls import EpisodeFailure
 from parl.rollout.external_agent import load_external_agent
 from parl.rollout.pool.local import LocalPool
 from parl.rollout.swarm import SwarmRunner
+from tests.support.factories import make_config
 from tests.support.helpers import TASK, Characters, WordsEnv, jobs, roles, runner, script
 
 PEEK = '<tool_call>{"name": "peek", "arguments": {"at": "x"}}</tool_call>'
@@ -334,4 +334,4 @@ def test_a_harness_that_is_none(name: str, message: str) -> None:
 )
 def test_configs_that_do_not_fit(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse({"name": "n", "env": {"id": "x"}, "swarm": {"mode": "single"}, **change})
+        make_config(**{"swarm": {"mode": "single"}, **change})

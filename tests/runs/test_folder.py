@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from parl.config import Config, parse
+from parl.config import parse
 from parl.core.errors import CheckpointError
 from parl.core.types import RewardBreakdown, Sample, ScoredEpisode
 from parl.runs.folder import (
@@ -21,11 +20,8 @@ from parl.runs.folder import (
     write_atomic,
 )
 from parl.runs.records import episode_record
+from tests.support.factories import make_config
 from tests.support.helpers import assign, call, create, run, script
-
-
-def config(**more: Any) -> Config:
-    return parse({"name": "r", "env": {"id": "parl/WideSearch-v0"}, **more})
 
 
 def close(folder: RunFolder) -> Path:
@@ -34,7 +30,7 @@ def close(folder: RunFolder) -> Path:
 
 
 def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
-    made = config(seed=5, loss={"tau": 0.25})
+    made = make_config(seed=5, loss={"tau": 0.25})
     path = close(RunFolder.create(tmp_path / "runs" / "r", made))
     raw = yaml.safe_load((path / "config.resolved.yaml").read_text())
     assert raw["schema_version"] == SCHEMA_VERSION
@@ -44,17 +40,17 @@ def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
 
 
 def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
-    path = close(RunFolder.create(tmp_path / "r", config(seed=1)))
+    path = close(RunFolder.create(tmp_path / "r", make_config(seed=1)))
     before = (path / "config.resolved.yaml").read_bytes()
     with pytest.raises(
         CheckpointError, match=r"already holds a run.*--resume.*run_dir=.*delete it"
     ):
-        RunFolder.create(path, config(seed=2))
+        RunFolder.create(path, make_config(seed=2))
     assert (path / "config.resolved.yaml").read_bytes() == before
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "r", config())
+    folder = RunFolder.create(tmp_path / "r", make_config())
     with pytest.raises(CheckpointError, match="in use by another process"):
         RunFolder.resume(folder.path)
     close(folder)
@@ -70,7 +66,7 @@ def test_no_run_is_no_run(tmp_path: Path) -> None:
 def test_another_schema_version_is_refused_with_the_way_out(
     tmp_path: Path, version: int | None
 ) -> None:
-    path = close(RunFolder.create(tmp_path / "r", config()))
+    path = close(RunFolder.create(tmp_path / "r", make_config()))
     raw = yaml.safe_load((path / "config.resolved.yaml").read_text())
     (path / "config.resolved.yaml").write_text(yaml.safe_dump({**raw, "schema_version": version}))
     with pytest.raises(
@@ -80,7 +76,7 @@ def test_another_schema_version_is_refused_with_the_way_out(
 
 
 def test_metrics_are_cut_where_the_run_goes_on(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "r", config())
+    folder = RunFolder.create(tmp_path / "r", make_config())
     folder.truncate_metrics(0)
     assert read_metrics(folder.path) == []
     for step in range(4):
@@ -124,7 +120,7 @@ def scored() -> ScoredEpisode:
 
 
 def test_an_episode_on_disk_can_be_recomputed_from_its_traces(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "r", config())
+    folder = RunFolder.create(tmp_path / "r", make_config())
     episode = scored().episode
     samples = [
         Sample(

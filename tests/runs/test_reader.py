@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from parl.config import parse
 from parl.core.errors import CheckpointError
-from parl.core.types import Episode, RewardBreakdown, ScoredEpisode
+from parl.core.types import Episode, ScoredEpisode
 from parl.runs.folder import RunFolder, index_path, read_episode, read_episodes
 from parl.runs.reader import RunReader
+from tests.support.factories import make_config, with_rewards
 from tests.support.helpers import TASK, assign, create, run, script, turns
 
 
 def scored(reward: float = 1.0) -> ScoredEpisode:
     two = turns(create("a"), assign("a", "red"), assign("a", "green"))
     episode = run(script([two, "blue"], red=["RED"], green=["GREEN"]))
-    return ScoredEpisode(episode, {"0": RewardBreakdown({"outcome": reward}, {"outcome": 1.0})})
+    return with_rewards(episode, {"0": reward})
 
 
 def failed() -> ScoredEpisode:
@@ -32,9 +32,7 @@ def failed() -> ScoredEpisode:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(
-        tmp_path / "r", parse({"name": "r", "env": {"id": "parl/WideSearch-v0"}})
-    )
+    return RunFolder.create(tmp_path / "r", make_config("parl/WideSearch-v0"))
 
 
 def test_a_row_says_what_a_list_shows(folder: RunFolder) -> None:

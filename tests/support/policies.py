@@ -10,11 +10,12 @@ import torch
 
 from parl.config import Config, parse
 from parl.core import manifest
-from parl.core.types import ROLES, Sample
+from parl.core.types import ROLES, Role, Sample
 from parl.learner import checkpoint
 from parl.learner.checkpoint import State
 from parl.learner.policies import PolicySet
 from parl.policy.models import lora
+from tests.support.factories import make_sample
 from tests.support.helpers import WordsEnv
 
 TOLERANCE = 1e-5
@@ -55,29 +56,20 @@ def started(settings: Config | None = None, folder: Path | None = None) -> Polic
 
 
 def samples(step: int, names: Sequence[str] = ROLES) -> list[Sample]:
-    made = torch.Generator().manual_seed(step)
-    found = []
+    """Four made-up samples of each policy, of 9 to 12 tokens; the step is the seed."""
+    generator = torch.Generator().manual_seed(step)
+    made_up = []
     for name in names:
+        role: Role = "subagent" if name == "subagent" else "orchestrator"
         for i in range(4):
-            n = 9 + i
-            ids = tuple(torch.randint(3, 60, (n,), generator=made).tolist())
-            mask = (0, 0, *[1] * (n - 2))
-            role: Any = name if name in ROLES else "orchestrator"
-            found.append(
-                Sample(
-                    "e",
-                    str(i),
-                    role,
-                    name,
-                    ids,
-                    mask,
-                    tuple(-2.0 * m for m in mask),
-                    i - 1.5,
-                    1.0,
-                    (0,),
-                )
+            length = 9 + i
+            ids = torch.randint(3, 60, (length,), generator=generator).tolist()
+            mask = (0, 0, *[1] * (length - 2))
+            logprobs = [-2.0 * bit for bit in mask]
+            made_up.append(
+                make_sample(ids, mask, logprobs, i - 1.5, agent=str(i), role=role, policy=name)
             )
-    return found
+    return made_up
 
 
 def update(policies: PolicySet, step: int, names: Sequence[str] = ROLES) -> dict[str, float]:
