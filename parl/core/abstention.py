@@ -1,7 +1,7 @@
-"""Knowing what one does not know: questions that were answered, and questions on which the agent abstained.
+"""Abstentions: on which questions an agent answered, and on which it said that it does not know.
 
-In: what came of each question of an episode. Out: counts, which an environment leaves in `facts["calibration"]`, and
-the rates over the counts of many episodes.
+An environment counts the questions of an episode with `tally` and leaves the counts in
+`facts["calibration"]`; `rates` sums the counts of many episodes.
 
 Example: a right answer, a wrong one to a question without an answer, and a right abstention
     tally([Question(True, "answer", 1.0), Question(False, "answer"), Question(False, "unknown")])
@@ -19,42 +19,52 @@ RATES = {
     "abstention_precision": ("abstained_right", "abstained"),
     "abstention_recall": ("abstained_right", "unanswerable"),
 }
-"""Each rate is one count over another."""
+"""Rate -> the two counts whose quotient it is."""
 
 
 class Question(NamedTuple):
-    """One question of a task (a cell of a table, say) and what the final answer says to it."""
+    """One question of a task (a cell of a table, say) and the final answer's reply to it."""
 
     answerable: bool
-    """What the agent could see holds the answer."""
-    said: Literal["answer", "unknown", "nothing"]
-    """`unknown`: it abstained, by the word that the task has for it. `nothing`: left out, which is no abstention."""
+    """Whether the text that the agent could see holds the answer."""
+    reply: Literal["answer", "unknown", "nothing"]
+    """`unknown`: it abstained, by the word that the task has for it. `nothing`: it left the
+    question out, which is no abstention."""
     right: float = 0.0
-    """How right an answer is, 0..1. Read only of answers to answerable questions: no other answer is right."""
+    """How right an answer is, 0..1. It counts for answerable questions only: no answer to another
+    one is right."""
 
 
 def tally(questions: Iterable[Question]) -> dict[str, float]:
-    """Counts over questions; an environment returns them in its `facts()`, under `calibration`."""
-    asked = list(questions)
-    answers = [q for q in asked if q.said == "answer"]
-    abstentions = [q for q in asked if q.said == "unknown"]
+    """Return counts over questions, for an environment's `facts()["calibration"]`."""
+    all_questions = list(questions)
+    answers = [question for question in all_questions if question.reply == "answer"]
+    abstentions = [question for question in all_questions if question.reply == "unknown"]
     return {
-        "questions": len(asked),
-        "unanswerable": sum(not q.answerable for q in asked),
+        "questions": len(all_questions),
+        "unanswerable": sum(not question.answerable for question in all_questions),
         "answered": len(answers),
-        "answered_right": sum(q.right for q in answers if q.answerable),
+        # An answer to a question without one cannot be right, whatever the environment says of it.
+        "answered_right": sum(question.right for question in answers if question.answerable),
         "abstained": len(abstentions),
-        "abstained_right": sum(not q.answerable for q in abstentions),
+        "abstained_right": sum(not question.answerable for question in abstentions),
     }
 
 
 def rates(counts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Rates over the summed counts of episodes, each 0..1; one without a single case is left out.
+    """Return rates over the summed counts of episodes, 0..1 each.
 
-    `accuracy_answered`: of what was answered, the share that is right. `abstention_precision`: of the abstentions, the
-    share on questions without an answer. `abstention_recall`: of the questions without an answer, the share on which
-    the agent abstained.
+    `accuracy_answered` is the share of right ones among the answers, `abstention_precision` the
+    share of abstentions on questions without an answer, `abstention_recall` the share of questions
+    without an answer on which the agent abstained. A rate without a single case is left out.
     """
     tallies = list(counts)
-    sums = {key: sum(tally[key] for tally in tallies) for pair in RATES.values() for key in pair}
-    return {name: sums[part] / sums[whole] for name, (part, whole) in RATES.items() if sums[whole]}
+    sums: dict[str, float] = {}
+    for names in RATES.values():
+        for name in names:
+            sums[name] = sum(tally[name] for tally in tallies)
+    shares = {}
+    for rate, (part, total) in RATES.items():
+        if sums[total]:
+            shares[rate] = sums[part] / sums[total]
+    return shares

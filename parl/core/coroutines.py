@@ -14,8 +14,9 @@ Result = TypeVar("Result")
 def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end and return its result.
 
-    A notebook's cells run inside the event loop of the kernel, where `asyncio.run` refuses to work. There the coroutine
-    gets a thread with a loop, and this one waits: signals still reach the main thread.
+    A notebook's cells run inside the event loop of the kernel, where `asyncio.run` refuses to work.
+    There the coroutine gets a thread with a loop, and this one waits: signals still reach the main
+    thread.
     """
     try:
         asyncio.get_running_loop()

@@ -1,19 +1,26 @@
 """The exception tree.
 
     ParlError
-    |-- ConfigError (ValueError)      the user's input is wrong: exit code 2, one clear message, no traceback
-    |   |-- ModelUnavailable          a model of the hub that could not be fetched
-    |   `-- MissingExtra (ImportError) an optional package is not installed; the message has the line to type
-    |-- CheckpointError (ValueError)  a run folder or checkpoint cannot be used as asked: exit code 2
-    |-- EnvFailure (RuntimeError)     an environment says what has failed: the kind of an episode's failure
-    |   `-- JudgeFailure              a judge gave no verdict: `judge_timeout`, `judge_unavailable`, `judge_malformed`
-    |-- EndpointFailure (RuntimeError) a policy's endpoint gave no turn: `endpoint_timeout`, `endpoint_unavailable`,
-    |                                 `endpoint_malformed`: the kind of an episode's failure, too
-    |-- Interrupted                   Ctrl-C between two steps: exit code 1, says how to go on
-    `-- EngineMismatch (RuntimeError) sampler and learner disagree about log-probs: stop before training on them
+    |-- ConfigError (ValueError)        the user's input is wrong: exit code 2, one clear message,
+    |   |                               no traceback
+    |   |-- ModelUnavailable            a model of the hub that could not be fetched
+    |   `-- MissingExtra (ImportError)  an optional package is not installed; the message has the
+    |                                   line to type
+    |-- CheckpointError (ValueError)    a run folder or checkpoint cannot be used as asked: exit
+    code 2
+    |-- EnvFailure (RuntimeError)       an environment names what failed: the kind of an episode's
+    |   |                               failure
+    |   `-- JudgeFailure                a judge gave no verdict: `judge_timeout`,
+    |                                   `judge_unavailable`, `judge_malformed`
+    |-- EndpointFailure (RuntimeError)  a policy's endpoint gave no turn: `endpoint_timeout`,
+    |                                   `endpoint_unavailable`, `endpoint_malformed`
+    |-- Interrupted                     Ctrl-C between two steps: exit code 1, says how to go on
+    `-- EngineMismatch (RuntimeError)   sampler and learner disagree about log-probs: stop before
+                                        training on them
 
-Failures *inside* an episode are not exceptions but typed data: `parl.core.types.Status` and `Failure`.
-Each error also inherits the standard class that a caller would expect, and pickles.
+Failures *inside* an episode are not exceptions but data: `Episode.status` and `Episode.failure`.
+Each error also inherits the standard class that a caller would expect, and pickles: Ray sends it
+from workers to the driver.
 """
 
 from __future__ import annotations
@@ -23,11 +30,14 @@ from collections.abc import Iterable
 
 
 class ParlError(Exception):
-    """Base of every error that PARL raises on purpose."""
+    """Base class of every error that PARL raises on purpose."""
 
 
 class ConfigError(ParlError, ValueError):
-    """The user's input is wrong. The message says what was given, what is allowed, what to type next."""
+    """The user's input is wrong.
+
+    The message says what was given, what is allowed, and what to type next.
+    """
 
 
 class ModelUnavailable(ConfigError):
@@ -35,7 +45,7 @@ class ModelUnavailable(ConfigError):
 
 
 class MissingExtra(ConfigError, ImportError):
-    """An optional package is not installed. The message says which extra of `parl-swarm` brings it."""
+    """An optional package is not installed; the message names the extra that brings it."""
 
 
 class CheckpointError(ParlError, ValueError):
@@ -47,11 +57,23 @@ class EngineMismatch(ParlError, RuntimeError):
 
 
 class EnvFailure(ParlError, RuntimeError):
-    """Raise it in an environment to name what failed (`failures/KIND`): the episode is masked, never scored."""
+    """A failure that an environment raises to name it: the episode is masked, never scored.
+
+    Args:
+        kind: one word; it is counted as the metric `failures/KIND`.
+        detail: what happened.
+
+    Example:
+        ```python
+        raise EnvFailure("database", "no connection to 127.0.0.1:5432")
+        ```
+    """
 
     def __init__(self, kind: str, detail: str) -> None:
+        # Both arguments go to the base class, because pickling calls the constructor with them.
         super().__init__(kind, detail)
-        self.kind, self.detail = kind, detail
+        self.kind = kind
+        self.detail = detail
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}"
@@ -66,7 +88,8 @@ class EndpointFailure(ParlError, RuntimeError):
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(kind, detail)
-        self.kind, self.detail = kind, detail
+        self.kind = kind
+        self.detail = detail
 
     def __str__(self) -> str:
         return self.detail
@@ -77,7 +100,8 @@ class Interrupted(ParlError):
 
     def __init__(self, step: int, run: str) -> None:
         super().__init__(step, run)
-        self.step, self.run = step, run
+        self.step = step
+        self.run = run
 
     def __str__(self) -> str:
         return (
@@ -87,9 +111,11 @@ class Interrupted(ParlError):
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """Suffix for an error message: the nearest allowed name, then all of them.
+    """Return the end of an error message: the nearest allowed name, then all of them.
 
-    Example: did_you_mean("grop", ["grpo", "kimi_k2_5"]) == " Did you mean 'grpo'? Allowed: grpo, kimi_k2_5."
+    Example:
+        did_you_mean("grop", ["grpo", "kimi_k2_5"])
+        == " Did you mean 'grpo'? Allowed: grpo, kimi_k2_5."
     """
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=1)

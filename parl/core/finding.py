@@ -1,4 +1,4 @@
-"""One line of what `parl doctor` reports."""
+"""One line of the report of `parl doctor`; plugins add lines of their own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `ok` is None for something that is only good to know."""
+    """One line of the report."""
 
     name: str
     value: str
     ok: bool | None
+    """None for a line that is only good to know."""
     fix: str = ""
+    """What to type where it is not ok."""

@@ -12,7 +12,11 @@ COLD_START = "cold_start"
 
 
 def verify(folder: Path) -> None:
-    """Check every file against the manifest. Raises CheckpointError with the way out."""
+    """Check every file of a checkpoint against its manifest.
+
+    Raises:
+        CheckpointError: a file is missing or was changed. The message says what to do.
+    """
     way_out = (
         "Start the run anew: every other checkpoint began there."
         if folder.name == COLD_START
@@ -20,11 +24,13 @@ def verify(folder: Path) -> None:
     )
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
+        # The manifest is written last: without it, or without these two, the process was killed.
         if not isinstance(manifest, dict) or not {"learner.pt", "state.json"} <= set(manifest):
             raise ValueError
     except (OSError, ValueError):
         raise CheckpointError(
-            f"{folder} is no whole checkpoint: its manifest.json is missing or damaged. {way_out}"
+            f"{folder} is no complete checkpoint: its manifest.json is missing or damaged. "
+            f"{way_out}"
         ) from None
     for name, expected in manifest.items():
         path = folder / name
@@ -35,5 +41,6 @@ def verify(folder: Path) -> None:
 
 
 def digest(path: Path) -> str:
+    """Return the SHA-256 digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 NOTE_S = 30.0
+"""Seconds between two notes about actors that have no place yet."""
 
 
 def connect(num_cpus: int) -> bool:
     """Join the cluster of RAY_ADDRESS, or start Ray here with room for `num_cpus`.
 
-    A session that is there already is left as it is: then it returns False.
+    Returns:
+        False where the process has a session already, which stays as it is.
     """
     import ray
 
@@ -32,18 +34,34 @@ def connect(num_cpus: int) -> bool:
 
 
 def await_actors(actors: Sequence[Any], deadline_s: float) -> None:
-    """Until all actors answer their `ping`. Raises RuntimeError when the cluster has no room for them."""
+    """Wait until all actors answer their `ping`.
+
+    An actor that cannot be placed looks alive to Ray, and a call to it waits for ever without a
+    word.
+
+    Raises:
+        RuntimeError: the cluster has no room for them.
+    """
     import ray
 
     began = time.monotonic()
-    calls = [a.ping.remote() for a in actors]
-    while len(
-        done := ray.wait(calls, num_returns=len(calls), timeout=min(NOTE_S, deadline_s))[0]
-    ) < len(calls):
-        free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-        note = f"{len(done)} of {len(calls)} Ray actors have started; the cluster has left: {free or 'nothing'}."
+    calls = [actor.ping.remote() for actor in actors]
+    while True:
+        timeout_s = min(NOTE_S, deadline_s)
+        started, waiting = ray.wait(calls, num_returns=len(calls), timeout=timeout_s)
+        if not waiting:
+            return
+        free = {}
+        for name, amount in ray.available_resources().items():
+            if name in ("CPU", "GPU"):
+                free[name] = amount
+        note = (
+            f"{len(started)} of {len(calls)} Ray actors have started; the cluster has left: "
+            f"{free or 'nothing'}."
+        )
         if time.monotonic() - began > deadline_s:
             raise RuntimeError(
-                f"{note} Ask for fewer (rollout.num_workers, num_cpus_per_worker, ...), or add nodes."
+                f"{note} Ask for fewer (rollout.num_workers, num_cpus_per_worker, ...), "
+                "or add nodes."
             )
         print(f"{note} Waiting.", file=sys.stderr)

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def normalize_text(text: str) -> str:
-    """Two texts say the same if these are equal: case and blanks aside."""
+    """Return a text without differences in case and blanks; equal results mean equal texts."""
     return " ".join(text.casefold().split())

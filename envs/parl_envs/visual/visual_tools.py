@@ -210,7 +210,7 @@ class VisualTools(AgentEnv):
         facts: dict[str, Any] = {"question": self.task.data["question"]}
         if self.scored is not None:
             facts["answerable"] = self.scored.answerable
-            facts["abstained"] = self.scored.said == "unknown"
+            facts["abstained"] = self.scored.reply == "unknown"
             if self.knobs.unanswerable or facts["question"] == tasks.OWN:
                 facts["calibration"] = tally([self.scored])
         return facts
