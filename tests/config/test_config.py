@@ -12,7 +12,7 @@ from parl.cli import config as config_commands
 from parl.cli import main as cli
 from parl.config import load, load_raw, phases
 from parl.core.errors import ConfigError
-from tests.support.helpers import ROOT
+from tests.support.helpers import ROOT, env_section
 
 BASE = "name: base\nenv: {id: parl/X-v0}\n"
 
@@ -108,7 +108,7 @@ def test_paths_are_relative_to_the_file_that_names_them(folder: Path) -> None:
     tasks = "env: {tasks: {test: {path: data/test.jsonl}}}"
     write(folder / "sub", f"extends: ../base.yaml\n{tasks}\nbaseline: single.yaml", "middle.yaml")
     config = load(write(folder, "extends: sub/middle.yaml"))
-    assert config.env.tasks.test.path == folder / "sub" / "data" / "test.jsonl"
+    assert env_section(config).tasks.test.path == folder / "sub" / "data" / "test.jsonl"
     assert config.baseline == folder / "sub" / "single.yaml"
 
 

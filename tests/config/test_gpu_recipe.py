@@ -7,7 +7,7 @@ import runpy
 import pytest
 
 from parl.config import load
-from tests.support.helpers import ROOT
+from tests.support.helpers import ROOT, env_section
 
 RECIPE = ROOT / "configs" / "gpu" / "qwen3_4b_widesearch.yaml"
 
@@ -25,12 +25,10 @@ def test_the_recipe_is_the_published_one_in_our_terms() -> None:
         "grpo",
     )
     assert (config.loss.clip_low, config.loss.clip_high) == (0.2, 0.28)
-    assert config.env.tasks.train.num is not None
-    assert (
-        0
-        <= config.env.tasks.train.num - train.num_steps * train.tasks_per_step
-        < train.tasks_per_step
-    )  # one epoch
+    num_tasks = env_section(config).tasks.train.num
+    assert num_tasks is not None
+    # One epoch.
+    assert 0 <= num_tasks - train.num_steps * train.tasks_per_step < train.tasks_per_step
     assert "NOT RUN HERE" in RECIPE.read_text().splitlines()[0]
 
 

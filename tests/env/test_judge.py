@@ -197,7 +197,7 @@ def test_what_is_no_verdict(text: str | None) -> None:
 
 
 class Judged(WordsEnv):
-    blocking: ClassVar[bool] = True
+    blocking = True
     judge: ClassVar[Judge]
 
     def score(self, answer: str) -> Mapping[str, float]:
@@ -256,7 +256,7 @@ def test_the_environment_of_the_page(
 
 
 class Hasty(Judged):
-    blocking: ClassVar[bool] = False
+    blocking = False
 
 
 def test_a_judge_in_an_environment_that_does_not_wait_is_told(endpoint: tuple[Fake, str]) -> None:

@@ -235,7 +235,7 @@ def test_a_run_that_outlived_its_ablation_is_waited_for(
                 other.stdin.flush()
                 other.wait()
 
-        monkeypatch.setattr(ablate.time, "sleep", wait)
+        monkeypatch.setattr("time.sleep", wait)
         assert run_all([left], 2) == []
     err = capsys.readouterr().err
     assert "tau=1 seed 0 is still running from an earlier start" in err

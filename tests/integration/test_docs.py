@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,11 +171,14 @@ def test_command(
 
 def ablate_without_runs(checkout: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """All that `parl ablate` does, but for the runs themselves."""
-    started = []
+    started: list[Any] = []
     monkeypatch.chdir(checkout)
-    monkeypatch.setattr(
-        "parl.evaluation.ablation.runner.run_all", lambda jobs, workers: started.extend(jobs) or []
-    )
+
+    def record(jobs: list[Any], workers: int) -> list[Any]:
+        started.extend(jobs)
+        return []
+
+    monkeypatch.setattr("parl.evaluation.ablation.runner.run_all", record)
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as exit_info:
         cli.main()

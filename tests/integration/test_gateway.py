@@ -259,6 +259,7 @@ def test_a_conversation_with_tools_goes_on_with_its_own_tokens(
             if not said.tool_calls:
                 break
             for call in said.tool_calls:
+                assert call.type == "function"
                 name = json.loads(call.function.arguments)["name"]
                 text = str(task["data"]["numbers"][name])
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": text})

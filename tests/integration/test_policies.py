@@ -200,7 +200,8 @@ def test_a_copy_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_without_subagent_samples_the_orchestrators_tokens_alone_are_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update, seen = PolicySet.update, set()
+    update = PolicySet.update
+    seen: set[str] = set()
 
     def watched(
         self: PolicySet, samples: Sequence[Sample], mass: Mapping[str, float], step: int

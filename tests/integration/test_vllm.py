@@ -50,7 +50,7 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 def small_model(vocab: int = 300, seed: int = 0) -> Any:
     """Embedding and head share their weights, as in most small models."""
     torch.manual_seed(seed)
-    config = Qwen3Config(vocab_size=vocab, tie_word_embeddings=True, **SHAPE, **HEADS)  # type: ignore[arg-type]
+    config = Qwen3Config(vocab_size=vocab, tie_word_embeddings=True, **SHAPE, **HEADS)
     return Qwen3ForCausalLM(config).eval()
 
 
@@ -66,7 +66,7 @@ def changed(model: Any, seed: int) -> Any:
 
 def prompt(length: int, seed: int) -> list[int]:
     made = torch.Generator().manual_seed(seed)
-    return torch.randint(6, 300, (length,), generator=made).tolist()  # type: ignore[no-any-return]
+    return torch.randint(6, 300, (length,), generator=made).tolist()
 
 
 def request(
@@ -329,8 +329,8 @@ def test_adapters_are_served_on_one_base(tmp_path: Path) -> None:
     both.engines.start()
     both.learners.start()
     handles = both.handles()
+    assert handles["orchestrator"].engine is handles["subagent"].engine
     engine: Any = handles["orchestrator"].engine
-    assert engine is handles["subagent"].engine
     probe = prompt(64, 9)
     for step, names in enumerate((ROLES, ("subagent",), ("subagent",)), 1):
         asked = [request(probe, k, adapter=name) for k, name in enumerate((*ROLES, ""))]

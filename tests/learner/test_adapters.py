@@ -91,8 +91,9 @@ def test_one_adapter_learns_while_the_other_stays() -> None:
 
 
 def test_the_base_is_in_memory_once(trained: PolicySet) -> None:
-    engine: Any = trained.handles()["orchestrator"].engine
-    assert engine is trained.handles()["subagent"].engine
+    handles = trained.handles()
+    assert handles["orchestrator"].engine is handles["subagent"].engine
+    engine: Any = handles["orchestrator"].engine
     addresses = {p.data_ptr() for p in trained.models["main"].parameters()}
     for model in (*trained.models.values(), engine.model):
         assert {p.data_ptr() for k, p in model.named_parameters() if ".lora_" not in k} == addresses
@@ -114,7 +115,12 @@ def test_adapters_share_a_batch_and_say_what_each_says_alone(trained: PolicySet)
     engine: Any = trained.handles()["orchestrator"].engine
     passes: list[set[str]] = []
     of = engine._row_adapters.of
-    engine._row_adapters.of = lambda rows: (passes.append(set(rows)), of(rows))
+
+    def recorded(rows: Any) -> Any:
+        passes.append(set(rows))
+        return of(rows)
+
+    engine._row_adapters.of = recorded
     begin = prompt(40, 0)
     requests = [
         Request(
@@ -313,8 +319,8 @@ def test_a_frozen_role_on_the_others_adapter_keeps_the_cold_start(tmp_path: Path
     policies.engines.freeze(tmp_path / "checkpoints" / manifest.COLD_START)
     update(policies, 0, ["orchestrator"])
     handles = policies.handles(settings.roles)
+    assert handles["orchestrator"].engine is handles["subagent"].engine
     engine: Any = handles["orchestrator"].engine
-    assert handles["subagent"].engine is engine
     live, frozen = (engine.score(PROBE, handles[role].adapter) for role in ROLES)
     chosen = torch.tensor(PROBE[1:])[:, None]
     assert torch.allclose(
@@ -338,8 +344,8 @@ def test_a_frozen_role_plays_the_base_itself() -> None:
     assert set(policies.learners) == {"orchestrator"}
     update(policies, 0, ["orchestrator"])
     handles = policies.handles(settings.roles)
+    assert handles["orchestrator"].engine is handles["subagent"].engine
     engine: Any = handles["subagent"].engine
-    assert engine is handles["orchestrator"].engine
     assert [(h.name, h.adapter) for h in handles.values()] == [
         ("orchestrator", "orchestrator"),
         ("main", ""),

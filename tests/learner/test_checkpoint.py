@@ -174,15 +174,16 @@ def test_policies_are_loaded_in_their_dtype(tmp_path: Path, dtype: str) -> None:
     model, tokenizer = policy()
     folder = tmp_path / "step_000001"
     checkpoint.save(folder, STATE, {"main": (model, tokenizer)}, {})
-    frozen = {"roles": {"subagent": {"trainable": False}}}
-    config = make_config(policies={"main": {"dtype": dtype}}, **frozen)
+    frozen = {"subagent": {"trainable": False}}
+    config = make_config(policies={"main": {"dtype": dtype}}, roles=frozen)
     policies = PolicySet(config, WordsEnv(), folder)
     policies.engines.start()
     policies.engines.freeze(folder)
     roles = policies.handles(config.roles)
     assert {p.dtype for p in policies.models["main"].parameters()} == {torch.float32}  # it learns
-    for held in (roles["orchestrator"].engine.model, roles["subagent"].engine.model):
-        assert {p.dtype for p in held.parameters()} == {getattr(torch, dtype)}
+    for role in roles.values():
+        engine: Any = role.engine
+        assert {p.dtype for p in engine.model.parameters()} == {getattr(torch, dtype)}
     assert roles["orchestrator"].engine is not roles["subagent"].engine
 
 

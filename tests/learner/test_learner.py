@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ torch = pytest.importorskip("torch")
 from parl.config.loss import Loss  # noqa: E402
 
 
-def learner(loss: Loss, tokens_per_batch: int):
+def learner(loss: Loss, tokens_per_batch: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from parl.config.policy import Optimizer
@@ -28,7 +29,7 @@ def learner(loss: Loss, tokens_per_batch: int):
     return Learner("main", model, Optimizer(lr=1e-3, grad_clip=1e9), loss, tokens_per_batch)
 
 
-def made_samples(shift: float = 0.0):
+def made_samples(shift: float = 0.0) -> list[Any]:
     """Traces of 5 to 9 tokens in a row with the log-probs of some other policy, one of them with turns of its own."""
     from parl.core.types import Sample
 
@@ -60,7 +61,7 @@ def made_samples(shift: float = 0.0):
 
 
 @pytest.mark.parametrize("type_", ["kimi_k2_5", "grpo", "dapo", "gspo"])
-def test_a_step_is_the_same_in_one_micro_batch_or_many(type_) -> None:
+def test_a_step_is_the_same_in_one_micro_batch_or_many(type_: Any) -> None:
     results = []
     for budget in (1000, 18, 1):
         who = learner(Loss(type=type_), budget)

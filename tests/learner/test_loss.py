@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,8 @@ torch = pytest.importorskip("torch")
 
 from parl.config.loss import Loss  # noqa: E402
 from parl.learner.loss import grpo, gspo, kimi_k2_5  # noqa: E402
+
+LossFunction = Callable[..., Any]
 
 KIMI = {"alpha": -0.4, "beta": 0.3, "tau": 0.05}
 GRPO = {"clip_low": 0.2, "clip_high": 0.28}
@@ -20,7 +24,7 @@ LOG_RATIOS = [-0.9, -0.41, -0.2, 0.0, 0.1, 0.29, 0.31, 0.8]
 ADVANTAGES = [1.5, -0.7, 0.0]
 
 
-def grid() -> dict:
+def grid() -> dict[str, Any]:
     pairs = [(x, a) for x in LOG_RATIOS for a in ADVANTAGES]
     generator = torch.Generator().manual_seed(0)
     old = -2 * torch.rand(len(pairs), generator=generator, dtype=torch.float64)
@@ -36,7 +40,7 @@ def grid() -> dict:
     }
 
 
-def rows(t: dict) -> list[tuple[float, float, float]]:
+def rows(t: dict[str, Any]) -> list[tuple[float, float, float]]:
     """(log-ratio, advantage, weight) of the tokens inside the mask, as floats."""
     columns = zip(
         *(t[k].tolist() for k in ("logp", "old_logp", "advantages", "weights", "mask")), strict=True
@@ -44,7 +48,7 @@ def rows(t: dict) -> list[tuple[float, float, float]]:
     return [(new - old, a, w) for new, old, a, w, inside in columns if inside]
 
 
-def gradient(loss_function, t: dict, **knobs):
+def gradient(loss_function: LossFunction, t: dict[str, Any], **knobs: float) -> Any:
     logp = t["logp"].clone().requires_grad_()
     loss_function(**{**t, "logp": logp}, **knobs)[0].backward()
     return logp.grad
@@ -82,7 +86,9 @@ def test_kimi_gradient_is_masked_outside_the_window_whatever_the_sign() -> None:
 
 
 @pytest.mark.parametrize("function,knobs", [(kimi_k2_5, KIMI), (grpo, GRPO)])
-def test_gradient_equals_finite_differences(function, knobs) -> None:
+def test_gradient_equals_finite_differences(
+    function: LossFunction, knobs: dict[str, float]
+) -> None:
     t = grid()
     eps, numeric = 1e-6, []
     for i in range(len(t["logp"])):
@@ -105,7 +111,9 @@ def test_kimi_on_policy_is_the_plain_policy_gradient() -> None:
 
 @pytest.mark.parametrize("function,knobs", [(kimi_k2_5, KIMI), (grpo, GRPO)])
 @pytest.mark.parametrize("cuts", [(1,), (5, 11), (3, 4, 23)])
-def test_micro_batches_add_up_to_the_batch(function, knobs, cuts) -> None:
+def test_micro_batches_add_up_to_the_batch(
+    function: LossFunction, knobs: dict[str, float], cuts: tuple[int, ...]
+) -> None:
     t = grid()
     norm = (t["weights"] * t["mask"]).sum()
     whole = function(**t, **knobs)[0]
@@ -122,7 +130,9 @@ def test_micro_batches_add_up_to_the_batch(function, knobs, cuts) -> None:
 
 
 @pytest.mark.parametrize("function,knobs", [(kimi_k2_5, KIMI), (grpo, GRPO)])
-def test_masked_tokens_have_no_influence_even_when_they_are_not_numbers(function, knobs) -> None:
+def test_masked_tokens_have_no_influence_even_when_they_are_not_numbers(
+    function: LossFunction, knobs: dict[str, float]
+) -> None:
     t = grid()
     clean, clean_gradient = function(**t, **knobs)[0], gradient(function, t, **knobs)
     for key, junk in (
@@ -147,7 +157,7 @@ def test_masked_tokens_have_no_influence_even_when_they_are_not_numbers(function
         (1.1, 2.0, 2.2, 2.2),
     ],
 )
-def test_grpo_in_each_quadrant(ratio, advantage, value, slope) -> None:
+def test_grpo_in_each_quadrant(ratio: float, advantage: float, value: float, slope: float) -> None:
     logp = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
     old, a = torch.zeros(1, dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64)
     loss, stats = grpo(logp, old, a, torch.ones(1), **GRPO)
@@ -207,7 +217,7 @@ BOUNDS = (0, 5, 9, 17, 24)
 SHIFTS = (-0.3, 0.02, 0.3, 0.25)
 
 
-def traces_grid(advantages: tuple[float, ...] = (1.0, -0.5, 1.5, -0.7)) -> dict:
+def traces_grid(advantages: tuple[float, ...] = (1.0, -0.5, 1.5, -0.7)) -> dict[str, Any]:
     """Off-policy; the third trace is above the window with a good advantage, so it is clipped; the first is not."""
     t = grid()
     generator = torch.Generator().manual_seed(1)
@@ -220,7 +230,7 @@ def traces_grid(advantages: tuple[float, ...] = (1.0, -0.5, 1.5, -0.7)) -> dict:
     return t
 
 
-def by_trace(t: dict) -> list[tuple[float, list[int]]]:
+def by_trace(t: dict[str, Any]) -> list[tuple[float, list[int]]]:
     """(s, indices of the tokens inside the mask) of each trace, in plain floats: eq. 7."""
     found = []
     for k in range(len(BOUNDS) - 1):
@@ -299,7 +309,7 @@ def test_gspo_token_takes_each_tokens_own_advantage() -> None:
 
 
 @pytest.mark.parametrize("cuts", [(1,), (2,), (1, 2, 3)])
-def test_gspo_micro_batches_of_whole_traces_add_up_to_the_batch(cuts) -> None:
+def test_gspo_micro_batches_of_whole_traces_add_up_to_the_batch(cuts: tuple[int, ...]) -> None:
     t = traces_grid()
     norm = (t["weights"] * t["mask"]).sum()
     logp = t["logp"].clone().requires_grad_()
@@ -353,9 +363,11 @@ def test_dapo_is_eq_8_over_the_groups_that_differ() -> None:
     from parl.config.roles import Roles
     from parl.learner.loss import weighting_of
     from parl.rewards.credit import build_samples
-    from tests.rewards.test_credit import scored
+    from tests.support.factories import make_scored
 
-    groups = [[scored("a", 0.3), scored("b", 0.3)], [scored("c", 1.0), scored("d", 0.0)]]
+    even = [make_scored("a", 0.3), make_scored("b", 0.3)]
+    different = [make_scored("c", 1.0), make_scored("d", 0.0)]
+    groups = [even, different]
     samples, mass = build_samples(groups, Credit(), weighting_of(Loss(type="dapo")), Roles(), 0)
     ratios = {"c": (1.5, 0.5, 1.1), "d": (1.5, 0.5, 1.1)}
     value, gradients = 0.0, []

@@ -23,7 +23,7 @@ from parl_envs.coding.coding_env import Coding
 from parl_envs.coding.merge import merge
 from parl_envs.coding.tasks import load_task
 from parl_envs.coding.testing import Case, equal, run_cases
-from tests.support.helpers import ROOT
+from tests.support.helpers import ROOT, env_section
 
 SPLITS = ("train", "validation", "test")
 ADD = "def add(a, b):\n    return a - b\n"
@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_tasks_and_no_function_is_in_two_splits() -
 
 
 @pytest.mark.parametrize("style", ["python", "words"])
-def test_a_solution_scores_1_and_what_is_empty_or_untouched_0(style: str) -> None:
+def test_a_solution_scores_1_and_what_is_empty_or_untouched_0(style: Any) -> None:
     task = Coding(style=style, levels=(1, 2, 3), n=(3, 3)).generate_tasks("test", 1, 0)[0]
     env = started(task, style=style)
     assert env.score("done")["score"] == 0.0
@@ -292,7 +292,7 @@ def test_merging_lines(
 
 def play(parallel: float, **knobs: Any) -> Any:
     config = load(ROOT / "configs" / "coding_swarm.yaml")
-    env = Coding(**config.env.kwargs)
+    env = Coding(**env_section(config).kwargs)
     demo = env.demonstrate("episode", np.random.default_rng(5), delegate_prob=parallel, **knobs)
     assert isinstance(demo, Demonstration)
     renderer = CharRenderer()

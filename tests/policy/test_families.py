@@ -32,7 +32,7 @@ from parl.rollout.agent import AgentSpec, ToolResults, run_agent
 from parl.rollout.swarm import SwarmRunner
 from parl.training.demonstrator import Demonstrator
 from parl_envs.search.wide_search import WideSearch
-from tests.support.helpers import ROOT
+from tests.support.helpers import ROOT, env_section
 from tests.support.tokenizers import (
     CALL,
     KIMI,
@@ -171,7 +171,8 @@ class Recorded:
     """An engine that says what it was given, and remembers the contexts that it was asked with."""
 
     def __init__(self, turns: Sequence[Sequence[int]]) -> None:
-        self.turns, self.contexts = list(turns), []
+        self.turns = list(turns)
+        self.contexts: list[tuple[int, ...]] = []
 
     async def generate(self, request: Request) -> Generation:
         self.contexts.append(request.token_ids)
@@ -379,7 +380,7 @@ def test_any_tokens_can_be_parsed(family: str) -> None:
 def test_an_expert_of_any_family_solves_the_task(family: str, parallel: int) -> None:
     """Demonstrations are written once, for all formats: what is encoded is read back, through the whole runtime."""
     config = load(ROOT / "configs" / "smollm2_search.yaml")
-    demo = WideSearch(**config.env.kwargs).demonstrate(
+    demo = WideSearch(**env_section(config).kwargs).demonstrate(
         "episode",
         np.random.default_rng(1),
         delegate_prob=parallel,
@@ -412,7 +413,7 @@ def test_demonstrations_list_the_tools_where_rollouts_do() -> None:
     config = config.model_copy(
         update={"roles": Roles(orchestrator=RoleConfig(**roomy), subagent=RoleConfig(**roomy))}
     )
-    env, knobs = WideSearch(**config.env.kwargs), {"delegate_prob": 1, "give_up_prob": 0}
+    env, knobs = WideSearch(**env_section(config).kwargs), {"delegate_prob": 1, "give_up_prob": 0}
     plain = Demonstrator(env, renderer_of("qwen3"), config, seed=0).item("episode", knobs)
     listed = Demonstrator(env, renderer_of("qwen3"), config, seed=0, lists_tools=True).item(
         "episode", knobs

@@ -74,7 +74,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_choice_shows_the_range() -> None:
     rows = [row(step, k) for step in range(20) for k in range(5)]
-    special = {
+    special: dict[int, dict[str, Any]] = {
         7: {"reward": 2.0},
         33: {"reward": -1.0},
         41: {"width": 12},

@@ -120,7 +120,7 @@ def test_signatures_that_cannot_be_checked_are_refused() -> None:
         with pytest.raises(TypeError, match=message):
             reward(function)
     with pytest.raises(TypeError, match="must name some of"):
-        reward(roles=("judge",))(lambda episode: 0.0)  # type: ignore[call-overload]
+        reward(roles=("judge",))(lambda episode: 0.0)  # type: ignore[arg-type]
 
 
 def test_the_episodes_hint_need_not_exist_at_run_time() -> None:

@@ -115,7 +115,7 @@ def test_advantages_and_weights() -> None:
     # orchestrators: mean (1.1875 + .5 + .9625)/3 = 2.65/3
     # subagents: mean of episode means (2.3/3 + .8)/2 = 4.7/6
     got = {(s.episode, s.agent): (s.advantage, s.weight) for s in samples()}
-    assert got == {
+    expected: dict[tuple[str, str], Any] = {
         ("A", "0"): (pytest.approx(0.9125 / 3), 1.0),
         ("A", "1"): (pytest.approx(1.3 / 6), 1 / 3),
         ("A", "2"): (pytest.approx(-2.3 / 6), 1 / 3),
@@ -124,6 +124,7 @@ def test_advantages_and_weights() -> None:
         ("C", "0"): (pytest.approx(0.2375 / 3), 1.0),
         ("C", "1"): (pytest.approx(0.1 / 6), 1.0),
     }
+    assert got == expected
 
 
 def test_advantages_by_the_other_rules() -> None:

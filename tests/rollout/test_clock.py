@@ -40,7 +40,7 @@ def agent(
         start = end + read
         end = start + written
         num = sum(c.name == "search" and c.error is None for c in calls)
-        done.append(Turn("", calls, (), start, end, 0, env_calls=num))
+        done.append(Turn("", calls, (), start, end, (0,), env_calls=num))
     role: Role = "orchestrator" if parent is None else "subagent"
     ids = (0,) * end
     return AgentTrace(
@@ -183,7 +183,7 @@ def test_swarm_tools_and_malformed_calls_cost_nothing() -> None:
 def test_only_the_calls_that_ran_take_time() -> None:
     boss = agent("0", [(0, 1, (SEARCH, ToolCall("open", {}))), (0, 1, ())])
     turn = boss.turns[0]
-    one = Turn(turn.text, turn.tool_calls, (), turn.start, turn.end, 0, env_calls=1)
+    one = Turn(turn.text, turn.tool_calls, (), turn.start, turn.end, (0,), env_calls=1)
     fields = {name: getattr(boss, name) for name in AgentTrace.__slots__}
     capped = AgentTrace(**{**fields, "turns": (one, boss.turns[1])})
     assert schedule([capped], clock_config(default_tool_latency_s=50)).serial_s == 1 + 4 + 1

@@ -172,7 +172,8 @@ def test_an_engine_that_fails_is_asked_once() -> None:
 def test_a_deadline_in_the_middle_of_a_turn_frees_the_engine() -> None:
     made = played(["never said"])
     engine = made.policies["orchestrator"].engine
-    ended, released = [], []
+    ended: list[str] = []
+    released: list[str] = []
 
     async def hangs(request: Request) -> Generation:
         try:
@@ -181,7 +182,8 @@ def test_a_deadline_in_the_middle_of_a_turn_frees_the_engine() -> None:
             ended.append(request.session)
         raise AssertionError
 
-    engine.generate, engine.release = hangs, released.append  # type: ignore[method-assign]
+    engine.generate = hangs  # type: ignore[method-assign]
+    engine.release = released.append  # type: ignore[method-assign,assignment]
     (late,) = LocalPool(WordsEnv, Rollout(episode_deadline_s=0.5, max_retries=0)).run(made, jobs(1))
     assert late.failure == "timeout"
     assert ended == released == ["e0/0"]
@@ -246,7 +248,7 @@ def test_a_swarm_of_them_is_that_of_our_own_loop(more: dict[str, Any]) -> None:
     """All of it: their traces, statuses, scores, forks; the orchestrator's observations, critical steps, the clock."""
     said = delegates("red", "green", "yellow")
     theirs, ours = (
-        run_swarm(swarm_of(said, external_agent, **more, **THREE))
+        run_swarm(swarm_of(said, external_agent, **{**more, **THREE}))
         for external_agent in ("calls_tools", None)
     )
     assert len(ours.subagents) == min(3, more.get("swarm", Swarm()).max_subagents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ REWARDS = {
 ADVANTAGES = {"0": -0.1, "1": 1 / 3}
 
 
-def stored(scored: ScoredEpisode) -> dict[str, object]:
+def stored(scored: ScoredEpisode) -> dict[str, Any]:
     traces = [t for t in scored.episode.traces if t.id in ADVANTAGES]
     advantages = {("e", t.id): [ADVANTAGES[t.id] * m for m in t.mask] for t in traces}
     return dict(json.loads(json.dumps(episode_record(scored, advantages))))
@@ -57,9 +58,9 @@ def test_siblings_and_contributions_come_back_and_older_records_have_none() -> N
     record = stored(ScoredEpisode(episode, {}))
     assert episode_of(record) == episode
     assert advantages_of(record) == {"0": -0.1, "1": 1 / 3, "1.1": 0.0}
-    assert {t["t_start"] for s in record["siblings"] for t in s["turns"]} == {None}  # type: ignore[attr-defined]
+    assert {t["t_start"] for s in record["siblings"] for t in s["turns"]} == {None}
     del record["siblings"]
-    for trace in record["traces"]:  # type: ignore[attr-defined]
+    for trace in record["traces"]:
         del trace["contribution"]
     assert episode_of(record) == played
 
@@ -69,7 +70,7 @@ def test_and_its_record_too() -> None:
     again = ScoredEpisode(episode_of(record), rewards_of(record))
     back = episode_record(
         again, {(again.episode.id, t["id"]): t["advantages"] for t in record["traces"]}
-    )  # type: ignore[attr-defined]
+    )
     assert json.dumps(back) == json.dumps(record)
 
 
@@ -82,7 +83,7 @@ def test_a_failed_episode_has_no_reward() -> None:
 
 def test_a_record_from_before_env_calls_were_stored() -> None:
     record = stored(ScoredEpisode(run(script([call("peek", at="x"), "blue"])), {}))
-    for trace in record["traces"]:  # type: ignore[attr-defined]
+    for trace in record["traces"]:
         for turn in trace["turns"]:
             assert turn.pop("env_calls") in (0, 1)
     assert [t.env_calls for t in episode_of(record).orchestrator.turns] == [0, 0]

@@ -59,7 +59,8 @@ class Good(AgentEnv):
 
 class ScoreRaises(Good):
     def score(self, answer: str) -> Mapping[str, float]:
-        return {"score": {}["gold"]}
+        gold: dict[str, float] = {}
+        return {"score": gold["gold"]}
 
 
 class ScoreHangs(Good):

@@ -23,6 +23,7 @@ async def calls_tools(task: Any, base_url: str, api_key: str, env: Any) -> str:
             if not said.tool_calls:
                 return said.content or ""
             for call in said.tool_calls:
+                assert call.type == "function"
                 text = await env.call(call.function.name, call.function.arguments)
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": text})
 

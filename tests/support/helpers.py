@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from parl.config import Config
+from parl.config.env import EnvConfig
 from parl.config.roles import ClockConfig, Limits, RoleConfig, Roles, Sampling, Swarm
 from parl.core.messages import Message
 from parl.core.types import AgentTrace, Episode, Task, ToolCall
@@ -60,6 +62,12 @@ class Characters:
         if not isinstance(raw["arguments"], dict):
             return ToolCall(raw["name"], {}, "error: arguments must be an object")
         return ToolCall(raw["name"], raw["arguments"])
+
+
+def env_section(config: Config) -> EnvConfig:
+    """The config's only environment."""
+    assert isinstance(config.env, EnvConfig)
+    return config.env
 
 
 def call(name: str, /, **arguments: Any) -> str:

@@ -39,7 +39,7 @@ CHATML = """
 """Our renderer's format (`parl.policy.renderers.chatml`) as a template."""
 
 
-class Processor(Qwen3VLProcessor):  # type: ignore[misc]
+class Processor(Qwen3VLProcessor):
     """Qwen3-VL's, for images alone: its video processor needs torchvision."""
 
     def __init__(
@@ -108,7 +108,7 @@ def outcome(completions: Sequence[Any], environments: Sequence[Looking], **_: An
     ]
 
 
-class Trainer(GRPOTrainer):  # type: ignore[misc]
+class Trainer(GRPOTrainer):
     """Writes down given texts where it would sample."""
 
     def __init__(

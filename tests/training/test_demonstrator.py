@@ -24,7 +24,7 @@ from parl.policy.renderers.chatml import ChatML
 from parl.rollout.swarm import SwarmRunner
 from parl.training.demonstrator import Demonstrator
 from parl_envs.search.wide_search import WideSearch
-from tests.support.helpers import ROOT
+from tests.support.helpers import ROOT, env_section
 
 
 @lru_cache
@@ -34,7 +34,7 @@ def config() -> Config:
 
 @lru_cache
 def tokenizer() -> Any:
-    env = WideSearch(**config().env.kwargs)
+    env = WideSearch(**env_section(config()).kwargs)
     return build_tokenizer(env.vocabulary(), [*env.tool_specs(), *SWARM_TOOLS])
 
 
@@ -53,7 +53,7 @@ def play(demo: Demonstration) -> Episode:
 
 
 def demonstration(seed: int, **knobs: Any) -> Demonstration:
-    made = WideSearch(**config().env.kwargs).demonstrate(
+    made = WideSearch(**env_section(config()).kwargs).demonstrate(
         "episode", np.random.default_rng(seed), **knobs
     )
     assert isinstance(made, Demonstration)
@@ -86,7 +86,7 @@ def test_an_expert_that_is_not_lazy_solves_the_task_in_the_expected_steps(
 def test_the_expert_abstains_where_no_page_tells_and_only_after_it_has_looked(
     parallel: int,
 ) -> None:
-    env = WideSearch(**config().env.kwargs, unanswerable=0.4)
+    env = WideSearch(**env_section(config()).kwargs, unanswerable=0.4)
     rng = np.random.default_rng(0)
     unanswerable = 0
     for _ in range(6):
@@ -120,7 +120,7 @@ def test_the_expert_solves_the_real_tasks_too(split: str) -> None:
     """What it reads is the page, never the gold: the facts of the demonstrations are shuffled, these are not."""
     from parl_envs.search.expert import SearchExpert
 
-    env = WideSearch(**config().env.kwargs)
+    env = WideSearch(**env_section(config()).kwargs)
     for task in env.generate_tasks(split, 4, 5):
         episode = play(
             Demonstration(
@@ -139,7 +139,7 @@ def test_a_lazy_subagent_does_not_finish() -> None:
 
 
 def test_no_token_of_a_demonstration_is_unknown() -> None:
-    env = WideSearch(**config().env.kwargs)
+    env = WideSearch(**env_section(config()).kwargs)
     source = Demonstrator(env, renderer(), config(), seed=0)
     unknown = tokenizer().convert_tokens_to_ids(UNK)
     for kind, num in (("episode", 30), ("recall", 20), ("enumerate", 20)):
@@ -152,7 +152,7 @@ def test_no_token_of_a_demonstration_is_unknown() -> None:
 
 def test_no_word_of_a_real_page_or_prompt_is_unknown() -> None:
     unknown = tokenizer().convert_tokens_to_ids(UNK)
-    env = WideSearch(**config().env.kwargs)
+    env = WideSearch(**env_section(config()).kwargs)
     for split in ("train", "validation", "test"):
         tasks = env.generate_tasks(split, 40, 0)
         env.reset(options={"task": tasks[0]})
@@ -181,7 +181,9 @@ def test_the_same_seed_draws_the_same_texts() -> None:
     )
 
     def draw(seed: int) -> list[Any]:
-        source = Demonstrator(WideSearch(**config().env.kwargs), renderer(), config(), seed)
+        source = Demonstrator(
+            WideSearch(**env_section(config()).kwargs), renderer(), config(), seed
+        )
         return [source.draw(stage) for _ in range(15)]
 
     assert draw(1) == draw(1)

@@ -93,7 +93,11 @@ def test_a_straggler_does_not_hold_up_a_step_that_can_do_without_it() -> None:
     pool = Pool(0)
     source = feed(pool, 2)
     pool.rng = random.Random()
-    pool.rng.choice = lambda _: 30 if len(pool.started) == 1 else 0  # type: ignore[method-assign,assignment]
+
+    def late_first(_: Any) -> Any:
+        return 30 if len(pool.started) == 1 else 0
+
+    pool.rng.choice = late_first  # type: ignore[method-assign,assignment]
     assert "0-0" not in groups(source.next(0, RUNNER)) + groups(source.next(1, RUNNER))
     assert "0-0" in groups(source.next(2, RUNNER))  # now it is due, and waited for
 

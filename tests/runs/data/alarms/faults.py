@@ -21,7 +21,7 @@ def hot_engine() -> None:
     def hotter(self: Any, rows: Any, logits: Any) -> None:
         sample(self, rows, logits * (0.8 if self.version >= FROM_VERSION else 1.0))
 
-    TorchEngine._sample = hotter  # type: ignore[method-assign]
+    TorchEngine._sample = hotter  # type: ignore[method-assign,assignment]
 
 
 def forgotten_engine() -> None:
