@@ -90,7 +90,7 @@ def envs_check(
     values = dict(_assignment(item) for item in kwargs or ())
     config = EnvConfig(id=env_id, kwargs=values)
     # Before the checks: it is what a policy will be shown, whether they pass or not.
-    _echo_tools(check_env.made(config).tool_specs())
+    _echo_tools(check_env.make_within(config).tool_specs())
     typer.echo()
 
     num_broken = 0

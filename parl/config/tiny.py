@@ -12,30 +12,31 @@ VISION_HEADS = 2
 """Attention heads of the tiny vision part."""
 
 
-class TinyModel(ConfigModel):
+class TinyShape(ConfigModel):
+    """The sizes that every tiny model has."""
+
+    hidden_size: PositiveInt = 128
+    num_heads: PositiveInt = 4
+    ff_size: PositiveInt = 128
+    max_positions: PositiveInt = 2048
+
+
+class TinyModel(TinyShape):
     """Shape of `model: tiny`: a stock LFM2 layout, which learns in minutes on a CPU."""
 
     # The convolution hands the word before to the next layer, without which copying does not set in
     # (ADR 5). A third attention layer learned no faster per second.
-    hidden_size: PositiveInt = 128
-    num_heads: PositiveInt = 4
-    ff_size: PositiveInt = 128
     layers: Annotated[tuple[Literal["conv", "full_attention"], ...], Field(min_length=1)] = (
         "conv",
         "full_attention",
         "full_attention",
     )
-    max_positions: PositiveInt = 2048
 
 
-class TinyVlm(ConfigModel):
+class TinyVlm(TinyShape):
     """Shape of `model: tiny_vlm`, which sees: a stock Qwen3-VL layout."""
 
-    hidden_size: PositiveInt = 128
-    num_heads: PositiveInt = 4
-    ff_size: PositiveInt = 128
     num_layers: PositiveInt = 3
-    max_positions: PositiveInt = 2048
     vision_size: PositiveInt = 64
     """Hidden size of the vision part."""
     vision_layers: PositiveInt = 2

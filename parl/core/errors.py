@@ -8,17 +8,17 @@
     |                                   line to type
     |-- CheckpointError (ValueError)    a run folder or checkpoint cannot be used as asked: exit
     code 2
-    |-- EnvFailure (RuntimeError)       an environment names what failed: the kind of an episode's
-    |   |                               failure
-    |   `-- JudgeFailure                a judge gave no verdict: `judge_timeout`,
-    |                                   `judge_unavailable`, `judge_malformed`
-    |-- EndpointFailure (RuntimeError)  a policy's endpoint gave no turn: `endpoint_timeout`,
+    |-- NamedFailure (RuntimeError)     fails one episode; `kind` is the kind of its failure
+    |   |-- EnvFailure                  an environment names what failed
+    |   |   `-- JudgeFailure            a judge gave no verdict: `judge_timeout`,
+    |   |                               `judge_unavailable`, `judge_malformed`
+    |   `-- EndpointFailure             a policy's endpoint gave no turn: `endpoint_timeout`,
     |                                   `endpoint_unavailable`, `endpoint_malformed`
     |-- Interrupted                     Ctrl-C between two steps: exit code 1, says how to go on
     `-- EngineMismatch (RuntimeError)   sampler and learner disagree about log-probs: stop before
                                         training on them
 
-Failures *inside* an episode are not exceptions but data: `Episode.status` and `Episode.failure`.
+After an NamedFailure the episode goes on as data: `Episode.status` and `Episode.failure`.
 Each error also inherits the standard class that a caller would expect, and pickles: Ray sends it
 from workers to the driver.
 """
@@ -56,24 +56,29 @@ class EngineMismatch(ParlError, RuntimeError):
     """After a weight sync the engine's log-probs differ from the learner's."""
 
 
-class EnvFailure(ParlError, RuntimeError):
-    """A failure that an environment raises to name it: the episode is masked, never scored.
+class NamedFailure(ParlError, RuntimeError):
+    """Base class of errors that fail one episode: it is masked and counted, never scored.
 
     Args:
-        kind: one word; it is counted as the metric `failures/KIND`.
+        kind: one word; the failure is counted as the metric `failures/KIND`.
         detail: what happened.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        # Both arguments go to the base class, because unpickling calls the constructor with them.
+        super().__init__(kind, detail)
+        self.kind = kind
+        self.detail = detail
+
+
+class EnvFailure(NamedFailure):
+    """A failure that an environment raises, to name what failed.
 
     Example:
         ```python
         raise EnvFailure("database", "no connection to 127.0.0.1:5432")
         ```
     """
-
-    def __init__(self, kind: str, detail: str) -> None:
-        # Both arguments go to the base class, because pickling calls the constructor with them.
-        super().__init__(kind, detail)
-        self.kind = kind
-        self.detail = detail
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}"
@@ -83,13 +88,8 @@ class JudgeFailure(EnvFailure):
     """A judge gave no verdict that can be used."""
 
 
-class EndpointFailure(ParlError, RuntimeError):
-    """A policy's endpoint gave no turn that can be used: the episode is masked, never scored."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(kind, detail)
-        self.kind = kind
-        self.detail = detail
+class EndpointFailure(NamedFailure):
+    """A policy's endpoint gave no turn that can be used."""
 
     def __str__(self) -> str:
         return self.detail

@@ -1,1 +1,1 @@
-"""The checks of environments behind `parl envs check`."""
+"""Checks of an environment against its contract, as `parl envs check` runs them."""

@@ -1,7 +1,6 @@
-"""Calls of an environment's tools, made up from their schemas: what the checks of `parl envs check` play.
+"""Tool calls made up from the tools' schemas, with which `parl envs check` plays an environment.
 
-In: tool specs and the texts that an agent has read. Out: actions, and what came back. Everything is a function of one
-seed, so two plays differ only where the environment does.
+Everything is a function of one seed, so two plays differ only where the environment does.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from parl.core.messages import Message, assistant
-from parl.core.types import Task, ToolCall
+from parl.core.types import ToolCall
 from parl.env.base import AgentEnv
 from parl.env.tools import ToolSpec
 
@@ -21,103 +20,130 @@ SEED = 7
 SUBTASK = "a subtask"
 NUM_CALLS = 12
 ODD_VALUES: tuple[Any, ...] = ("", "no such value", -1, None, ["x"], {"x": 1})
+"""Values that may be of a wrong type, or of no sense, for an argument."""
+MAX_WORDS = 100
+"""Most words of one text that calls may use."""
 
 Lines = list[tuple[str, str]]
-"""(what was asked, what came)."""
+"""(a question to the environment, its answer)."""
 
 
 def reset(env: AgentEnv) -> str:
-    """Start the episode that all plays are of; the task's prompt."""
+    """Start the episode that all plays are of, and return the task's prompt."""
     messages, _ = env.reset(seed=SEED)
     return messages[0]["content"]
 
 
 def step(env: AgentEnv, action: Message) -> list[str]:
-    """The texts that answer an action's calls. Raises TypeError when they are not one text for each."""
+    """Return the texts that answer an action's calls.
+
+    Raises:
+        TypeError: the environment does not answer each call with one text.
+    """
     messages, *_ = env.step(action)
-    texts = [m["content"] for m in messages]
-    if len(texts) != len(action["tool_calls"]) or not all(isinstance(t, str) for t in texts):
-        raise TypeError(
-            f"step() gave {texts!r} for {len(action['tool_calls'])} call(s); give one text for each"
-        )
+    texts = [message["content"] for message in messages]
+    num_calls = len(action["tool_calls"])
+    if len(texts) != num_calls or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"step() gave {texts!r} for {num_calls} call(s); give one text for each")
     return texts
 
 
 def play(env: AgentEnv, prompt: str, num: int = NUM_CALLS) -> list[tuple[Message, str]]:
-    """Calls that the schemas allow, and their answers. Texts in them are words that were read before."""
+    """Play calls that the schemas allow.
+
+    Args:
+        env: an environment whose episode has begun.
+        prompt: the task's prompt.
+        num: number of calls; the tools take turns.
+
+    Returns:
+        Each action and the environment's answer.
+    """
     specs = env.tool_specs()
-    rng, words = np.random.default_rng(SEED), _words(prompt)
+    if not specs:
+        return []
+    rng = np.random.default_rng(SEED)
+    # Texts in the calls are words that the environment wrote before: a made-up word would find
+    # nothing, and an environment that changes nothing repeats itself trivially.
+    words = _words(prompt)
     played = []
-    for i in range(num if specs else 0):
+    for i in range(num):
         action = assistant(calls=[good_call(specs[i % len(specs)], rng, words)])
-        heard = step(env, action)[0]
-        words += _words(heard)
-        played.append((action, heard))
+        answer = step(env, action)[0]
+        words += _words(answer)
+        played.append((action, answer))
     return played
 
 
 def good_call(spec: ToolSpec, rng: np.random.Generator, words: Sequence[str]) -> ToolCall:
-    """A call that the schema allows; arguments that are not required come and go."""
+    """Return a call that the schema allows; optional arguments come and go."""
     required = spec.parameters.get("required", ())
-    chosen = {n: s for n, s in _properties(spec).items() if n in required or rng.random() < 0.5}
-    return ToolCall(
-        spec.name, {name: _value(schema, rng, words) for name, schema in chosen.items()}
-    )
+    arguments: dict[str, Mapping[str, Any]] = {}
+    for name, schema in _properties(spec).items():
+        if name in required or rng.random() < 0.5:
+            arguments[name] = schema
+    values = {name: _value(schema, rng, words) for name, schema in arguments.items()}
+    return ToolCall(spec.name, values)
 
 
 def odd_calls(specs: Sequence[ToolSpec], prompt: str) -> Iterator[ToolCall]:
-    """What a model may write, too: no such tool, arguments that are missing, unknown, of a wrong type or senseless."""
-    rng, words = np.random.default_rng(SEED), _words(prompt)
+    """Yield wrong calls, as a model may write them.
+
+    There is no such tool, or arguments are missing, unknown, of a wrong type or senseless.
+    """
+    rng = np.random.default_rng(SEED)
+    words = _words(prompt)
     yield ToolCall("no_such_tool", {})
     for spec in specs:
-        good = dict(good_call(spec, rng, words).arguments)
+        arguments = dict(good_call(spec, rng, words).arguments)
         yield ToolCall(spec.name, {})
-        yield ToolCall(spec.name, {**good, "no_such_argument": 1})
+        yield ToolCall(spec.name, {**arguments, "no_such_argument": 1})
         for name in _properties(spec):
             for value in ODD_VALUES:
-                yield ToolCall(spec.name, {**good, name: value})
+                yield ToolCall(spec.name, {**arguments, name: value})
 
 
 def transcript(env: AgentEnv) -> Lines:
-    """All that a seed has to determine: tasks, an episode, a fork."""
-    lines = []
+    """Return everything that a seed has to determine: tasks, an episode, a fork."""
+    lines: Lines = []
     for split in ("train", "validation", "test"):
-        tasks = env.generate_tasks(split, 3, SEED)
-        lines.append(
-            (
-                f"generate_tasks('{split}', 3, {SEED})",
-                json.dumps([_plain(t) for t in tasks], default=repr),
-            )
-        )
+        tasks = []
+        for task in env.generate_tasks(split, 3, SEED):
+            tasks.append([task.id, task.prompt, dict(task.data)])
+        lines.append((f"generate_tasks('{split}', 3, {SEED})", json.dumps(tasks, default=repr)))
     prompt = reset(env)
     lines.append((f"reset(seed={SEED})", prompt))
-    lines += [(shown(action), heard) for action, heard in play(env, prompt)]
-    lines += [
-        (f"on a fork, {shown(action)}", heard) for action, heard in play(env.fork(SUBTASK), prompt)
-    ]
+    for action, answer in play(env, prompt):
+        lines.append((call_texts(action), answer))
+    for action, answer in play(env.fork(SUBTASK), prompt):
+        lines.append((f"on a fork, {call_texts(action)}", answer))
     _, reward, _, _, info = env.step(assistant("42"))
-    lines.append(
-        ("the answer '42'", json.dumps([float(reward), info], sort_keys=True, default=repr))
-    )
+    outcome = json.dumps([float(reward), info], sort_keys=True, default=repr)
+    lines.append(("the answer '42'", outcome))
     return lines
 
 
-def shown(action: Message) -> str:
-    """Example: lookup(name='amber0')."""
-    calls = [(c["name"], c["arguments"]) for c in action["tool_calls"]]
-    return ", ".join(
-        f"{name}({', '.join(f'{k}={v!r}' for k, v in given.items())})" for name, given in calls
-    )
+def call_texts(action: Message) -> str:
+    """Return an action's calls as text.
 
-
-def _plain(task: Task) -> list[Any]:
-    return [task.id, task.prompt, dict(task.data)]
+    Example:
+        lookup(name='amber0')
+    """
+    texts = []
+    for call in action["tool_calls"]:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in call["arguments"].items())
+        texts.append(f"{call['name']}({arguments})")
+    return ", ".join(texts)
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in (w.strip(".,:;?!'\"()") for w in text.split()) if word][:100] or [
-        "word"
-    ]
+    """Return the words of a text without punctuation, at least one and at most MAX_WORDS."""
+    words = []
+    for token in text.split():
+        word = token.strip(".,:;?!'\"()")
+        if word:
+            words.append(word)
+    return words[:MAX_WORDS] or ["word"]
 
 
 def _properties(spec: ToolSpec) -> Mapping[str, Mapping[str, Any]]:
@@ -126,7 +152,7 @@ def _properties(spec: ToolSpec) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _value(schema: Mapping[str, Any], rng: np.random.Generator, words: Sequence[str]) -> Any:
-    """A value of the schema; of one that this function does not know, a word."""
+    """Return a value of a schema; of a kind that this function does not know, a word."""
     if "enum" in schema:
         return schema["enum"][rng.integers(len(schema["enum"]))]
     if "anyOf" in schema:

@@ -1,7 +1,7 @@
-"""The promises of an environment, one function each.
+"""The promises of an environment, one check each (docs/how-to/write-an-environment.md, section 4).
 
-In: an environment, or a way to make more of them. Each function raises `Broken` with what was seen and what to change,
-`Slow` for a warning, or whatever the environment raises; a text that it returns says what was measured.
+A check raises `Broken` with what was seen and what to change, `Slow` for a warning, or whatever the
+environment raises. A text that it returns is a measurement.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from types import FrameType
 from typing import Any
@@ -31,151 +31,186 @@ from parl.env.base import AgentEnv
 from parl.env.demonstrations import Segment
 from parl.env.registry import make_env
 from parl.env.swarm_tools import ASSIGN, CREATE
+from parl.env.tools import ToolSpec
 from parl.policy.base import PolicyHandle
 from parl.policy.engines.scripted import CharRenderer, ScriptedEngine, call_text
 from parl.rollout.swarm import SwarmRunner
 from parl.testing.calls import (
     SUBTASK,
     Lines,
+    call_texts,
     good_call,
     odd_calls,
     play,
     reset,
-    shown,
     step,
     transcript,
 )
 
-MOST_RESET_MS, MOST_STEP_MS, LEAST_FORKS_PER_S = 100.0, 50.0, 500.0
-"""Beyond these an environment is called slow: the other agents of its process wait meanwhile."""
+MAX_RESET_MS, MAX_STEP_MS, MIN_FORKS_PER_S = 100.0, 50.0, 500.0
+"""Limits beyond which an environment is called slow: the other agents of its process wait for
+it."""
 TIMED_S = 0.3
-"""How long each speed is measured."""
+"""Time spent on measuring each speed."""
+MAX_REPEATS = 1000
+"""Most calls in one measurement."""
+TYPE_KEYS = frozenset({"type", "anyOf", "oneOf", "allOf", "enum", "const", "$ref"})
+"""Keys of a JSON schema that say which values it allows."""
 
 
 class Broken(Exception):
-    """A promise that is not kept: what was seen, and what to change."""
+    """A broken promise: what was seen, and what to change."""
 
 
 class Slow(Exception):
-    """Worth a warning."""
+    """A promise that is kept too slowly, which is worth a warning."""
 
 
-def raised(error: Exception, package: str) -> str:
-    frames = list(traceback.walk_tb(error.__traceback__))[::-1]
+# --- errors of the environment -------------------------------------------------------------------
+
+
+def describe_error(error: Exception, package: str) -> str:
+    """Return an error of an environment and the place in its code that raised it."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    frames.reverse()
     return (
         f"{type(error).__name__}: {error}\nraised in {place(frames, package)}; correct that code."
     )
 
 
 def place(frames: Iterable[tuple[FrameType, int]], package: str) -> str:
-    """The innermost frame in the environment's own package, else the innermost of all. `frames`: innermost first."""
+    """Return the place of the innermost frame in a package, or of the innermost frame of all.
+
+    The author can change the environment's code, but not the library that it called.
+
+    Args:
+        frames: (frame, line), innermost first.
+        package: the environment's package.
+    """
     frames = list(frames)
-    own = [f for f in frames if f[0].f_globals.get("__name__", "").partition(".")[0] == package]
-    frame, line = (own or frames)[0]
+    in_package = []
+    for frame, line in frames:
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] == package:
+            in_package.append((frame, line))
+    frame, line = (in_package or frames)[0]
     return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{line})"
 
 
-def runs(env: AgentEnv) -> None:
+# --- episodes ------------------------------------------------------------------------------------
+
+
+def check_episode(env: AgentEnv) -> None:
+    """Check that an episode starts with the prompt and ends with an answer."""
     (task,) = env.generate_tasks("train", 1, 0)
     messages, _ = env.reset(options={"task": task})
-    if [(m["role"], m["content"]) for m in messages] != [("user", task.prompt)]:
+    if [(message["role"], message["content"]) for message in messages] != [("user", task.prompt)]:
         raise Broken(f"reset() gave {messages!r}; give one user message, the task's prompt")
     _, _, terminated, _, info = env.step(assistant("42"))
     if not terminated or "outcome" not in info or "facts" not in info:
         raise Broken(
-            "a message without tool calls is the final answer, but step() did not end the episode with info['outcome'] "
-            "and info['facts']; leave step() to AgentEnv and give score() and facts()"
+            "a message without tool calls is the final answer, but step() did not end the episode "
+            "with info['outcome'] and info['facts']; leave step() to AgentEnv and give score() and "
+            "facts()"
         )
 
 
-def answers(env: AgentEnv) -> None:
+def check_answers(env: AgentEnv) -> None:
+    """Check that every call, right or wrong, is answered with a text."""
     prompt = reset(env)
     rng = np.random.default_rng(0)
-    sensible = [
-        good_call(spec, rng, prompt.split() or ["word"])
-        for spec in env.tool_specs()
-        for _ in range(3)
-    ]
-    for call in [*sensible, *odd_calls(env.tool_specs(), prompt)]:
+    words = prompt.split() or ["word"]
+    good_calls = []
+    for spec in env.tool_specs():
+        good_calls += [good_call(spec, rng, words) for _ in range(3)]
+    for call in [*good_calls, *odd_calls(env.tool_specs(), prompt)]:
         action = assistant(calls=[call])
         try:
             step(env, action)
         except Exception as error:
             package = type(env).__module__.partition(".")[0]
             raise Broken(
-                f"{shown(action)}: {raised(error, package)}\nAn exception costs the whole episode: "
-                "answer what an agent did wrong with a text (return 'error: ...')."
+                f"{call_texts(action)}: {describe_error(error, package)}\n"
+                "An exception costs the whole episode: answer what an agent did wrong with a text "
+                "(return 'error: ...')."
             ) from error
-    step(env, assistant(calls=sensible))
+    # Several calls in one turn, too.
+    step(env, assistant(calls=good_calls))
 
 
-def tools(env: AgentEnv) -> None:
-    wrong = []
+def check_tools(env: AgentEnv) -> None:
+    """Check that tools have types and descriptions, which are all that a model sees of them."""
+    problems = []
     for spec in env.tool_specs():
-        try:
-            jsonschema.Draft202012Validator.check_schema(spec.parameters)
-        except jsonschema.SchemaError as error:
-            wrong.append(f"{spec.name}: its parameters are no JSON schema: {error.message}")
-            continue
-        if spec.parameters.get("type") != "object":
-            wrong.append(f'{spec.name}: its parameters need "type": "object"')
-        if not spec.description:
-            wrong.append(f"{spec.name}: the model sees no description; give the method a docstring")
-        for name, schema in spec.parameters.get("properties", {}).items():
-            if not schema.keys() & {"type", "anyOf", "oneOf", "allOf", "enum", "const", "$ref"}:
-                wrong.append(
-                    f"{spec.name}({name}): has no type; give the argument a type hint other than Any"
-                )
-            if not schema.get("description"):
-                wrong.append(
-                    f"{spec.name}({name}): has no description; annotate it: "
-                    f"{name}: Annotated[TYPE, pydantic.Field(description='...')]"
-                )
-    if wrong:
-        raise Broken("\n".join(wrong))
+        problems += _schema_problems(spec)
+    if problems:
+        raise Broken("\n".join(problems))
 
 
-def repeats(make: Callable[[], AgentEnv], config: EnvConfig, deadline_s: float) -> None:
+def _schema_problems(spec: ToolSpec) -> list[str]:
+    try:
+        jsonschema.Draft202012Validator.check_schema(spec.parameters)
+    except jsonschema.SchemaError as error:
+        return [f"{spec.name}: its parameters are no JSON schema: {error.message}"]
+    problems = []
+    if spec.parameters.get("type") != "object":
+        problems.append(f'{spec.name}: its parameters need "type": "object"')
+    if not spec.description:
+        problems.append(f"{spec.name}: the model sees no description; give the method a docstring")
+    for name, schema in spec.parameters.get("properties", {}).items():
+        if not schema.keys() & TYPE_KEYS:
+            problems.append(
+                f"{spec.name}({name}): has no type; give the argument a type hint other than Any"
+            )
+        if not schema.get("description"):
+            problems.append(
+                f"{spec.name}({name}): has no description; annotate it: "
+                f"{name}: Annotated[TYPE, pydantic.Field(description='...')]"
+            )
+    return problems
+
+
+# --- reproducibility -----------------------------------------------------------------------------
+
+
+def check_repeats(make: Callable[[], AgentEnv], config: EnvConfig, deadline_s: float) -> None:
+    """Check that a seed determines the episode, in this process and in another one."""
     env = make()
     first = transcript(env)
     _compare(
         first,
         transcript(env),
         "the second time in the same environment",
-        "Set up in start() whatever an episode changes, and draw randomness from self.np_random only.",
+        "Set up in start() whatever an episode changes, and draw randomness from self.np_random "
+        "only.",
     )
     _compare(
         first,
         transcript(make()),
         "in another environment",
-        "Draw randomness from self.np_random, or from a seed that was passed in; keep nothing in the class.",
+        "Draw randomness from self.np_random, or from a seed that was passed in; keep nothing in "
+        "the class.",
     )
     _compare(
         first,
         in_fresh_process(config, deadline_s / 2),
         "in another process",
-        "The order of a set of texts and hash() differ from process to process: sort, and use parl.core.seeds.seed_for.",
+        "The order of a set of texts and hash() differ from process to process: sort, and use "
+        "parl.core.seeds.seed_for.",
     )
-
-
-def _compare(first: Lines, second: Lines, where: str, advice: str) -> None:
-    for (what, one), (_, other) in zip(first, second, strict=True):
-        if one != other:
-            raise Broken(f"{what} gave {_short(one)}\n{where} {_short(other)}\n{advice}")
 
 
 def in_fresh_process(config: EnvConfig, timeout_s: float) -> Lines:
+    """Return the transcript of an environment in a new process, whose hash seed is another one."""
     code = (
         "import sys; from parl.testing import contract; contract.print_transcript(sys.stdin.read())"
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "random"}
-    command = [sys.executable, "-c", code]
-    given = config.model_dump_json()
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "random"}
     try:
-        done = subprocess.run(
-            command,
-            input=given,
-            env=env,
+        process = subprocess.run(
+            [sys.executable, "-c", code],
+            input=config.model_dump_json(),
+            env=variables,
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -183,92 +218,116 @@ def in_fresh_process(config: EnvConfig, timeout_s: float) -> Lines:
         )
     except subprocess.TimeoutExpired:
         raise Broken(f"in another process it does not end within {timeout_s:g} s") from None
-    if done.returncode:
-        raise Broken(f"in another process it fails:\n{done.stderr.strip()[-1000:]}")
-    return [(what, came) for what, came in json.loads(done.stdout.splitlines()[-1])]
+    if process.returncode:
+        raise Broken(f"in another process it fails:\n{process.stderr.strip()[-1000:]}")
+    # The last line: the environment may print, too.
+    lines = json.loads(process.stdout.splitlines()[-1])
+    return [(question, answer) for question, answer in lines]
 
 
 def print_transcript(config: str) -> None:
-    """What the fresh process does: the transcript of an environment (its config as JSON) as the last line on stdout."""
-    print("\n" + json.dumps(transcript(make_env(EnvConfig.model_validate_json(config)))))
+    """Print an environment's transcript as the last line on stdout, for `in_fresh_process`.
+
+    Args:
+        config: the environment's config as JSON.
+    """
+    env = make_env(EnvConfig.model_validate_json(config))
+    print("\n" + json.dumps(transcript(env)))
 
 
-def splits(env: AgentEnv) -> None:
-    seen: dict[str, str] = {}
+def _compare(first: Lines, second: Lines, where: str, advice: str) -> None:
+    for (question, one), (_, other) in zip(first, second, strict=True):
+        if one != other:
+            raise Broken(f"{question} gave {_short(one)}\n{where} {_short(other)}\n{advice}")
+
+
+# --- tasks and scores ----------------------------------------------------------------------------
+
+
+def check_splits(env: AgentEnv) -> None:
+    """Check that no task is in two splits."""
+    split_of_task: dict[str, str] = {}
     for split in ("train", "validation", "test"):
         for task in env.generate_tasks(split, 20, 0):
-            if (other := seen.setdefault(repr((task.prompt, task.data)), split)) != split:
+            first_split = split_of_task.setdefault(repr((task.prompt, task.data)), split)
+            if first_split != split:
                 raise Broken(
-                    f"a task of {split} is in {other} too: {_short(task.prompt)}\nLet generate_tasks() give each "
-                    "split things of its own, such as every third name."
+                    f"a task of {split} is in {first_split} too: {_short(task.prompt)}\nLet "
+                    "generate_tasks() give each split things of its own, such as every third name."
                 )
 
 
-def scores(env: AgentEnv) -> None:
+def check_scores(env: AgentEnv) -> None:
+    """Check that outcomes are finite numbers under the same keys, with `score` in 0..1."""
     keys: set[str] | None = None
     for answer in ("", "?", "42", reset(env), "x " * 5000):
         reset(env)
         outcome = dict(env.step(assistant(answer))[4]["outcome"])
-        given = f"score({_short(answer)}) gave {outcome}"
-        if not all(
-            isinstance(v, int | float | np.number) and math.isfinite(v) for v in outcome.values()
-        ):
-            raise Broken(f"{given}; give finite numbers only")
+        observed = f"score({_short(answer)}) gave {outcome}"
+        if not _all_finite(outcome):
+            raise Broken(f"{observed}; give finite numbers only")
         if not 0 <= outcome["score"] <= 1:
-            raise Broken(f"{given}; the key 'score' has to be in 0..1")
+            raise Broken(f"{observed}; the key 'score' has to be in 0..1")
+        # Metrics are means over episodes: a key that comes and goes would be a mean over some.
         if keys is not None and set(outcome) != keys:
-            raise Broken(f"{given}, other answers gave {sorted(keys)}; give always the same keys")
+            raise Broken(
+                f"{observed}, other answers gave {sorted(keys)}; give always the same keys"
+            )
         keys = set(outcome)
 
 
-def forks(make: Callable[[], AgentEnv]) -> None:
-    """Each world has to read what it reads when nobody else acts, but by the tools that are there to merge forks."""
+def _all_finite(outcome: Mapping[str, Any]) -> bool:
+    for value in outcome.values():
+        if not isinstance(value, int | float | np.number) or not math.isfinite(value):
+            return False
+    return True
 
-    def world() -> tuple[AgentEnv, AgentEnv, AgentEnv]:
+
+# --- forks ---------------------------------------------------------------------------------------
+
+
+def check_forks(make: Callable[[], AgentEnv]) -> None:
+    """Check that each world reads the same whatever the others do.
+
+    Tools that take over what forks did (`merges`) are left out.
+    """
+
+    def make_worlds() -> tuple[AgentEnv, AgentEnv, AgentEnv]:
+        """Return a parent and two of its forks."""
         parent = make()
         reset(parent)
-        return parent, _forked(parent, SUBTASK), _forked(parent, "another subtask")
+        return parent, _fork(parent, SUBTASK), _fork(parent, "another subtask")
 
+    # What the parent and a child read when nobody else acts.
     alone = make()
-    played = [
-        (action, heard)
-        for action, heard in play(alone, reset(alone))
-        if not {call["name"] for call in action["tool_calls"]} & set(alone.merges)
-    ]
-    actions, parent_reads = [a for a, _ in played], [h for _, h in played]
-    child_reads = _read(world()[1], actions)
+    actions: list[Message] = []
+    parent_texts: list[str] = []
+    for action, text in play(alone, reset(alone)):
+        names = {call["name"] for call in action["tool_calls"]}
+        if not names & set(alone.merges):
+            actions.append(action)
+            parent_texts.append(text)
+    child_texts = _read(make_worlds()[1], actions)
 
-    parent, child, _ = world()
+    parent, child, _ = make_worlds()
     _read(child, actions)
     child.check_result("42")
     child.subtask_score("42")
-    _same(
-        "what a subagent did changed what its parent reads",
-        actions,
-        parent_reads,
-        _read(parent, actions),
-    )
+    what = "what a subagent did changed what its parent reads"
+    _check_same(what, actions, parent_texts, _read(parent, actions))
 
-    _, child, sibling = world()
+    _, child, sibling = make_worlds()
     _read(sibling, actions)
-    _same(
-        "what a subagent did changed what its sibling reads",
-        actions,
-        child_reads,
-        _read(child, actions),
-    )
+    what = "what a subagent did changed what its sibling reads"
+    _check_same(what, actions, child_texts, _read(child, actions))
 
-    parent, child, _ = world()
+    parent, child, _ = make_worlds()
     _read(parent, actions)
-    _same(
-        "what the parent did changed what its subagent reads",
-        actions,
-        child_reads,
-        _read(child, actions),
-    )
+    what = "what the parent did changed what its subagent reads"
+    _check_same(what, actions, child_texts, _read(child, actions))
 
 
-def _forked(parent: AgentEnv, subtask: str) -> AgentEnv:
+def _fork(parent: AgentEnv, subtask: str) -> AgentEnv:
     child: object = parent.fork(subtask)
     if not isinstance(child, AgentEnv) or child is parent:
         what = "the parent itself" if child is parent else f"a {type(child).__name__}"
@@ -280,40 +339,51 @@ def _read(env: AgentEnv, actions: Sequence[Message]) -> list[str]:
     return [step(env, action)[0] for action in actions]
 
 
-def _same(
+def _check_same(
     what: str, actions: Sequence[Message], alone: Sequence[str], together: Sequence[str]
 ) -> None:
     for action, one, other in zip(actions, alone, together, strict=True):
         if one != other:
             raise Broken(
-                f"{what}: {shown(action)} gave {_short(other)}, and {_short(one)} when nobody else acts\n"
-                "In fork(), give the child a copy of its own of whatever tools change (the default copy is shallow)."
+                f"{what}: {call_texts(action)} gave {_short(other)}, and {_short(one)} when nobody "
+                "else acts\nIn fork(), give the child a copy of its own of whatever tools change "
+                "(the default copy is shallow)."
             )
 
 
-def gymnasium(env: AgentEnv) -> None:
+# --- Gymnasium, the swarm, speed -----------------------------------------------------------------
+
+
+def check_gymnasium(env: AgentEnv) -> None:
+    """Run Gymnasium's own checker."""
     try:
         check_env(env, skip_render_check=True)
     except Exception as error:
         raise Broken(
             f"{type(error).__name__}: {error}\n"
-            "Call super().__init__() in __init__(), and leave reset(), step() and the spaces to AgentEnv."
+            "Call super().__init__() in __init__(), and leave reset(), step() and the spaces to "
+            "AgentEnv."
         ) from error
 
 
-def swarm(env: AgentEnv) -> str:
-    """An episode through the real runtime: the orchestrator calls tools and launches two subagents, which do, too."""
+def check_swarm(env: AgentEnv) -> str:
+    """Play an episode through the swarm runtime, with a script in place of a model.
+
+    The orchestrator calls each tool and launches two subagents, which call each tool as well.
+    """
     (task,) = env.generate_tasks("train", 1, 0)
     try:
         json.dumps([task.id, task.prompt, dict(task.data)])
     except (TypeError, ValueError) as error:
         raise Broken(f"a task's data are no JSON, in which episodes are stored: {error}") from None
     renderer = CharRenderer()
-    handle = PolicyHandle("scripted", renderer, ScriptedEngine(_Script(env), renderer), False)
-    wide = RoleConfig(limits=Limits(context_tokens=10**9), sampling=Sampling(max_tokens=10**9))
+    engine = ScriptedEngine(_Script(env), renderer)
+    handle = PolicyHandle("scripted", renderer, engine, False)
+    # Limits are the config's concern; here no episode may reach one.
+    unlimited = RoleConfig(limits=Limits(context_tokens=10**9), sampling=Sampling(max_tokens=10**9))
     runner = SwarmRunner(
         {"orchestrator": handle, "subagent": handle},
-        Roles(orchestrator=wide, subagent=wide),
+        Roles(orchestrator=unlimited, subagent=unlimited),
         Swarm(),
         ClockConfig(),
     )
@@ -321,15 +391,14 @@ def swarm(env: AgentEnv) -> str:
         runner.run(env, task, episode_id="check", group="check", step=0, seed="check")
     )
     if episode.status != "completed":
-        raise Broken(
-            f"the runtime counts the episode as {episode.status}: {episode.orchestrator.stop_reason}"
-        )
+        reason = episode.orchestrator.stop_reason
+        raise Broken(f"the runtime counts the episode as {episode.status}: {reason}")
     assert len(episode.subagents) == _Script.WIDTH
     return f"{len(episode.subagents)} subagents, {episode.critical_steps} critical steps"
 
 
 class _Script:
-    """Everybody calls each tool once and answers; the orchestrator launches subagents in the same turn."""
+    """Every agent calls each tool once and answers; the orchestrator also launches subagents."""
 
     WIDTH = 2
 
@@ -337,48 +406,64 @@ class _Script:
         self._specs = env.tool_specs()
 
     def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
-        prompt = next(m["content"] for m in messages if m["role"] == "user")
-        if any(m["role"] == "assistant" for m in messages):
+        if any(message["role"] == "assistant" for message in messages):
             return [Segment("42")]
-        calls = [good_call(spec, rng, prompt.split() or ["word"]) for spec in self._specs]
+        prompt = next(message["content"] for message in messages if message["role"] == "user")
+        words = prompt.split() or ["word"]
+        calls = [good_call(spec, rng, words) for spec in self._specs]
+        # Only subagents have a system message here.
         if messages[0]["role"] != "system":
             calls.append(ToolCall(CREATE, {"name": "worker", "system_prompt": "worker"}))
-            parts = [
-                {"agent": "worker", "prompt": f"{prompt} (part {i})"} for i in range(self.WIDTH)
-            ]
-            calls += [ToolCall(ASSIGN, part) for part in parts]
-        return [Segment(call_text(c)) for c in calls] or [Segment("42")]
+            for i in range(self.WIDTH):
+                # Different prompts: the runtime refuses duplicates.
+                arguments = {"agent": "worker", "prompt": f"{prompt} (part {i})"}
+                calls.append(ToolCall(ASSIGN, arguments))
+        return [Segment(call_text(call)) for call in calls] or [Segment("42")]
 
 
-def speed(env: AgentEnv) -> str:
+def check_speed(env: AgentEnv) -> str:
+    """Measure resets, steps and forks, and warn of slow ones."""
     prompt = reset(env)
     reset_ms = 1000 * _seconds(lambda: reset(env))
     actions = [action for action, _ in play(env, prompt)]
-    steps = iter(actions * 1000)
-    step_ms = 1000 * _seconds(lambda: step(env, next(steps))) if actions else 0.0
-    forks = 1 / _seconds(lambda: env.fork(SUBTASK))
-    text = f"reset {reset_ms:.2g} ms, step {step_ms:.2g} ms, {forks:,.0f} forks a second"
-    slow = [
-        f"a reset should take at most {MOST_RESET_MS:g} ms: load what does not change once, when the module needs it"
-        * (reset_ms > MOST_RESET_MS),
-        f"a step should take at most {MOST_STEP_MS:g} ms: all other agents of the process wait meanwhile (a tool that "
-        "waits for a process or a network wants `blocking = True`)" * (step_ms > MOST_STEP_MS),
-        f"there should be at least {LEAST_FORKS_PER_S:g} forks a second: copy only what a subagent may change"
-        * (forks < LEAST_FORKS_PER_S),
-    ]
-    if any(slow):
-        raise Slow("\n".join([text, *filter(None, slow)]))
+    step_ms = 0.0
+    if actions:
+        next_action = iter(actions * MAX_REPEATS)
+        step_ms = 1000 * _seconds(lambda: step(env, next(next_action)))
+    forks_per_s = 1 / _seconds(lambda: env.fork(SUBTASK))
+    text = f"reset {reset_ms:.2g} ms, step {step_ms:.2g} ms, {forks_per_s:,.0f} forks a second"
+    warnings = []
+    if reset_ms > MAX_RESET_MS:
+        warnings.append(
+            f"a reset should take at most {MAX_RESET_MS:g} ms: load what does not change once, "
+            "when the module needs it"
+        )
+    if step_ms > MAX_STEP_MS:
+        warnings.append(
+            f"a step should take at most {MAX_STEP_MS:g} ms: all other agents of the process wait "
+            "meanwhile (a tool that waits for a process or a network wants `blocking = True`)"
+        )
+    if forks_per_s < MIN_FORKS_PER_S:
+        warnings.append(
+            f"there should be at least {MIN_FORKS_PER_S:g} forks a second: copy only what a "
+            "subagent may change"
+        )
+    if warnings:
+        raise Slow("\n".join([text, *warnings]))
     return text
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """Median of one call."""
-    seen: list[float] = []
-    while sum(seen) < TIMED_S and len(seen) < 1000:
-        began = time.perf_counter()
+    """Return the median time of one call, in seconds.
+
+    A median, because the first call of a step may load an index.
+    """
+    durations: list[float] = []
+    while sum(durations) < TIMED_S and len(durations) < MAX_REPEATS:
+        start = time.perf_counter()
         work()
-        seen.append(time.perf_counter() - began)
-    return median(seen)
+        durations.append(time.perf_counter() - start)
+    return median(durations)
 
 
 def _short(text: str) -> str:
