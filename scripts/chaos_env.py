@@ -51,4 +51,4 @@ class Chaos(WideSearch):
         return super().num_parts()
 
 
-gymnasium.register(id="chaos/WideSearch-v0", entry_point="chaos_env:Chaos")  # type: ignore[arg-type]
+gymnasium.register(id="chaos/WideSearch-v0", entry_point="chaos_env:Chaos")

@@ -165,8 +165,14 @@ def _type_name(annotation: Any) -> str:
         return f"list of {', '.join(items)}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
-    names = {str: "text", int: "int", float: "number", bool: "true / false", Path: "path"}
-    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    scalars: dict[Any, str] = {
+        str: "text",
+        int: "int",
+        float: "number",
+        bool: "true / false",
+        Path: "path",
+    }
+    return scalars.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 def _default(field: FieldInfo) -> str:

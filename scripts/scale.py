@@ -176,8 +176,8 @@ def main() -> None:
         k: v for k, v in vars(args).items() if k in vars(Plant(1, 1, 1)) and k not in NOT_GIVEN
     }
     if args.billions:
-        shape = [getattr(args, name) for name in MODEL]
-        parts = memory(args.billions * 1e9, *shape, 1 / args.trained_per_generated)
+        shape = {name: getattr(args, name) for name in MODEL}
+        parts = memory(args.billions * 1e9, **shape, written=1 / args.trained_per_generated)
         for name, size in {**parts, "in all": sum(parts.values())}.items():
             print(f"{size / 1e9:8.1f} GB  {name}")
     best: dict[str, dict[str, float]] = {}

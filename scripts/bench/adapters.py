@@ -91,21 +91,23 @@ def main() -> None:
     optimizer = {"muon_lr": 0.0}
     full = {name: {"tiny": shape, "optimizer": optimizer} for name in ("main", "subagent")}
     adapter = {"adapter": {"base": "main", "rank": args.rank}, "optimizer": optimizer}
-    adapters = {"main": {"tiny": shape}, **dict.fromkeys(ROLES, adapter)}
-    found = {}
+    adapters: dict[str, dict[str, Any]] = {"main": {"tiny": shape}}
+    adapters |= dict.fromkeys(ROLES, adapter)
+    bytes_by_setup = {}
     for name, policies, orchestrator in (
         ("two full models", full, "main"),
         ("two adapters", adapters, "orchestrator"),
     ):
         overrides = [f"policies.{k}={json.dumps(v)}" for k, v in policies.items()]
         roles = [f"roles.orchestrator.policy={orchestrator}", "roles.subagent.policy=subagent"]
-        found[name] = memory(learn([*overrides, *roles]))
-    table(
-        ["MB", *found],
-        [[what, *(m[what] / 1e6 for m in found.values())] for what in found["two adapters"]]
-        + [["total", *(sum(m.values()) / 1e6 for m in found.values())]],
-    )
-    full_bytes, adapter_bytes = (sum(m.values()) for m in found.values())
+        bytes_by_setup[name] = memory(learn([*overrides, *roles]))
+    rows: list[list[Any]] = []
+    for part in bytes_by_setup["two adapters"]:
+        rows.append([part, *(setup[part] / 1e6 for setup in bytes_by_setup.values())])
+    totals = [sum(setup.values()) for setup in bytes_by_setup.values()]
+    rows.append(["total", *(total / 1e6 for total in totals)])
+    table(["MB", *bytes_by_setup], rows)
+    full_bytes, adapter_bytes = totals
     finish(
         {
             "full_mb": full_bytes / 1e6,

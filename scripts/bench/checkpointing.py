@@ -15,6 +15,7 @@ import argparse
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 from common import finish, table
@@ -71,7 +72,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=1024)
     args = parser.parse_args()
-    rows, found = [], {}
+    rows: list[list[Any]] = []
+    result: dict[str, float] = {}
     for dtype in DTYPES:
         for setting in SETTINGS:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
@@ -80,9 +82,9 @@ def main() -> None:
                 ).result()
             name = str(setting).lower()
             rows.append([dtype, name, f"{megabytes:.0f}", f"{seconds:.1f}"])
-            found |= {f"{dtype}_{name}_mb": megabytes, f"{dtype}_{name}_s": seconds}
+            result |= {f"{dtype}_{name}_mb": megabytes, f"{dtype}_{name}_s": seconds}
     table(["dtype", "gradient_checkpointing", "activations, MB", "seconds"], rows)
-    finish(found)
+    finish(result)
 
 
 if __name__ == "__main__":

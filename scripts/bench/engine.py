@@ -42,7 +42,7 @@ def main() -> None:
     for _ in range(args.repeats):  # in turns, so that a slow spell of the machine meets both
         ours.append(timed(lambda: asyncio.run(play_all(engine, episodes))))
         for size in args.batch:
-            theirs[size].append(timed(lambda size=size: generate_all(model, episodes, size)))  # type: ignore[misc]
+            theirs[size].append(timed(lambda size=size: generate_all(model, episodes, size)))
     rows: list[list[Any]] = [["ours", tokens, min(ours), tokens / min(ours)]]
     rows += [[f"generate, batch {b}", tokens, min(t), tokens / min(t)] for b, t in theirs.items()]
     table(["engine", "new tokens", "seconds", "tokens/s"], rows)

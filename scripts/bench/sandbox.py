@@ -76,9 +76,8 @@ def main() -> None:
     )
     table(["concurrent runs", "share of all cores"], [[args.concurrent, share]])
     median, bare_median, hosted, forked = map(statistics.median, times.values())
-    result = dict(
-        zip(("leaked_processes", "leaked_folders", "leaked_descriptors"), leaked, strict=True)
-    )
+    leak_names = ("leaked_processes", "leaked_folders", "leaked_descriptors")
+    result: dict[str, float] = dict(zip(leak_names, leaked, strict=True))
     result |= {"run_ms": median, "bare_ms": bare_median, "overhead_ms": median - bare_median}
     finish(
         {

@@ -201,7 +201,7 @@ def run_trl(
             "tool_calls": good or None,
         }
 
-    module.parse_response = parse  # type: ignore[assignment]
+    module.parse_response = parse
 
     class World:
         """The environment as TRL wants it: tools as methods, `reset` with the row of the data."""
