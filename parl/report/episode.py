@@ -1,7 +1,6 @@
-"""One episode as the page shows it: agents with their turns, tokens and rewards.
+"""One episode as a page shows it: agents with their turns, tokens and rewards.
 
-In: an episode as it stands on disk, and a way to turn token ids into text. Out: mappings for the template
-`episode.html`, and the tokens as JSON for the page's script.
+`episode_view` turns a stored episode into the context of the template `episode.html`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parl.core.images import IMAGE, find
 from parl.core.types import UNKNOWN_TOKEN
@@ -27,18 +26,28 @@ from parl.report.timeline import (
 from parl.runs.folder import index_row
 from parl.runs.records import advantage_of
 
-Record = Mapping[str, Any]
-Decode = Callable[[str, Sequence[int]], list[str]]
-"""(policy, token ids) -> a text for each."""
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
+Record = Mapping[str, Any]
+"""An episode as it is stored."""
+Trace = Mapping[str, Any]
+"""One agent of a stored episode."""
+Decode = Callable[[str, Sequence[int]], list[str]]
+"""(policy, token ids) -> the text of each token."""
+
+# A call that a limit cut off has no end tag.
 CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 
 
 def episode_view(record: Record, decode: Decode) -> dict[str, Any]:
-    """Everything that `episode.html` shows of an episode."""
-    critical = set(critical_path(record))
-    numbers = {t["id"]: k for k, t in enumerate(record["traces"])}
-    agents = [_agent(record, k, critical, numbers) for k in range(len(record["traces"]))]
+    """Return the context of the template `episode.html`."""
+    critical_turns = set(critical_path(record))
+    agents: list[dict[str, Any]] = []
+    tokens: list[dict[str, Any]] = []
+    for number, trace in enumerate(record["traces"]):
+        agents.append(_agent(record, number, critical_turns))
+        tokens.append(_tokens(trace, decode))
     return {
         "record": record,
         "row": index_row(record),
@@ -47,146 +56,198 @@ def episode_view(record: Record, decode: Decode) -> dict[str, Any]:
         "queued_s": queued_s(record),
         "longest": longest_launched(record),
         "agents": agents,
-        "tokens": [_tokens(t, decode) for t in record["traces"]],
-        "data": json.dumps(record["task"].get("data"), indent=1, ensure_ascii=False),
-        "facts": json.dumps(record["facts"], indent=1, ensure_ascii=False)
-        if record["facts"]
-        else "",
+        "tokens": tokens,
+        "data": _json(record["task"].get("data")),
+        "facts": _json(record["facts"]) if record["facts"] else "",
     }
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+# --- tokens ------------------------------------------------------------------------------
+
+
 def decoder(tokenizer: Callable[[str], Path | None]) -> Decode:
-    """Decodes with the policies' own tokenizers, `tokenizer(policy)`; without one a token's text is its number."""
+    """Return a decoder that uses the policies' own tokenizers.
+
+    Args:
+        tokenizer: policy -> its tokenizer.json. Without one (None), the text of a token is its id.
+    """
+    # A tokenizer takes a moment to load, and a report decodes thousands of turns.
     load = lru_cache(maxsize=None)(lambda policy: _load(tokenizer(policy)))
 
-    def decode(policy: str, ids: Sequence[int]) -> list[str]:
-        known = load(policy)
-        return [
-            "?"
-            if i == UNKNOWN_TOKEN
-            else str(i)
-            if known is None
-            else visible(_token_text(known, i))
-            for i in ids
-        ]
+    def decode(policy: str, token_ids: Sequence[int]) -> list[str]:
+        loaded = load(policy)
+        return [_token_text(loaded, token_id) for token_id in token_ids]
 
     return decode
 
 
-def _load(file: Path | None) -> Any:
+def _load(file: Path | None) -> Tokenizer | None:
     if file is None:
         return None
     from tokenizers import Tokenizer
 
     try:
         return Tokenizer.from_file(str(file))
-    except (
-        Exception
-    ):  # the library raises bare ones; a page without token texts is better than none
+    except Exception:
+        # The library raises bare exceptions. A page without token texts is better than none.
         return None
 
 
-def _token_text(tokenizer: Any, token: int) -> str:
-    """A part of a character has no text of its own: then the vocabulary's name for it."""
-    text = tokenizer.decode([token], skip_special_tokens=False)
-    if text and "\ufffd" not in text:
-        return str(text)
-    return str(tokenizer.id_to_token(token) or token)
+def _token_text(tokenizer: Tokenizer | None, token_id: int) -> str:
+    """Return the text of one token, with hidden characters made visible."""
+    if token_id == UNKNOWN_TOKEN:
+        return "?"
+    if tokenizer is None:
+        return str(token_id)
+    text = tokenizer.decode([token_id], skip_special_tokens=False)
+    # Some tokens are a part of a character, which has no text; the vocabulary has a name for them.
+    if not text or "\ufffd" in text:
+        text = tokenizer.id_to_token(token_id) or str(token_id)
+    return visible(str(text))
 
 
-def _tokens(trace: Mapping[str, Any], decode: Decode) -> dict[str, Any]:
-    """The agent's tokens in columns: text, mask, log-prob and advantage, rounded for the page."""
+def _tokens(trace: Trace, decode: Decode) -> dict[str, Any]:
+    """Return an agent's tokens in columns, one entry per token."""
     return {
         "text": decode(trace["policy"], trace["token_ids"]),
         "id": trace["token_ids"],
         "mask": trace["mask"],
-        "logprob": [float(f"{x:.3g}") for x in trace["logprobs"]],
-        "advantage": [float(f"{x:.3g}") for x in trace["advantages"]],
+        "logprob": _rounded(trace["logprobs"]),
+        "advantage": _rounded(trace["advantages"]),
     }
 
 
-def _agent(
-    record: Record, k: int, critical: set[tuple[str, int]], numbers: Mapping[str, int]
-) -> dict[str, Any]:
-    trace = record["traces"][k]
-    turns = [
-        _turn(record, trace, i, (trace["id"], i) in critical) for i in range(len(trace["turns"]))
-    ]
+def _rounded(values: Sequence[float]) -> list[float]:
+    """Round to three significant digits, which is enough to read and makes a report smaller."""
+    return [float(f"{value:.3g}") for value in values]
+
+
+# --- agents and turns --------------------------------------------------------------------
+
+
+def _agent(record: Record, number: int, critical_turns: set[tuple[str, int]]) -> dict[str, Any]:
+    """Return what the page shows of the agent `record["traces"][number]`."""
+    traces = record["traces"]
+    trace = traces[number]
+    parent = None
+    for index, other in enumerate(traces):
+        if other["id"] == trace["parent"]:
+            parent = index
+
+    turns: list[dict[str, Any]] = []
+    num_tokens = 0
+    for index, turn in enumerate(trace["turns"]):
+        turns.append(_turn(record, trace, index, (trace["id"], index) in critical_turns))
+        num_tokens += turn["end"] - turn["start"]
     return {
         "trace": trace,
-        "number": k,
-        "parent": numbers.get(trace["parent"]),
+        "number": number,
+        "parent": parent,
         "turns": turns,
         "critical": any(turn["critical"] for turn in turns),
-        "num_tokens": sum(t["end"] - t["start"] for t in trace["turns"]),
+        "num_tokens": num_tokens,
         "advantage": advantage_of(trace) if any(trace["mask"]) else None,
         "rewards": _rewards(record["rewards"].get(trace["id"])),
     }
 
 
-def _turn(record: Record, trace: Mapping[str, Any], i: int, critical: bool) -> dict[str, Any]:
-    turn = trace["turns"][i]
-    calls, heard = turn["tool_calls"], turn["observations"]
-    paired = len(calls) == len(heard)
-    waiting = [
-        k
-        for k, t in enumerate(record["traces"])
-        if t["parent"] == trace["id"] and t["spawned_at"] == i
-    ]
-    shown = []
-    for call, answer in zip(calls, heard if paired else [None] * len(calls), strict=True):
-        child = None
-        if call["name"] == "assign_task" and waiting:
-            prompt = call["arguments"].get("prompt")
-            child = next((k for k in waiting if record["traces"][k]["prompt"] == prompt), None)
-            waiting = [k for k in waiting if k != child]
+def _turn(record: Record, trace: Trace, index: int, critical: bool) -> dict[str, Any]:
+    turn = trace["turns"][index]
+    calls = turn["tool_calls"]
+    observations = turn["observations"]
+    # Where there are fewer answers than calls, the record does not say which belongs to which:
+    # they stand below the calls.
+    is_paired = len(calls) == len(observations)
+    answers = observations if is_paired else [None] * len(calls)
+    children = _children_by_call(record, trace, index)
+
+    shown_calls: list[dict[str, Any]] = []
+    for position, (call, answer) in enumerate(zip(calls, answers, strict=True)):
         arguments = {name: _argument(value) for name, value in call["arguments"].items()}
-        shown.append(
+        shown_calls.append(
             {
                 **call,
                 "arguments": arguments,
                 "answer": None if answer is None else observation(answer),
-                "child": child,
+                "child": children.get(position),
             }
         )
+
     versions = sorted(set(turn["policy_versions"]))
+    # More than one where the weights changed within the turn.
+    versions_text = f"{versions[0]} to {versions[-1]}" if len(versions) > 1 else str(*versions)
     return {
         "label": turn_label(turn),
         "critical": critical,
         "start_s": turn["t_start"],
         "end_s": turn["t_end"],
         "num_tokens": turn["end"] - turn["start"],
-        "versions": f"{versions[0]} to {versions[-1]}" if len(versions) > 1 else str(*versions),
-        "calls": shown,
-        "observations": [] if paired else [observation(text) for text in heard],
+        "versions": versions_text,
+        "calls": shown_calls,
+        "observations": [] if is_paired else [observation(text) for text in observations],
         "prose": CALL.sub("", turn["text"]).strip() if calls else turn["text"],
         "raw": turn["text"],
     }
 
 
+def _children_by_call(record: Record, trace: Trace, turn_index: int) -> dict[int, int]:
+    """Find the subagents that a turn's calls launched.
+
+    A record does not say which call launched which subagent, so they are matched by their prompts.
+    Two assignments with one prompt are matched in order.
+
+    Returns:
+        position of the call in the turn -> index of the subagent in the record's traces.
+    """
+    traces = record["traces"]
+    unmatched: list[int] = []
+    for number, other in enumerate(traces):
+        if other["parent"] == trace["id"] and other["spawned_at"] == turn_index:
+            unmatched.append(number)
+
+    children: dict[int, int] = {}
+    for position, call in enumerate(trace["turns"][turn_index]["tool_calls"]):
+        if call["name"] != "assign_task":
+            continue
+        prompt = call["arguments"].get("prompt")
+        for number in unmatched:
+            if traces[number]["prompt"] == prompt:
+                children[position] = number
+                unmatched.remove(number)
+                break
+    return children
+
+
 def observation(text: str) -> dict[str, Any]:
-    """What an agent read: the text, and images that stand in it as data (nothing is ever fetched)."""
+    """Split an observation into its text and the images that stand in it as data.
+
+    Images of other kinds, such as addresses, stay text: a page fetches nothing.
+    """
     return {"text": IMAGE.sub("[image]", text), "images": list(find(text))}
 
 
 def _argument(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
+    return value if isinstance(value, str) else _json(value)
 
 
 def _rewards(breakdown: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Each term with what it was multiplied by; None for an agent that was not scored."""
+    """Return each term with its weight and factor; None for an agent without a reward."""
     if breakdown is None:
         return None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, raw in breakdown["terms"].items():
-        weight, factor = breakdown["weights"][name], breakdown["factors"].get(name, 1.0)
-        rows.append(
-            {
-                "term": name,
-                "raw": raw,
-                "weight": weight,
-                "factor": factor,
-                "product": raw * weight * factor,
-            }
-        )
+        weight = breakdown["weights"][name]
+        factor = breakdown["factors"].get(name, 1.0)
+        row = {
+            "term": name,
+            "raw": raw,
+            "weight": weight,
+            "factor": factor,
+            "product": raw * weight * factor,
+        }
+        rows.append(row)
     return {"rows": rows, "total": breakdown["total"]}

@@ -82,5 +82,5 @@ def test_the_baseline_of_a_single_agent_stands_beside_it_in_its_summary(tmp_path
         "trained single agent",
         "trained control",
     }
-    assert any(tile["note"].startswith("control ") for tile in before_after(summary))
+    assert any(tile["note"].startswith("baseline ") for tile in before_after(summary))
     parl("report", tmp_path / "run")
