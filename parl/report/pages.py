@@ -1,7 +1,8 @@
-"""The pages: one template set for the single file (`parl report`) and for the live view (`parl view`).
+"""The pages of a run, for the single file (`parl report`) and the live view (`parl view`).
 
-In: a `RunReader`. Out: HTML. All text passes `visible` and the templates' escaping; scripts run only if the page's
-Content-Security-Policy knows them, and it forbids every request to elsewhere.
+Both use the same templates.
+All text passes `parl.report.text.visible` and the templates' escaping. Scripts run only if the page's
+Content-Security-Policy knows them, and it forbids every request to another place.
 """
 
 from __future__ import annotations
@@ -28,32 +29,39 @@ from parl.runs.folder import write_atomic
 from parl.runs.reader import RunReader
 
 NUM_EPISODES = 24
-"""Episodes that a report embeds unless told otherwise."""
+"""Episodes in a report unless another number is given. More make the file large."""
 STATUSES = ("", "completed", "truncated", "failed")
-NO_QUERY: Mapping[str, str] = dict.fromkeys(
-    (
-        "step_min",
-        "step_max",
-        "reward_min",
-        "reward_max",
-        "width_min",
-        "width_max",
-        "status",
-        "sort",
-        "order",
-    ),
-    "",
+"""Choices of the status filter; empty = any."""
+FILTERS = (
+    "step_min",
+    "step_max",
+    "reward_min",
+    "reward_max",
+    "width_min",
+    "width_max",
+    "status",
+    "sort",
+    "order",
 )
+NO_QUERY: Mapping[str, str] = dict.fromkeys(FILTERS, "")
+"""The list of episodes without a filter."""
+SPREAD = "spread over training"
+"""The reason for an episode that stands out in nothing."""
 Row = Mapping[str, Any]
+"""A row of the list of episodes, see `parl.runs.folder.index_row`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """A column of the list of episodes."""
+
     key: str
+    """Key of the row."""
     title: str
-    says: str = ""
+    description: str = ""
+    """Shown when the pointer rests on the title."""
     form: str = ""
-    """How a number is shown; empty for a text."""
+    """How a number is written; empty for a text."""
 
 
 COLUMNS = (
@@ -75,19 +83,25 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where the parts of the page are: anchors in the single file, paths in the live view."""
+    """Addresses of the parts of a page: anchors in the single file, paths in the live view."""
 
     overview: str
     episodes: str
     episode: Callable[[Row], str]
 
 
+# --- templates ---------------------------------------------------------------------------
+
+
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """Escapes every value, and makes its hidden characters visible first."""
+    """Return the templates. They escape every value and make its hidden characters visible."""
 
     def show(value: Any) -> Any:
-        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        # Markup is this package's own (scripts, styles). Everything else comes from a run.
+        if isinstance(value, str) and not isinstance(value, Markup):
+            return visible(value)
+        return value
 
     env = Environment(
         loader=PackageLoader("parl.report"), autoescape=True, finalize=show, trim_blocks=False
@@ -97,25 +111,26 @@ def environment() -> Environment:
 
 
 def asset(name: str) -> str:
-    """A file beside the templates: style.css or app.js."""
+    """Return the text of style.css or app.js."""
     return (files("parl.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def plotly_js() -> str:
-    """The chart library, as the installed plotly brings it."""
+    """Return the chart library, as the installed plotly has it."""
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
 
 
 def common(reader: RunReader, links: Links) -> dict[str, Any]:
-    """What every page shows around its own part."""
+    """Return the context that every page needs."""
     return {"run": reader.name, "config": reader.config, "state": reader.state(), "to": links}
 
 
 def overview_part(reader: RunReader) -> dict[str, Any]:
-    """What `overview.html` needs."""
+    """Return the context of `overview.html`."""
     groups = curves(reader.metrics(), reader.baseline_metrics())
+    # Names of metrics reach the page as JSON, which does not pass the templates' `show`.
     for group in groups:
         for chart in group["charts"]:
             for series in chart["series"]:
@@ -123,13 +138,21 @@ def overview_part(reader: RunReader) -> dict[str, Any]:
     return {"o": overview(reader), "curves": groups}
 
 
-# --- the single file ---------------------------------------------------------------------------------------------
+# --- the single file ---------------------------------------------------------------------
 
 
 def write_report(run: Path, target: Path | None = None, num_episodes: int = NUM_EPISODES) -> Path:
-    """Write the run's report to `target` (default: RUN/report.html), and return where it is.
+    """Write the report of a run.
 
-    Raises CheckpointError: no run there. ConfigError: the target cannot be written.
+    Args:
+        run: the run folder.
+        target: the file; None = RUN/report.html.
+        num_episodes: episodes in it, at most.
+    Returns:
+        Where the report is.
+    Raises:
+        CheckpointError: there is no run.
+        ConfigError: the file cannot be written.
     """
     reader = RunReader(run)
     path = target or run / "report.html"
@@ -143,26 +166,29 @@ def write_report(run: Path, target: Path | None = None, num_episodes: int = NUM_
 
 
 def report_html(reader: RunReader, num_episodes: int = NUM_EPISODES) -> str:
-    """The whole report as one file that needs no other and loads nothing."""
+    """Return the report: one file that needs no other and loads nothing."""
     decode = decoder(reader.tokenizer)
     rows = reader.rows()
-    shown = choose(rows, num_episodes)
-    views = []
-    for row in shown:
-        record = reader.episode(row["step"], row["id"])
-        assert record is not None, f"{row['id']} is in the index only"
-        views.append(episode_view(record, decode) | {"why": row["why"]})
-    places = {(row["step"], row["id"]): f"#e{k}" for k, row in enumerate(shown)}
-    links = Links("#overview", "#episodes", lambda row: places[row["step"], row["id"]])
-    scripts = {"plotly": plotly_js(), "script": asset("app.js")}
+    shown_rows = choose(rows, num_episodes)
+    views: list[dict[str, Any]] = []
+    anchors: dict[tuple[Any, ...], str] = {}
+    for index, row in enumerate(shown_rows):
+        view = episode_view(_record(reader, row), decode)
+        views.append(view | {"why": row["why"]})
+        anchors[_key(row)] = f"#e{index}"
+    links = Links("#overview", "#episodes", lambda row: anchors[_key(row)])
+
+    plotly = plotly_js()
+    script = asset("app.js")
     context = {
         **common(reader, links),
         **overview_part(reader),
-        **{name: Markup(text) for name, text in scripts.items()},
+        "plotly": Markup(plotly),
+        "script": Markup(script),
         "style": Markup(asset("style.css")),
-        "csp": _policy(scripts.values()),
+        "csp": _content_security_policy([plotly, script]),
         "made": time.strftime("%Y-%m-%d"),
-        "rows": shown,
+        "rows": shown_rows,
         "total": len(rows),
         "views": views,
         "query": NO_QUERY,
@@ -171,48 +197,103 @@ def report_html(reader: RunReader, num_episodes: int = NUM_EPISODES) -> str:
 
 
 def panel_html(reader: RunReader) -> str | None:
-    """The timeline of one episode alone: the widest of the last stored step. None while there is none."""
+    """Return the timeline of one episode, for Weights & Biases.
+
+    It is the widest episode of the last stored step; None while no episode has a reward.
+    """
     rows = [row for row in reader.rows() if row["reward"] is not None]
     if not rows:
         return None
-    row = max((r for r in rows if r["step"] == rows[-1]["step"]), key=lambda r: r["width"])
+    last_step = rows[-1]["step"]
+    widest = max((row for row in rows if row["step"] == last_step), key=lambda row: row["width"])
+    # The panel has no tokens, so nothing needs to be decoded.
+    view = episode_view(_record(reader, widest), lambda policy, ids: [])
+    template = environment().get_template("panel.html")
+    return template.render(view=view, style=Markup(asset("style.css")))
+
+
+def _record(reader: RunReader, row: Row) -> Mapping[str, Any]:
     record = reader.episode(row["step"], row["id"])
     assert record is not None, f"{row['id']} is in the index only"
-    view = episode_view(record, lambda policy, ids: [])
+    return record
+
+
+def _content_security_policy(scripts: Sequence[str]) -> str:
+    """Return the policy of the single file: these very scripts, its own styles, images as data."""
+    hashes: list[str] = []
+    for text in scripts:
+        digest = hashlib.sha256(text.encode()).digest()
+        hashes.append(f"'sha256-{base64.b64encode(digest).decode()}'")
     return (
-        environment().get_template("panel.html").render(view=view, style=Markup(asset("style.css")))
+        f"default-src 'none'; script-src {' '.join(hashes)}; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
+# --- the choice of episodes --------------------------------------------------------------
+
+
 def choose(rows: Sequence[Row], num: int) -> list[dict[str, Any]]:
-    """A bounded choice of episodes that shows the range, in order of training, each with `why` it was taken."""
+    """Choose episodes that show the range of a run.
+
+    Args:
+        rows: all stored episodes, in order of training.
+        num: how many to choose, at most.
+    Returns:
+        The chosen rows in order of training, each with `why`, the reasons.
+    """
+    candidates = _notable(rows)
+    num_notable = len({_key(row) for row, _ in candidates})
+    num_missing = max(num - num_notable, 0)
+    # Some of those at equal distances are candidates already, so ask for more than are missing.
+    for row in evenly(rows, num_missing + len(candidates)):
+        candidates.append((row, SPREAD))
+
+    reasons: dict[tuple[Any, ...], list[str]] = {}
+    for row, reason in candidates:
+        key = _key(row)
+        if key not in reasons:
+            if len(reasons) >= num:
+                continue
+            reasons[key] = [reason]
+        elif reason != SPREAD:
+            # An episode that stands out needs no further reason to be there.
+            reasons[key].append(reason)
+
+    shown_rows: list[dict[str, Any]] = []
+    for row in rows:
+        if _key(row) in reasons:
+            shown_rows.append({**row, "why": ", ".join(reasons[_key(row)])})
+    return shown_rows
+
+
+def _notable(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """Return the episodes that stand out, with the reason, the most important first."""
+    notable: list[tuple[Row, str]] = []
     scored = [row for row in rows if row["reward"] is not None]
-    picks: list[tuple[Row, str]] = []
     if scored:
-        last = scored[-1]["step"]
-        picks = [
-            (scored[0], "first step"),
-            (max((r for r in scored if r["step"] == last), key=lambda r: r["width"]), "last step"),
-            (max(scored, key=lambda r: (r["reward"], r["step"])), "best reward"),
-            (min(scored, key=lambda r: (r["reward"], -r["step"])), "worst reward"),
-            (max(scored, key=lambda r: (r["width"], r["step"])), "widest"),
-        ]
+        last_step = scored[-1]["step"]
+        in_last_step = [row for row in scored if row["step"] == last_step]
+        # Among equals the later one: it shows more of what was learned.
+        best = max(scored, key=lambda row: (row["reward"], row["step"]))
+        worst = min(scored, key=lambda row: (row["reward"], -row["step"]))
+        widest = max(scored, key=lambda row: (row["width"], row["step"]))
+        notable.append((scored[0], "first step"))
+        notable.append((max(in_last_step, key=lambda row: row["width"]), "last step"))
+        notable.append((best, "best reward"))
+        notable.append((worst, "worst reward"))
+        notable.append((widest, "widest"))
     for status in ("failed", "truncated"):
-        picks += [(row, status) for row in [r for r in rows if r["status"] == status][-1:]]
-    spread = max(num - len({_key(row) for row, _ in picks}), 0)
-    picks += [(row, "spread over training") for row in evenly(rows, spread + len(picks))]
-    why: dict[tuple[Any, ...], list[str]] = {}
-    for row, reason in picks:
-        if _key(row) in why or len(why) < num:
-            reasons = why.setdefault(_key(row), [])
-            if not reasons or reason != "spread over training":
-                reasons.append(reason)
-    return [{**row, "why": ", ".join(why[_key(row)])} for row in rows if _key(row) in why]
+        with_status = [row for row in rows if row["status"] == status]
+        if with_status:
+            notable.append((with_status[-1], status))
+    return notable
 
 
 def evenly(rows: Sequence[Row], num: int) -> list[Row]:
-    """At most `num` of the rows, at equal distances."""
+    """Return at most `num` of the rows, at equal distances."""
     num = min(num, len(rows))
+    # The middle of each of num equal parts.
     return [rows[(2 * k + 1) * len(rows) // (2 * num)] for k in range(num)]
 
 
@@ -220,27 +301,24 @@ def _key(row: Row) -> tuple[Any, ...]:
     return row["step"], row["id"]
 
 
-def _policy(scripts: Any) -> str:
-    """Content-Security-Policy of the single file: these very scripts, its own styles, images that are data."""
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for text in scripts
-    )
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+# --- the live view -----------------------------------------------------------------------
 
 
 def episode_html(reader: RunReader, links: Links, record: Mapping[str, Any], decode: Decode) -> str:
-    """The live view's page of one episode."""
+    """Return the page of one episode."""
     view = episode_view(record, decode)
-    return live_html(
-        reader, links, "episode.html", key="e0", view=view, view_title=f"episode {record['id']}"
-    )
+    title = f"episode {record['id']}"
+    return live_html(reader, links, "episode.html", key="e0", view=view, view_title=title)
 
 
 def live_html(reader: RunReader, links: Links, part: str, **context: Any) -> str:
-    """A page of the live view around one part."""
+    """Return a page around one part.
+
+    Args:
+        reader: of the run.
+        links: addresses of the other pages.
+        part: file name of the part's template.
+        **context: what the part needs.
+    """
     page = environment().get_template("live.html")
     return page.render({**common(reader, links), "live": True, "part": part, **context})
