@@ -36,6 +36,7 @@ def calibration(
     Raises:
         ConfigError: the environment does not count abstentions.
     """
+    # Facts, not the score: 0 there may be a wrong answer or an abstention.
     counts = episode.facts.get("calibration")
     if counts is None:
         raise ConfigError(

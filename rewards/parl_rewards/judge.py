@@ -22,6 +22,7 @@ def judge(episode: Episode, *, rubric: str | None = None) -> float:
     Raises:
         ConfigError: the environment has no judge, or the judge no such rubric.
     """
+    # An episode whose judge failed is a failed episode, so verdicts here are complete.
     verdicts = episode.facts.get("judge")
     if not verdicts:
         raise ConfigError(

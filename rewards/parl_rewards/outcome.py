@@ -40,4 +40,5 @@ def outcome(episode: Episode, *, metric: str = "score") -> dict[str, float]:
 def _subagent_outcome(trace: AgentTrace, shared: float) -> float:
     if trace.score is not None:
         return trace.score
+    # Half of it depends on the subagent alone: the shared half is the same for good and bad ones.
     return 0.5 * shared + 0.5 * finished(trace)

@@ -36,6 +36,7 @@ def parallel(
     Raises:
         ConfigError: `form: parts` in an environment that does not tell its parts.
     """
+    # Both forms divide by what earns the full reward, so that weights compare.
     full = cap if form == "cap" else _num_parts(episode)
     if count == "raw":
         # Not capped at 1: the ablation shows what a term that pays for every attempt leads to.

@@ -36,6 +36,7 @@ def overlong(
         ramp: tokens below `max_tokens` at which the punishment sets in.
         tree: count those of all agents, not those of the orchestrator alone.
     """
+    # 0 or less as long as the ramp has not begun.
     over = _length(episode, tree) - (max_tokens - ramp)
     return -min(max(over / ramp, 0.0), 1.0)
 

@@ -80,6 +80,7 @@ def wide_search(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> dict[
     by_item = _precision_recall_f1(
         item_hits, joined.num_predicted * num_columns, num_gold * num_columns
     )
+    # All six are 1 only if both tables have the same rows and cells.
     is_perfect = all(value == 1.0 for value in (*by_row, *by_item))
     return {
         "score": float(is_perfect),
@@ -99,6 +100,7 @@ def item_f1_nonkey(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> fl
     two other columns, an answer with every value wrong still scores 1/3. Here it scores 0.
     """
     joined = _join(answer, gold, evaluation)
+    # Key cells are not in `scores`.
     hits = sum(map(sum, joined.scores))
     num_predicted = joined.num_predicted * joined.num_others
     num_gold = len(joined.expected) * joined.num_others
@@ -111,6 +113,7 @@ def read_cells(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> list[C
     Rows of the answer that join no gold row are not in it.
     """
     joined = _join(answer, gold, evaluation)
+    # `_join` has read these, too; reading them twice keeps its result small.
     columns, keys, _ = _read_evaluation(evaluation)
     others = [column for column in columns if column not in keys]
     gold_columns = _gold_columns(gold, columns)
@@ -184,6 +187,7 @@ def parse_table(answer: str) -> list[Row] | None:
 
 
 def _table_text(answer: str) -> str | None:
+    # A fence counts before a bare table: an agent may sketch one before its answer.
     fenced = _FENCE.search(answer)
     if fenced:
         return fenced[1]
@@ -230,6 +234,7 @@ def _join(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> _Joined:
     others = [column for column in columns if column not in keys]
     truth = _gold_columns(gold, columns)
     rows = parse_table(answer) or []
+    # Nothing is joined then, so that all scores are 0; the gold rows still count for recall.
     if not rows or set(rows[0]) != set(columns):
         return _Joined([], [], 0, _first_of_each(truth, keys), len(keys), len(others))
 
@@ -255,6 +260,7 @@ def _join(answer: str, gold: Gold, evaluation: Mapping[str, Any]) -> _Joined:
     scores, pairs = [], []
     table_keys = _keys_of_rows(table, keys)
     for i in predicted:
+        # Removed when joined: a second row with the same key finds the next gold row, or none.
         candidates = open_rows.get(table_keys[i])
         if not candidates:
             continue

@@ -55,6 +55,7 @@ def read_check(text: str, entry: str, file: str, hidden: bool, source: str) -> l
     Raises:
         ConfigError: it is not Python, or has no assert that can be used.
     """
+    # HumanEval calls the function `candidate`; MBPP calls it by its name.
     tree = _Rename("candidate", entry).visit(_parse(text, source))
     module = file.removesuffix(".py")
     imports = ast.parse(f"import math\nfrom {module} import {entry}").body
@@ -98,11 +99,13 @@ def _case(
 ) -> Case | None:
     """The case of one assert; None if it does not call the code under test exactly once."""
     calls = list(_calls(test, file_of_name))
+    # With two calls there is no single value to compare.
     if len(calls) != 1:
         return None
     call, name = calls[0]
     file = file_of_name[name]
     call_text = ast.unparse(call)
+    # Names inside the call need their imports; the rest of the assert runs elsewhere.
     used_names = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
     setup = _setup(imports, file_of_name, used_names)
 

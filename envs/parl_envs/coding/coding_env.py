@@ -44,6 +44,7 @@ class Coding(AgentEnv):
             for tiny models).
     """
 
+    # Tools wait for processes, so each call has a thread of its own.
     blocking = True
     merges = ("merge",)
     cases: tuple[Case, ...]
@@ -122,6 +123,7 @@ class Coding(AgentEnv):
                 num_passed += 1
                 continue
             expected = case.expect or case.check
+            # Only the beginning of the value: an agent's code may return long ones.
             failures.append(f"{case.call} : expected {expected} got {result.got[:200]}")
         lines = [f"{num_passed} of {len(cases)} passed", *failures]
         return "\n".join(lines)[:MAX_OUTPUT_CHARS]
@@ -134,8 +136,10 @@ class Coding(AgentEnv):
         """Run a program beside a copy of the repository, in a sandbox. Returns what it printed."""
         # The interpreter is isolated, so its own folder is not on the path.
         setup = "import os, sys\nsys.path.insert(0, os.getcwd())\n"
+        # On a copy: what a program writes is not kept, so only `write_file` changes the workspace.
         result = run_python(setup + code, files=self.files)
         text = (result.stdout + result.stderr).strip()
+        # What was printed before the limit stays: it may show where the program hangs.
         if result.timed_out:
             text += "\nerror: timed out"
         return text[-MAX_OUTPUT_CHARS:] or "ok"
@@ -252,6 +256,7 @@ class Coding(AgentEnv):
         # A file's name may end a sentence.
         named = [file for file in self._files_under_test() if {file, f"{file}."} & words]
         child.assigned_files = frozenset(named)
+        # `resample` forks the same subtask several times; only the first is part of the episode.
         self.forks.setdefault(subtask, child)
         return child
 
@@ -276,6 +281,7 @@ class Coding(AgentEnv):
 
     def vocabulary(self) -> Sequence[str]:
         if self.knobs.style != "words":
+            # Indentation and line breaks are not words.
             raise ConfigError("`model: tiny` reads words: set env.kwargs.style: words")
         return practice.vocabulary(self.knobs.n[1])
 

@@ -85,6 +85,7 @@ class CodingExpert:
         file_index, num_reads = divmod(_count(messages, "tool"), 2)
         if file_index == len(files):
             return [Segment(DONE)]
+        # The number is said before a file is read, so that the place in the list is not lost.
         number, path = files[file_index].split()
         if num_reads == 0:
             return [Segment(f"{number} {written_call('read_file', path=path)}")]

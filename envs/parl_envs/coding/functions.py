@@ -169,6 +169,7 @@ def draw(
     level = _pick(rng, levels)
     while True:
         right = _function(rng, name, level)
+        # Drawn again until the shape is one of the split's.
         if _bucket(right) not in SPLITS[split]:
             continue
         wrong, at = _with_mistake(rng, right)
@@ -204,6 +205,7 @@ def _bucket(function: Function) -> int:
 
 
 def _function(rng: np.random.Generator, name: str, level: int) -> Function:
+    # Different names each time: a name must not tell what a function does.
     order = rng.permutation(len(LETTERS))
     names = [LETTERS[i] for i in order[: 1 + level]]
     params = (names[0], names[1])
@@ -237,6 +239,7 @@ def _with_mistake(rng: np.random.Generator, right: Function) -> tuple[Function, 
         scope = [*right.params, *right.locals_[:at]]
         bad = replace(step, left=_another(rng, scope, step.left))
     else:
+        # Shows for minus, over and modulo; of plus and times the inputs refuse it.
         bad = Step(step.right, step.word, step.left)
     steps = (*right.steps[:at], bad, *right.steps[at + 1 :])
     return replace(right, steps=steps), at

@@ -96,6 +96,7 @@ def enumerate_files(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segmen
 def copy_file(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
     """Read a file without a mistake and write it again."""
     exercise = _draw(rng, knobs)
+    # Without a mistake: copying and repairing are different skills.
     write = written_call("write_file", path=_path(exercise), content=exercise.solution)
     return [_read(exercise, exercise.solution), Segment(write + END)]
 
@@ -122,6 +123,7 @@ def repair(rng: np.random.Generator, knobs: CodingKnobs) -> list[Segment]:
     source_words = exercise.source.split()
     solution_words = exercise.solution.split()
     for before, after in zip(source_words, solution_words, strict=True):
+        # A word that stays is copying, which `copy` teaches.
         segments.append(Segment(after, train=before != after))
     return segments
 

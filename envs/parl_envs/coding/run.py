@@ -80,6 +80,7 @@ def run(call: Call, cancelled: threading.Event) -> Result:
     Raises:
         ConfigError: the path of a file leads out of the folder.
     """
+    # One folder for all that is temporary: removing it leaves nothing.
     private = Path(tempfile.mkdtemp(prefix=PREFIX, dir=call.temp)).resolve()
     try:
         main = private / "main.py"
@@ -87,6 +88,7 @@ def run(call: Call, cancelled: threading.Event) -> Result:
         folder = private / "work" if call.folder is None else call.folder.resolve()
         home.mkdir()
         folder.mkdir(exist_ok=True)
+        # Lone surrogates in a model's text cannot be encoded; they become `?`.
         main.write_bytes(call.code.encode(errors="replace"))
         write_files(folder, call.files)
         bytes_before, files_before = usage([folder, home])
@@ -176,12 +178,14 @@ class _Supervisor:
         with selectors.DefaultSelector() as selector:
             pidfd = _pidfd(self.process)
             try:
+                # It has ended before it could be watched.
                 if pidfd is None:
                     return None
                 selector.register(pidfd, selectors.EVENT_READ)
                 for stream in self.output:
                     os.set_blocking(stream.fileno(), False)
                     selector.register(stream, selectors.EVENT_READ)
+                # A program that does not read its input must not block this thread.
                 os.set_blocking(self.process.stdin.fileno(), False)
                 selector.register(self.process.stdin, selectors.EVENT_WRITE)
                 while True:
@@ -267,6 +271,7 @@ def _pidfd(process: Any) -> int | None:
 def _remove(folder: Path) -> None:
     """Remove a folder, also one without permissions, or nested deeper than Python can follow."""
     try:
+        # Quick, and right for all but hostile folders.
         shutil.rmtree(folder)
     except (OSError, RecursionError):
         subprocess.run(["chmod", "-R", "u+rwx", str(folder)], capture_output=True, check=False)

@@ -54,6 +54,7 @@ def run_python(
         ConfigError: this machine has no sandbox, or a path leads out of the folder.
         EnvFailure: `sandbox_lost`, the process that starts the runs was killed, or does not answer.
     """
+    # Not optional: an unconfined run would look the same to the caller.
     require()
     return host.run(_call(code, stdin, files, folder, timeout_s, memory_mb))
 
@@ -127,6 +128,7 @@ def problem() -> str | None:
         )
     abi = sandlock.landlock_abi_version()
     min_abi = sandlock.min_landlock_abi()
+    # An older Landlock lacks rights that the policy relies on.
     if abi < min_abi:
         has = f"has Landlock ABI {abi}" if abi > 0 else "has no Landlock"
         return f"this kernel ({os.uname().release}) {has}, and {min_abi} is the least. {needs}"
@@ -137,6 +139,7 @@ def problem() -> str | None:
             f"a test program could not be started ({type(error).__name__}: {error}). {needs}; "
             "a container must let it use seccomp and Landlock"
         )
+    # Anything before `done` is an attempt that succeeded.
     if result.stdout != "done\n":
         attempts = result.stdout.removesuffix("done\n").strip().replace("\n", ", ")
         details = attempts or result.stderr.strip()[-300:] or result

@@ -58,6 +58,7 @@ def one_task(knobs: CodingKnobs, rng: np.random.Generator, split: str, task_id: 
     lowest, highest = knobs.n
     num_files = int(rng.integers(lowest, highest + 1))
     modules = [str(module) for module in rng.choice(MODULES, size=num_files, replace=False)]
+    # Words with blanks between them are Python, too, so both styles run as they are.
     lay_out = functions.tidy if knobs.style == "python" else str
 
     files, solution = {}, {}
@@ -165,10 +166,12 @@ def _mbpp(row: Mapping[str, Any]) -> Task:
     text = str(row.get("text") or row.get("prompt") or "")
     source = f"Task {task_id}: test_list"
     shown, *hidden = [str(test) for test in row["test_list"]]
+    # A task without hidden tests could not be scored.
     hidden = hidden or [shown]
     hidden += [str(test) for test in row.get("challenge_test_list") or ()]
     function = _function_under_test(shown, source)
     tests = read_check("\n".join(hidden), function, SOLUTION, True, source)
+    # The shown test does not score: it could be special-cased.
     tests += read_check(shown, function, SOLUTION, False, source)
     prompt = f"{text}\nWrite {function} in {SOLUTION}. A test: {shown}"
     return _task(task_id, prompt, {SOLUTION: ""}, tests)
@@ -211,6 +214,7 @@ def _read_repository(repo: Path, task_id: str) -> dict[str, str]:
     """Relative path -> text of every file of a folder."""
     files = {}
     for path in sorted(repo.rglob("*")):
+        # Bytecode of whoever tried the repository is no part of the task.
         if not path.is_file() or "__pycache__" in path.parts:
             continue
         # A link could show an agent a file outside of the folder.

@@ -19,6 +19,7 @@ from typing import Any
 
 from parl_envs.coding.sandbox import run_python
 
+# Generous: a machine with many episodes is slow, and a hang costs this once for each text.
 TIMEOUT_S = 10.0
 LONGEST_VALUE = 20_000
 """Characters of a value's text. A longer one is wrong: reading it would keep this process busy."""
@@ -96,6 +97,7 @@ def cases_of(data: Mapping[str, Any]) -> tuple[Case, ...]:
 
 
 def _by_setup(cases: Sequence[Case]) -> list[list[Case]]:
+    # One run for each file and setup: starting the interpreter is most of a run's time.
     groups: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
         groups.setdefault((case.file, case.setup), []).append(case)
@@ -157,6 +159,7 @@ def _answers(stdout: str, num: int) -> list[Mapping[str, Any] | None]:
 
 def _judge(case: Case, answer: Mapping[str, Any] | None, reason: str) -> TestResult:
     if answer is None or not isinstance(answer.get("value"), str):
+        # The program's own error says more than the reason for which the process ended.
         error = (answer or {}).get("error", reason)
         return TestResult(False, str(error))
     text = answer["value"]
@@ -174,9 +177,11 @@ def equal(text: str, expect: str) -> bool:
 
 def _literal(text: str) -> Any:
     """The value of a literal, read without running anything. Raises ValueError."""
+    # Before parsing, which takes time and memory in proportion.
     if len(text) > LONGEST_VALUE:
         raise ValueError("too long")
     try:
+        # It builds numbers, texts and containers, and never calls anything.
         return ast.literal_eval(text)
     except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"not a literal: {error}") from None
@@ -185,6 +190,7 @@ def _literal(text: str) -> Any:
 def _passes_check(case: Case, text: str) -> bool:
     """Evaluate the check on a value, in a sandbox without the code under test."""
     try:
+        # The value goes in as a literal, so no code of the agent's comes with it.
         code = f"import math\ngot = {_literal(text)!r}\nprint(bool({case.check}))"
     except ValueError:
         return False

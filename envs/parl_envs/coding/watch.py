@@ -99,6 +99,7 @@ def status(pid: int) -> tuple[int, int]:
     except OSError:
         return 0, 0
     values = {name: int(value) for name, value in _STATUS.findall(text)}
+    # Pages of files are left out: all runs share those of the interpreter.
     memory_kb = values.get(b"RssAnon", 0) + values.get(b"RssShmem", 0)
     return memory_kb, values.get(b"Threads", 0)
 
@@ -125,6 +126,7 @@ def usage(folders: Sequence[Path]) -> tuple[int, int]:
     for entry in entries(folders):
         try:
             num_bytes += BLOCK_BYTES * entry.stat(follow_symlinks=False).st_blocks
+        # The program is running: a file may go between listing and asking.
         except FileNotFoundError:
             continue
         num_files += 1

@@ -27,7 +27,9 @@ from typing import Any
 
 from parl.core.errors import ConfigError
 
+# Next to this file, because the package is installed with its data.
 FACTBOOK = Path(__file__).with_name("data") / "factbook.jsonl"
+# A bound on one page: a long profile must not fill an agent's window.
 PROSE_BYTES = 50_000
 
 # A title counts as if the document had it this many times more: a page about Guinea should come
@@ -77,6 +79,7 @@ def tokenize(text: str) -> list[str]:
 
     Example: "Côte d'Ivoire" -> ["cote", "d", "ivoire"]
     """
+    # Most text is ASCII, and then there is nothing to normalise.
     if not text.isascii():
         parts = unicodedata.normalize("NFKD", text)
         text = "".join(char for char in parts if not unicodedata.combining(char))
@@ -113,9 +116,11 @@ class Index:
             self._positions.setdefault(tuple(title), set()).add(position)
             words.append(title * (1 + TITLE_WEIGHT) + tokenize(document.text))
         self._model = _bm25(words)
+        # Per index, not on the method: a cache of the class would keep every index alive.
         self._ranking = functools.lru_cache(maxsize=CACHED_QUERIES)(self._rank)
 
     def __reduce__(self) -> tuple[type[Index], tuple[tuple[Document, ...]]]:
+        # The model and the cache hold functions that cannot be pickled; documents can.
         return Index, (self.documents,)
 
     def __len__(self) -> int:
@@ -137,6 +142,7 @@ class Index:
         words = tokenize(query)
         if self._model is None or not words:
             return ()
+        # A word counts once, however often an agent writes it.
         scores = self._model.get_scores(list(dict.fromkeys(words)))
         hits = (scores > 0).nonzero()[0]
         best = hits[(-scores[hits]).argsort(kind="stable")].tolist()
@@ -256,6 +262,7 @@ def _json_lines(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
         ConfigError: the file cannot be read, or a line is no JSON object.
     """
     try:
+        # With a BOM or without one: editors on Windows write it.
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(
@@ -266,6 +273,7 @@ def _json_lines(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ConfigError(
             f"The {what} file {path} is not UTF-8 text (byte {error.start}). Save it as UTF-8."
         ) from None
+    # Not `splitlines`: JSON allows U+2028 in a text, which would cut the line.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -347,6 +355,7 @@ def _prose_lines(value: Any, label: str = "") -> Iterator[str]:
 
 def _without_html(text: str) -> str:
     """Plain text: a break or paragraph becomes a new line, other tags go, blanks are single."""
+    # Breaks first: once all tags are gone, nothing tells where a line ended.
     text = re.sub(r"<(?:br|/?p|/?li|/?ul)\b[^>]*>", "\n", text)
     text = html.unescape(re.sub(r"</?[a-zA-Z][^>]*>", "", text))
     text = re.sub(r"[^\S\n]+", " ", text)

@@ -52,6 +52,7 @@ class SearchExpert:
         self._delegates = bool(self.rng.random() < self.delegate_prob)
         self._trains_decision = bool(self.rng.random() < self.train_decision_prob)
         num_rows = len(self.task.data["gold"])
+        # Without a limit (the default is above every task's number of rows) all rows are delegated.
         self._width = min(num_rows, self.width_limit)
         while self._width < num_rows and self.rng.random() < self.continue_p:
             self._width += 1
@@ -86,6 +87,7 @@ class SearchExpert:
         name, _, columns = user_prompt(messages).partition(" : ")
         turn = _look_up(messages, name, columns)
         last_column = columns.split()[-1]
+        # Only the turn that reports can give up; look-ups are always made.
         if "<tool_call>" not in turn and rng.random() < self.give_up_prob:
             cells = turn.rsplit(f" {last_column} ", 1)[0]
             return [Segment(f"{cells} {last_column} unknown")]
@@ -97,6 +99,7 @@ class SearchExpert:
         """Look up one row after another; the turn after a row's last page notes its cells."""
         observations_per_row = 4 if " > " in columns else 2
         row, step = divmod(len(observations_of(messages)), observations_per_row)
+        # The runtime asks for the answer when the window is full: what was noted is all there is.
         if messages[-1]["content"] == ANSWER_NOW:
             return [Segment(" ".join(_notes(messages)))]
         if step == 0 and row > 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+# `#1`, not `1`: values may be numbers.
 ROW = re.compile(r"#(\d+)")
 
 
@@ -45,6 +46,7 @@ def parse_rows(text: str, columns: Sequence[str]) -> dict[int, dict[str, str]]:
             if tuple(words[position : position + candidate]) in column_by_words:
                 width = candidate
                 break
+        # A row that is repeated starts again: a policy may correct itself.
         if row_number:
             cell = []
             row = {columns[0]: cell}

@@ -49,6 +49,7 @@ def parse_ranges(n: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     Raises:
         ConfigError: it is neither.
     """
+    # [[1, 2], [4, 10]] also has two items, so the first item decides.
     is_one_range = len(n) == 2 and not isinstance(n[0], list | tuple)
     pairs = [n] if is_one_range else list(n)
     try:
@@ -78,6 +79,7 @@ def generate(world: World, knobs: SearchKnobs, split: str, num: int, seed: int) 
             f"env.kwargs.n asks for up to {knobs.largest} entities, but the split '{split}' has "
             f"{len(world.rows)}; give n at most {len(world.rows)}"
         )
+    # 11 keeps this stream apart from the generators that worlds draw from.
     rng = np.random.default_rng([seed, 11])
     return [one_task(world, knobs, rng, f"{split}-{seed}-{i}") for i in range(num)]
 
@@ -114,6 +116,7 @@ def one_task(
         for column in attributes:
             gold_row[column] = row.facts.get(column, NOT_FOUND)
         gold.append(gold_row)
+    # As lenient as WideSearch is on names: case, blanks and `*` do not count.
     rule = {"preprocess": ["norm_str"], "metric": ["exact_match"]}
     data = {
         "split": world.split,
@@ -127,6 +130,7 @@ def one_task(
         },
     }
     names = " ; ".join(f"#{i} {row.name}" for i, row in enumerate(rows, 1))
+    # `>` tells the expert and the policy that the second column is on another page.
     question = (" > " if two_hop else " , ").join(attributes)
     return Task(task_id, ENV_ID, f"find {question} for : {names}", data)
 
@@ -160,6 +164,7 @@ def load_task(row: Mapping[str, Any], knobs: SearchKnobs) -> Task:
 
 
 def _evaluation(value: Any, task_id: str) -> Mapping[str, Any]:
+    # WideSearch's own files have the evaluation as a text of JSON.
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -179,6 +184,7 @@ def _gold_rows(value: Any, task_id: str) -> list[dict[str, str]]:
     if isinstance(value, str) and value.endswith(".csv") and "\n" not in value:
         if not Path(value).is_file():
             raise ConfigError(f"Task {task_id}: there is no gold file {value}")
+        # With a BOM: spreadsheets write one, and it would become part of the first column's name.
         value = Path(value).read_text(encoding="utf-8-sig")
     if isinstance(value, str):
         value = list(csv.DictReader(io.StringIO(value)))

@@ -28,6 +28,7 @@ from parl_envs.search.table import parse_rows, rows_to_markdown
 from parl_envs.search.world import NOT_FOUND, World, WorldSpec, load_world, own_attributes
 from parl_rewards.wide_search import Cell, item_f1_nonkey, parse_table, read_cells, wide_search
 
+# Separators of both answer formats and of prompts are no words: `#1 Kenya ;` names Kenya.
 WORD = re.compile(r"[^\s:;,]+")
 
 # Building a world takes 14 ms, most of it the index over 168 pages, so demonstrations share a few.
@@ -85,6 +86,7 @@ class WideSearch(AgentEnv):
         _check_unanswerable(unanswerable, corpus, pages)
         self.world_spec = WorldSpec(corpus, pages, tuple(attributes), distractors, unanswerable)
         self.top_k = top_k
+        # A first world, so that the tools work before an episode; `start` loads the task's own.
         self.world: World = load_world(self.world_spec, "train")
         self._demo_worlds: list[World] = []
 
@@ -97,6 +99,7 @@ class WideSearch(AgentEnv):
         top_k: Annotated[int, Field(description="Most results; 0 for the usual number.")] = 0,
     ) -> str:
         """Search the corpus. Returns one line `title : id` for each result, best first."""
+        # Bounded: a policy that asks for a thousand results would fill its window.
         num_results = top_k if 0 < top_k <= 20 else self.top_k
         documents = self.world.index.search(query, num_results)
         return "\n".join(f"{doc.title} : {doc.id}" for doc in documents) or NOT_FOUND
@@ -129,13 +132,16 @@ class WideSearch(AgentEnv):
         """Return the answer as a Markdown table. Cells are placed, never added."""
         if self.knobs.answer_format == "markdown":
             return answer
+        # Tiny models write cells, which the official evaluator does not read.
         columns = self.task.data["columns"]
         return rows_to_markdown(parse_rows(answer, columns), columns)
 
     def score(self, answer: str) -> Mapping[str, float]:
         gold, evaluation = self.task.data["gold"], self.task.data["evaluation"]
         table = self.to_markdown(answer)
+        # The official score joins rows by their key, so the order of rows does not matter.
         result = wide_search(table, gold, evaluation)
+        # Scored on the same table as the item F1, so that both agree on which cells there are.
         if self._counts_abstentions:
             cells = read_cells(table, gold, evaluation)
             self._calibration = tally(map(_question, cells))
@@ -169,6 +175,7 @@ class WideSearch(AgentEnv):
 
         It shares the corpus. Its rows are those of the gold table whose entity its prompt names.
         """
+        # Shallow: the corpus and the task are read-only, and a corpus can be large.
         child = copy.copy(self)
         key = self.task.data["columns"][0]
         words = _words(subtask)
@@ -188,12 +195,14 @@ class WideSearch(AgentEnv):
 
         In Markdown any text is accepted. With `unanswerable`, `unknown` is a cell like any other.
         """
+        # Prose has no form that could be checked without the gold answer.
         if self.knobs.answer_format == "markdown" or self.subtask_rows is None:
             return bool(message.strip())
         columns = self.task.data["columns"]
         rows = parse_rows(message, columns)
         if not rows or set(rows) != set(self.subtask_rows):
             return False
+        # Elsewhere `unknown` means that the subagent has given up.
         empty_cells = {""} if self.world_spec.unanswerable else {"", NOT_FOUND}
         for row in rows.values():
             if set(row) != set(columns) or empty_cells & set(row.values()):
@@ -208,6 +217,7 @@ class WideSearch(AgentEnv):
         if self.subtask_rows is None:
             return None
         columns = self.task.data["columns"]
+        # A Markdown message may be prose: there a cell counts wherever the value is.
         in_cells = self.knobs.answer_format == "cells"
         rows = parse_rows(message, columns) if in_cells else {}
         num_cells = 0
@@ -236,6 +246,7 @@ class WideSearch(AgentEnv):
             keys = self.task.data["evaluation"]["unique_columns"]
         claims: dict[str, str] = {}
         for row in rows.values():
+            # Messages are compared by entity and column: row numbers may differ between subagents.
             entity = " ".join(row.get(key, "") for key in keys).strip()
             if not entity:
                 continue
@@ -260,6 +271,7 @@ class WideSearch(AgentEnv):
         full_score = self._item_f1(rows, columns)
         contributions = []
         for cells in cells_by_message:
+            # What several messages give would still be in the answer without one of them.
             lost = {cell for cell in cells if num_messages[cell] == 1}
             if not lost:
                 contributions.append(0.0)
@@ -277,6 +289,8 @@ class WideSearch(AgentEnv):
         keys = self.task.data["evaluation"]["unique_columns"]
         names = list(table[0]) if table else list(keys)
         rows = dict(enumerate(table, 1))
+        # The key comes first, because `_without_cells` looks at the first column. Sorting is
+        # stable.
         return rows, sorted(names, key=lambda name: name not in keys)
 
     def _cells_of_message(
@@ -294,6 +308,7 @@ class WideSearch(AgentEnv):
         else:
             key = self.task.data["evaluation"]["unique_columns"][0]
             message_rows = {}
+        # The answer can have a key from the prompt alone: no message deserves it.
         prompt_words = _words(self.task.prompt)
 
         cells = set()
@@ -332,6 +347,7 @@ class WideSearch(AgentEnv):
         if kind != "episode":
             hint = did_you_mean(kind, [*practice.KINDS, "episode"])
             raise ConfigError(f"No demonstrations of kind '{kind}'.{hint}")
+        # A copy: the environment of the run keeps its own world.
         env = copy.copy(self)
         env.world = self._demo_world(rng)
         task = tasks.one_task(env.world, self.knobs, rng, "demo", knobs.pop("n", None))
@@ -394,8 +410,8 @@ def _check_unanswerable(share: float, corpus: str, pages: str) -> None:
     if share and (corpus != "factbook" or pages != "records"):
         raise ConfigError(
             f"env.kwargs.unanswerable is {share}, but facts can be left out of the factbook's "
-            f"records only. Set it to 0; in tasks of your own, write {NOT_FOUND} into the gold cells "
-            "that your corpus does not tell."
+            f"records only. Set it to 0; in tasks of your own, write {NOT_FOUND} into the gold "
+            "cells that your corpus does not tell."
         )
 
 

@@ -67,6 +67,7 @@ def short_rows() -> tuple[Row, ...]:
 
     Names and capitals have at most two words, and each names one thing only.
     """
+    # Tiny models read one token for each word, and short names keep episodes in their window.
     entities = load_facts()
     capitals = [_capital(entity) for entity in entities]
     rows = []
@@ -141,6 +142,7 @@ def load_world(spec: WorldSpec, split: str, shuffle: int | None = None) -> World
 
 @lru_cache(maxsize=16)
 def _cached_world(spec: WorldSpec, split: str) -> World:
+    # The user's corpus is not split: which entities are held out is up to the user's tasks.
     if spec.corpus != "factbook":
         return World(split, (), Index(load_corpus(spec.corpus)))
     rows = split_rows(split)
@@ -150,6 +152,7 @@ def _cached_world(spec: WorldSpec, split: str) -> World:
             docs.append(Document(f"d{number}", row.name, prose(row.name) or "", row.name))
         return World(split, rows, Index(docs))
     rows = _without_some_facts(rows, spec, [13, SPLITS.index(split)])
+    # The number of the split, so that each split deals its ids and distractors apart.
     rng = np.random.default_rng([7, SPLITS.index(split)])
     return World(split, rows, Index(_documents(rows, spec, rng)))
 
@@ -186,6 +189,7 @@ def _without_some_facts(
     rng = np.random.default_rng(seed)
     names = list(dict.fromkeys([*spec.attributes, *HOP]))
     names.remove(HOP[0])
+    # One draw for each fact, so that a larger share hides the same facts and more.
     is_hidden = rng.random((len(rows), len(names))) < spec.unanswerable
     remaining = []
     for row, hidden_flags in zip(rows, is_hidden, strict=True):
@@ -201,6 +205,7 @@ def _documents(rows: Sequence[Row], spec: WorldSpec, rng: np.random.Generator) -
     """Write two short pages for each entity: the country's and its capital's."""
     # Ids in a random order, from the range of the largest split: an id tells nothing.
     numbers = rng.permutation(2 * SIZES["train"])[: 2 * len(rows)] + 1
+    # The capital is always there: the second hop starts from it.
     country_columns = dict.fromkeys([*spec.attributes, HOP[0]])
     docs = []
     for k, row in enumerate(rows):
@@ -212,6 +217,7 @@ def _documents(rows: Sequence[Row], spec: WorldSpec, rng: np.random.Generator) -
             (row.name, country, numbers[2 * k]),
             (row.facts[HOP[0]], city, numbers[2 * k + 1]),
         ):
+            # One fact a line, with the separator that the expert and tiny models read.
             lines = [f"{name} : {value}" for name, value in facts.items()]
             lines += _distractors(rows, spec.distractors, rng)
             if spec.distractors:

@@ -38,6 +38,7 @@ MEAN_INK = 2.8
 """The mean to which all images are scaled: that of the lightest one."""
 GROUND = 225
 """Grey of a page."""
+# Far apart in RGB, and different from the grey of the ground and of digits.
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (255, 0, 0),
     "green": (0, 160, 0),
@@ -109,7 +110,9 @@ def glyph(image: int, scrambled: int | None = None) -> Array:
     images, _ = _load()
     ink = images[image].astype(np.float64)
     if scrambled is not None:
+        # Shuffled pixels have the same mean, so the overview does not give the box away.
         ink = np.random.default_rng(scrambled).permutation(ink)
+    # Scaled by its own mean: a light and a dark digit are the same grey in the overview.
     grey: Array = 255 - np.rint(255 * ink * (MEAN_INK / ink.mean()) / MAX_INK)
     return grey.astype(np.uint8).reshape(BLOCK, BLOCK)
 
@@ -129,6 +132,7 @@ def draw(scene: Scene) -> Any:
         y = box.row * cell + cell // 4
         page[y : y + side, :, x : x + side] = COLOURS[box.colour]
         page[y + middle, :, x + middle] = glyph(box.image, box.scrambled)[..., None]
+    # Blocks become pixels: the five axes are the image in a finer grid.
     page = page.reshape(scene.size * BLOCK, scene.size * BLOCK, 3)
     return Image.fromarray(page)
 
@@ -136,6 +140,7 @@ def draw(scene: Scene) -> Any:
 @lru_cache(maxsize=1)
 def _load() -> tuple[Array, Array]:
     """Ink (1797, 64) and labels (1797) of all images."""
+    # 57 kB, read once for each process.
     with gzip.open(DATA, "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     return table[:, :-1], table[:, -1]

@@ -90,6 +90,7 @@ def chart(rng: np.random.Generator, split: str) -> BarChart:
 
     One bar is the highest by CLEARANCE, and every bar ends clearly above or below each line.
     """
+    # Drawn again until it is readable: a question must have one right answer.
     title = str(rng.choice(CHARTED))
     rows = [row for row in split_rows(split) if title in row.facts]
     while True:
@@ -109,6 +110,7 @@ def _is_readable(candidate: BarChart) -> bool:
 
 def another_country(rng: np.random.Generator, split: str, excluded: Sequence[str]) -> str:
     """Draw a country of the split that is not excluded."""
+    # Of the same split: splits share no country.
     names = [row.name for row in split_rows(split) if row.name not in excluded]
     return str(rng.choice(names))
 
@@ -145,6 +147,7 @@ def draw_chart(bar_chart: BarChart) -> Any:
     for quarter in range(5):
         x = MARGIN + LABEL_WIDTH + AXIS_WIDTH * quarter // 4
         pen.line([(x, top), (x, bottom)], fill="lightgrey")
+        # Labelled, so that the level of a question can be found on the axis.
         label = _text_mask(f"{bar_chart.top * quarter / 4:g}")
         page.paste("black", (x - label.width // 2, bottom + 4), label)
     for place, (name, _) in enumerate(bar_chart.bars):
@@ -157,6 +160,7 @@ def draw_chart(bar_chart: BarChart) -> Any:
 def _top(values: Sequence[float]) -> float:
     """A round number above all values."""
     highest = max(values)
+    # The next multiple of half the leading power of ten.
     step = 10 ** int(np.floor(np.log10(highest))) / 2
     return float(step * (np.floor(highest / step) + 1))
 

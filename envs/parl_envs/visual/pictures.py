@@ -53,8 +53,10 @@ class Picture:
         """
         inner = _inside(self.box, bbox)
         width, height = _size_in_pixels(self.image, inner)
+        # One pixel enlarged is a plain square.
         if min(width, height) < 2:
             raise ValueError("there is nothing more to see: the part has less than 2 pixels")
+        # Its shorter side is shown with at least GRID pixels, which would stretch a strip.
         if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
             raise ValueError(
                 "the part is a strip; its longer side may be "
@@ -89,6 +91,7 @@ class Picture:
         if op == "contrast":
             from PIL import ImageEnhance
 
+            # 100 percent leaves the picture as it is.
             factor = _number(value, op, 10, 1000) / 100
             return self._with_image(ImageEnhance.Contrast(self._cut_out()).enhance(factor))
         num_parts = _number(value, op, 2, 20)
@@ -146,6 +149,7 @@ def read_bbox(bbox: str | Sequence[float]) -> Bbox:
 
 def read_bboxes(text: str) -> list[tuple[float, ...]]:
     """Read all boxes of a text that has nothing but numbers, `;`, `,` and brackets; else none."""
+    # A sentence with four numbers in it is no box: locating would be paid for by chance.
     if re.search(r"[^\d\s.,;()\[\]]", text):
         return []
     try:
@@ -183,6 +187,7 @@ def open_image(source: str) -> Any:
 
 def _inside(outer: Bbox, inner: Bbox) -> Bbox:
     """A box that is in percent of another box, in percent of the image."""
+    # Percents of percents: a zoom into a zoom stays exact however deep it goes.
     left, top, right, bottom = outer
     x_scale = (right - left) / UNITS
     y_scale = (bottom - top) / UNITS

@@ -17,6 +17,7 @@ from parl_envs.visual.digits import CELLS, COLOURS, Box, Scene, images_of
 from parl_envs.visual.pictures import words
 from parl_envs.visual.scores import UNKNOWN
 
+# These can be shared out to subagents, one box each.
 SEVERAL = ("list", "sum", "max")
 """Questions about several boxes."""
 DIGITS = ("read", *SEVERAL, "count", "locate")
@@ -87,10 +88,12 @@ def conclude(name: str, digit: str, texts: Sequence[str], bboxes: Sequence[Seque
             if text == digit:
                 places.append(words(bbox))
         return " ; ".join(places) or UNKNOWN
+    # `locate` does without: an illegible box is not known to have the digit.
     if UNKNOWN in texts:
         return UNKNOWN
     if name == "count":
         return str(sum(text == digit for text in texts))
+    # The last digit of the sum: all ten are about equally likely, the sum itself is not.
     if name == "sum":
         return str(sum(map(int, texts)) % 10)
     if name == "max":
@@ -110,6 +113,7 @@ def _one_page(
     if name == "read":
         boxes = [scene.boxes[0]]
     else:
+        # Reading order: the answer of `locate` lists boxes as a reader of the page meets them.
         in_order = sorted(scene.boxes, key=lambda box: (box.row, box.column))
         boxes = _with_digit(rng, in_order, split, digit, name, answerable)
     # Without any box that has the digit, `locate` has no answer already.
@@ -143,6 +147,7 @@ def _several(
         boxes = [scene.boxes[0] for scene in scenes]
     else:
         scenes = [draw_scene(knobs, rng, split, num)]
+        # At least `num` boxes are on the page; the others are there to be told apart from these.
         boxes = list(scenes[0].boxes[:num])
     if name == "max":
         boxes = _with_largest(rng, boxes, split, int(rng.integers(10)))
@@ -179,6 +184,7 @@ def draw_scene(knobs: VisualKnobs, rng: np.random.Generator, split: str, least: 
     """
     num = max(least, int(rng.integers(knobs.boxes[0], knobs.boxes[1] + 1)))
     places: list[tuple[int, int]] = []
+    # Each place at most once, in random order: no loop that may fail to end.
     for cell in rng.permutation(CELLS * CELLS):
         place = divmod(int(cell), CELLS)
         if not any(_touch(place, other) for other in places):
@@ -227,7 +233,9 @@ def _with_digit(
     elif answerable:
         num = int(rng.integers(1, min(MAX_LOCATED, len(boxes)) + 1))
     else:
+        # Nothing to locate, so that `unknown` is right.
         num = 0
+    # The number is drawn first: with independent boxes, few or all of them would be rare.
     with_digit = set(rng.permutation(len(boxes))[:num].tolist())
     others = [other for other in range(10) if other != digit]
     digits = []
@@ -246,6 +254,7 @@ def _with_largest(
 
 
 def _scramble_one(rng: np.random.Generator, boxes: Sequence[Box]) -> list[Box]:
+    # One illegible box is enough to make the whole question unanswerable.
     index = int(rng.integers(len(boxes)))
     changed = list(boxes)
     changed[index] = scramble(rng, changed[index])
@@ -274,12 +283,14 @@ def _table(
     rows = documents.table_rows(rng, split)
     row = rows[int(rng.integers(len(rows)))]
     country = row[0]
+    # A country that is not in the table: the page looks the same as that of other questions.
     if not answerable:
         country = documents.another_country(rng, split, [other[0] for other in rows])
     page = {"kind": "table", "rows": rows}
     if name == "row":
         text = f"write down the row of {country} as it stands , without the name"
         return VisualQuestion(text, [page], "transcribe", " ".join(row[1:]))
+    # The first column is the country, which the question names.
     column = 1 + int(rng.integers(len(documents.COLUMNS) - 1))
     text = f"what is the {documents.COLUMNS[column]} of {country} ?"
     return VisualQuestion(text, [page], "read", row[column])
@@ -292,6 +303,7 @@ def _chart(
     chart = documents.chart(rng, split)
     place = int(rng.integers(len(chart.bars)))
     quarter = int(rng.integers(1, 4))
+    # A quarter of the axis has a line, and bars keep a clearance from it.
     level = chart.top * quarter / 4
     page = {"kind": "chart", **asdict(chart)}
     if name == "bar":
@@ -303,6 +315,7 @@ def _chart(
         return VisualQuestion(text, [page], "locate", [list(chart.bbox(place))])
     title = chart.title
     if not answerable:
+        # The chart shows another quantity than the question asks for.
         others = [other for other in documents.CHARTED if other != chart.title]
         title = others[int(rng.integers(len(others)))]
     if name == "highest":

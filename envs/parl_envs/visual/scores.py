@@ -24,6 +24,7 @@ def final(answer: str) -> str:
 
     Example: "It is this. Answer: #1 Seven #2 two." -> "seven two"
     """
+    # The last one counts: an agent may think about `answer:` before it gives one.
     text = answer.casefold().rpartition("answer:")[2]
     words = [word for word in text.split() if not re.fullmatch(r"#\d+", word)]
     return " ".join(words).removesuffix(".").strip()
@@ -43,8 +44,10 @@ def count(answer: str, gold: str) -> float:
     """1 - relative error, at least 0. An answer that is no number scores 0."""
     text = final(answer)
     gold_number = float(gold)
+    # `float` would also take `nan`, `inf` and `1e9`, which are no counts.
     if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
         return 0.0
+    # Over at least 1, so that a gold count of 0 does not divide by zero.
     return max(0.0, 1 - abs(float(text) - gold_number) / max(gold_number, 1.0))
 
 
@@ -99,6 +102,7 @@ def soft_f1(predicted: Sequence[Sequence[float]], gold: Sequence[Sequence[float]
 
 def edit_score(a: Sequence[Any], b: Sequence[Any]) -> float:
     """Return 1 - edit distance / length of the longer one; 1 of two empty ones."""
+    # Before the table: its cost is the product of both lengths.
     if max(len(a), len(b)) > MAX_ANSWER_CHARS:
         return 0.0
     # One row of Levenshtein's table: row[j] is the distance of a[:i] from b[:j].

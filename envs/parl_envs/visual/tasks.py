@@ -45,6 +45,7 @@ def generate(knobs: VisualKnobs, split: str, num: int, seed: int) -> list[Task]:
 def one_task(knobs: VisualKnobs, rng: np.random.Generator, split: str, task_id: str) -> Task:
     """Draw a question, and whether it can be answered."""
     name = knobs.questions[int(rng.integers(len(knobs.questions)))]
+    # Drawn whatever the share is, so that later draws do not shift with it.
     answerable = bool(rng.random() >= knobs.unanswerable)
     question = MAKERS[name](knobs, rng, split, name, answerable)
     data = {
@@ -89,6 +90,7 @@ def load_task(row: Mapping[str, Any], size: int) -> Task:
             page_image(page)
     except ValueError as error:
         raise ConfigError(f"Task {task_id}: {error}") from None
+    # `asked` is empty: nobody knows where in the user's image the answer is.
     data = {
         "question": OWN,
         "score": score,
@@ -138,6 +140,7 @@ def _page_image(text: str) -> Any:
 def _prompt(question: str, pages: Sequence[Mapping[str, Any]], size: int) -> str:
     if len(pages) > 1:
         return f"{question} : {len(pages)} pages"
+    # The overview is all that the prompt shows, at the size of every look.
     overview = Picture(page_image(pages[0]), size)
     return f"{question} : p1 {overview.uri()}"
 

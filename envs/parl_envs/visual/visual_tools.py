@@ -141,6 +141,7 @@ class VisualTools(AgentEnv):
 
     def _look(self, name: str, change: Callable[[Picture], Picture]) -> str:
         """Make a new picture, and return its name and image."""
+        # Every image takes room in the window, which a loop of looks would fill.
         if len(self.views) >= self.max_images:
             return f"error: at most {self.max_images} images ; answer"
         try:
@@ -149,6 +150,7 @@ class VisualTools(AgentEnv):
         except ValueError as error:
             return f"error: {error}"
         self.views.append(view)
+        # After a rotation, say, the part on the page is unknown, but the look still counts as one.
         self.looks.append((view.name, view.box if view.upright else None))
         return f"v{len(self.views)} {uri}"
 
@@ -158,6 +160,7 @@ class VisualTools(AgentEnv):
         kind, number = name[:1], name[1:]
         num_pictures = {"p": len(pages), "v": len(self.views)}.get(kind, 0)
         if not re.fullmatch(r"[1-9]\d{0,3}", number) or int(number) > num_pictures:
+            # The agent reads which names would have been right.
             names = f"p1 to p{len(pages)}"
             if self.views:
                 names += f" , v1 to v{len(self.views)}"
@@ -209,8 +212,10 @@ class VisualTools(AgentEnv):
         """Tell the question's name and, once it is scored, whether it can be and was answered."""
         facts: dict[str, Any] = {"question": self.task.data["question"]}
         if self.scored is not None:
+            # Known only after `score`, which the runtime calls before it asks for facts.
             facts["answerable"] = self.scored.answerable
             facts["abstained"] = self.scored.reply == "unknown"
+            # Where every question has an answer, counting abstentions would say nothing.
             if self.knobs.unanswerable or facts["question"] == tasks.OWN:
                 facts["calibration"] = tally([self.scored])
         return facts
@@ -225,6 +230,7 @@ class VisualTools(AgentEnv):
             return 0.0
         total = 0.0
         for page, box in boxes:
+            # Only looks at the box's own page count.
             best = 0.0
             for page_name, part in self.looks:
                 if part and page_name == f"p{page}":
@@ -240,6 +246,7 @@ class VisualTools(AgentEnv):
         It is assigned the boxes that its prompt names: by where they are, else by their colour.
         """
         child = copy.copy(self)
+        # `looks` stays shared: what a subagent looked at is tool use of the episode.
         child.views = []
         child.assigned_boxes = self._boxes_in_prompt(subtask)
         return child
@@ -266,6 +273,7 @@ class VisualTools(AgentEnv):
         """The boxes that a subtask names, by their places, else by their colours."""
         words = subtask.split()
         boxes = tasks.boxes_of(self._page_in_prompt(words))
+        # Without the `#2` and `p1` of the prompt, which are no coordinates.
         numbers = [word for word in words if re.fullmatch(r"\d{1,3}(\.\d+)?", word)]
         placed = []
         for part in pictures.read_bboxes(" ".join(numbers)):
