@@ -1,7 +1,8 @@
 """`parl serve`: the policies of a run behind an OpenAI-compatible endpoint.
 
-In: requests with a client's whole history. Out: sampled turns. A history that extends one we have on record goes on
-with its recorded tokens; any other is rendered anew. Each turn's tokens and log-probs are kept and may go to a file.
+A request has the client's whole history. Where it extends a conversation on record, the recorded
+tokens go on, so that a turn is sampled after exactly the tokens that were sampled before. Any other
+history is rendered again. The tokens and log-probs of each turn are kept and may go to a file.
 """
 
 from __future__ import annotations
@@ -31,47 +32,68 @@ from parl.policy.base import PolicyHandle
 from parl.runs.folder import read_resolved
 
 MAX_CONVERSATIONS = 256
-"""Conversations on record, those with an engine's state; of more, the one that was silent longest is forgotten."""
+"""Conversations on record, each with an engine's state. The one that was silent longest is dropped."""
+DEFAULT_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServedPolicy:
-    """A policy, and what holds where a request says nothing."""
+    """A policy, and the values that hold where a request has none."""
 
     policy: PolicyHandle
     window: int
     """Most tokens of a conversation."""
     max_tokens: int
+    """Most tokens of a turn."""
     temperature: float
 
 
+@dataclass(slots=True)
+class _Recorded:
+    """A conversation on record."""
+
+    conversation: Conversation
+    histories: list[str]
+    """Keys of the histories that lead to it, one for each of its turns that a client got."""
+
+
 class Service:
-    """Answers for all policies, and keeps the conversations."""
+    """Answers requests for all policies, and keeps their conversations."""
 
     def __init__(self, served: Mapping[str, ServedPolicy], record: IO[str] | None = None) -> None:
-        self._served, self._record = served, record
-        self._names = itertools.count()
-        self._kept: OrderedDict[str, tuple[Conversation, list[str]]] = (
-            OrderedDict()
-        )  # and the keys that lead to it
-        self._turns: dict[
-            str, tuple[Conversation, int]
-        ] = {}  # key of a history -> who has it, up to which turn
+        """Create a service.
+
+        Args:
+            served: name of a model in requests -> its policy.
+            record: gets a line of JSON for each turn.
+        """
+        self._served = served
+        self._record = record
+        self._numbers = itertools.count()
+        # By name of the conversation, the one that was silent longest first.
+        self._recorded: OrderedDict[str, _Recorded] = OrderedDict()
+        # Key of a history -> the conversation that has it, and how many of its turns belong to it.
+        self._by_history: dict[str, tuple[Conversation, int]] = {}
+        # Names of conversations in which a turn is being sampled.
         self._busy: set[str] = set()
         self.counts = Counter[str]()
-        """`turns`, `conversations` (all that were begun), `branches` (of one on record), `resets` (a history with turns
-        that are not on record was rendered anew)."""
+        """`turns`, `conversations` (all that were begun), `branches` (of one on record), `resets`
+        (a history with turns that are not on record was rendered again)."""
 
     @property
     def models(self) -> Sequence[str]:
         return tuple(self._served)
 
     def conversations(self) -> list[Conversation]:
-        """Those on record, the one that spoke last at the end."""
-        return [conversation for conversation, _ in self._kept.values()]
+        """Return the conversations on record, the one that spoke last at the end."""
+        return [recorded.conversation for recorded in self._recorded.values()]
 
     async def chat(self, request: ChatRequest) -> Reply:
-        """Sample one turn. Raises ApiError."""
+        """Sample one turn.
+
+        Raises:
+            ApiError: no such model, or a history that does not fit its window.
+        """
         served = self._served.get(request.model)
         if served is None:
             hint = did_you_mean(request.model, self._served)
@@ -79,86 +101,105 @@ class Service:
                 404, "model_not_found", f"There is no model '{request.model}'.{hint}", "model"
             )
         check_images(served.policy, request)
-        talk = self._continue(request) or self._begin(served.policy, request)
-        room = served.window - len(talk.tape.ids)
+        conversation = self._continue(request) or self._begin(served.policy, request)
+        num_tokens = len(conversation.tape.ids)
+        room = served.window - num_tokens
         if room <= 0:
-            told = (
-                f"The conversation has {len(talk.tape.ids)} tokens; the window is {served.window}."
-            )
-            raise ApiError(400, "context_length_exceeded", told, "messages")
-        seed = secrets.randbits(63) if request.seed is None else seed_for("serve", request.seed)
+            message = f"The conversation has {num_tokens} tokens; the window is {served.window}."
+            raise ApiError(400, "context_length_exceeded", message, "messages")
+
+        max_tokens = min(room, request.max_tokens or served.max_tokens)
         temperature = served.temperature if request.temperature is None else request.temperature
-        written = talk.turns[-1].end if talk.id in self._kept else 0
-        self._busy.add(talk.id)
+        seed = secrets.randbits(63) if request.seed is None else seed_for("serve", request.seed)
+        # A branch repeats the tokens of its origin; its first line in the file has them all.
+        is_recorded = conversation.id in self._recorded
+        num_written = conversation.turns[-1].end if is_recorded else 0
+        self._busy.add(conversation.id)
         try:
-            reply = await talk.speak(
-                min(room, request.max_tokens or served.max_tokens), temperature, seed
-            )
-        except BaseException:  # a deadline, too: the engine's state may end in the middle of a turn
-            served.policy.engine.release(talk.session)
+            reply = await conversation.speak(max_tokens, temperature, seed)
+        except BaseException:
+            # A deadline as well: the engine's state may end in the middle of a turn.
+            served.policy.engine.release(conversation.session)
             raise
         finally:
-            self._busy.discard(talk.id)
-        self._keep(talk, key(request.model, request.tools, (*request.messages, reply.message)))
-        self._write(request.model, talk, written)
+            self._busy.discard(conversation.id)
+        history = key(request.model, request.tools, (*request.messages, reply.message))
+        self._keep(conversation, history)
+        self._write(request.model, conversation, num_written)
         return reply
 
     def _continue(self, request: ChatRequest) -> Conversation | None:
-        """The conversation that the request extends, with what is new fed; None where none is on record."""
-        said = request.num_said
-        found = (
-            self._turns.get(key(request.model, request.tools, request.messages[:said]))
-            if said
-            else None
-        )
-        if found is None:
-            self.counts["resets"] += bool(said)
+        """Return the conversation that the request extends, with the new messages fed.
+
+        None where no conversation on record has the request's history.
+        """
+        num_known = request.num_said
+        if num_known == 0:
             return None
-        talk, num_turns = found
-        tip = num_turns == len(talk.turns) and len(talk.tape.ids) == talk.turns[-1].end
-        if not tip or talk.id in self._busy:
-            talk = talk.branch(*self._name(), num_turns)
+        history = key(request.model, request.tools, request.messages[:num_known])
+        if history not in self._by_history:
+            self.counts["resets"] += 1
+            return None
+
+        conversation, num_turns = self._by_history[history]
+        is_last_turn = num_turns == len(conversation.turns)
+        # After its last turn it may have been fed already, by a request whose turn failed.
+        is_at_end = is_last_turn and len(conversation.tape.ids) == conversation.turns[-1].end
+        if not is_at_end or conversation.id in self._busy:
+            conversation = conversation.branch(*self._new_name(), num_turns)
             self.counts["branches"] += 1
-        news = request.messages[said:]
-        texts, ids = talk.observation(news)
-        talk.note(texts, env_calls=0)
-        talk.hear(news, ids)
-        return talk
+        new_messages = request.messages[num_known:]
+        texts, token_ids = conversation.observation(new_messages)
+        conversation.note(texts, env_calls=0)
+        conversation.hear(new_messages, token_ids)
+        return conversation
 
     def _begin(self, policy: PolicyHandle, request: ChatRequest) -> Conversation:
-        name, session = self._name()
+        name, session = self._new_name()
         return Conversation.begin(name, session, policy, request)
 
-    def _name(self) -> tuple[str, str]:
+    def _new_name(self) -> tuple[str, str]:
+        """Return the name of a new conversation, and of its session in the engine."""
         self.counts["conversations"] += 1
-        name = f"{next(self._names)}"
+        name = str(next(self._numbers))
         return name, f"serve/{name}"
 
-    def _keep(self, talk: Conversation, history: str) -> None:
+    def _keep(self, conversation: Conversation, history: str) -> None:
+        """Put the conversation on record after a turn, and drop one where there are too many."""
         self.counts["turns"] += 1
-        _, keys = self._kept.pop(talk.id, (talk, []))
-        self._kept[talk.id] = talk, [*keys, history]
-        self._turns[history] = talk, len(talk.turns)
-        while len(self._kept) > MAX_CONVERSATIONS:
-            silent = next(name for name in self._kept if name not in self._busy)
-            forgotten, keys = self._kept.pop(silent)
-            forgotten.policy.engine.release(forgotten.session)
-            for lost in keys:
-                if self._turns.get(lost, (None, 0))[0] is forgotten:
-                    del self._turns[lost]
+        recorded = self._recorded.pop(conversation.id, None) or _Recorded(conversation, [])
+        recorded.histories.append(history)
+        self._recorded[conversation.id] = recorded
+        self._by_history[history] = conversation, len(conversation.turns)
+        while len(self._recorded) > MAX_CONVERSATIONS:
+            self._drop(next(name for name in self._recorded if name not in self._busy))
 
-    def _write(self, model: str, talk: Conversation, since: int) -> None:
-        """One line per turn. The lines of a conversation, one after the other, are all of its tokens."""
+    def _drop(self, name: str) -> None:
+        dropped = self._recorded.pop(name)
+        conversation = dropped.conversation
+        conversation.policy.engine.release(conversation.session)
+        for history in dropped.histories:
+            # Another conversation may have come to the same history later; it keeps the entry.
+            owner, _ = self._by_history.get(history, (None, 0))
+            if owner is conversation:
+                del self._by_history[history]
+
+    def _write(self, model: str, conversation: Conversation, start: int) -> None:
+        """Write the tokens from `start` on, as a line of JSON.
+
+        The lines of a conversation one after another are all of its tokens.
+        """
         if self._record is None:
             return
-        turn, tape = talk.turns[-1], talk.tape
+        turn = conversation.turns[-1]
+        tape = conversation.tape
         line = {
-            "conversation": talk.id,
+            "conversation": conversation.id,
             "model": model,
-            "turn": len(talk.turns) - 1,
-            "token_ids": tape.ids[since:],
-            "mask": tape.mask[since:],
-            "logprobs": tape.logprobs[since:],
+            "turn": len(conversation.turns) - 1,
+            "token_ids": tape.ids[start:],
+            "mask": tape.mask[start:],
+            "logprobs": tape.logprobs[start:],
             "policy_versions": list(turn.policy_versions),
             "text": turn.text,
         }
@@ -169,17 +210,29 @@ class Service:
 def serve(
     run: Path, checkpoint: str | None, host: str, port: int | None, record: Path | None
 ) -> None:
-    """Serve a run's policies until Ctrl-C. Raises CheckpointError, ConfigError."""
+    """Serve a run's policies until Ctrl-C.
+
+    Args:
+        run: the run folder.
+        checkpoint: its name; None = the newest.
+        host: address to listen at.
+        port: None = any free one.
+        record: a file that gets a line of JSON for each turn.
+    Raises:
+        CheckpointError: no run, no such checkpoint, or a damaged one.
+        ConfigError: host, port or record cannot be used.
+    """
     import uvicorn
 
-    served, name = _policies(run, checkpoint)
+    served, checkpoint_name = _policies(run, checkpoint)
     with ExitStack() as stack:
         listening = stack.enter_context(listen(host, port))
         file = stack.enter_context(_open(record)) if record else None
         service = Service(served, file)
         app = make_app(lambda path, key: service, ServerLimits(), own_names(host))
         print(
-            f"{run} ({name}) serves {', '.join(served)} at {url(host, listening)}/v1 (Ctrl-C ends it)",
+            f"{run} ({checkpoint_name}) serves {', '.join(served)} at {url(host, listening)}/v1 "
+            "(Ctrl-C ends it)",
             flush=True,
         )
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
@@ -187,13 +240,20 @@ def serve(
             uvicorn.Server(config).run(sockets=[listening])
     counts = service.counts
     print(
-        f"{counts['turns']} turns in {counts['conversations']} conversations; {counts['branches']} branches, "
+        f"{counts['turns']} turns in {counts['conversations']} conversations; "
+        f"{counts['branches']} branches, "
         f"{counts['resets']} resets (histories that were not on record)."
     )
 
 
 def _policies(run: Path, checkpoint: str | None) -> tuple[dict[str, ServedPolicy], str]:
-    """By name, each with the sampling of the role that it plays, and the name of the checkpoint."""
+    """Load the policies of a checkpoint.
+
+    Returns:
+        Name -> policy, each with the limits of the first role that it plays, and the checkpoint's
+        name.
+    """
+    # Here, after the command line was checked: the learner loads torch.
     from parl.learner import checkpoint as checkpoints
     from parl.learner.policies import PolicySet
 
@@ -207,11 +267,14 @@ def _policies(run: Path, checkpoint: str | None) -> tuple[dict[str, ServedPolicy
     served: dict[str, ServedPolicy] = {}
     for role in ROLES:
         handle = handles[role]
-        if handle.name in policies.remote:
-            continue  # it is served already
-        sampling = config.roles.of(role).sampling
-        window = policies.models[handle.name].config.max_position_embeddings
-        served.setdefault(handle.name, ServedPolicy(handle, window, sampling.max_tokens, 1.0))
+        if handle.name in policies.remote or handle.name in served:
+            continue  # a remote policy has an endpoint already
+        served[handle.name] = ServedPolicy(
+            policy=handle,
+            window=policies.models[handle.name].config.max_position_embeddings,
+            max_tokens=config.roles.of(role).sampling.max_tokens,
+            temperature=DEFAULT_TEMPERATURE,
+        )
     return served, folder.name
 
 

@@ -120,7 +120,7 @@ def test_a_conversation_grows_and_is_never_rendered_again() -> None:
     here.say(messages, tools=TOOLS)
     assert here.text().endswith("[one][two]blue\0(thanks)")
     assert {r.session for r in here.engine.asked} == {"serve/0"}
-    assert here.service.counts == {"turns": 3, "conversations": 1, "resets": 0}
+    assert here.service.counts == {"turns": 3, "conversations": 1}
     lines = [json.loads(line) for line in here.record.getvalue().splitlines()]
     (talk,) = here.service.conversations()
     for name, values in (
@@ -227,7 +227,7 @@ def test_one_history_continued_twice_branches() -> None:
     assert here.text() == "[|hi]blue\0(ho)"
     here.say([*left, USER])
     assert here.text() == "[|hi]blue\0(hi)one\0(hi)"
-    assert here.service.counts == {"turns": 4, "conversations": 2, "branches": 1, "resets": 0}
+    assert here.service.counts == {"turns": 4, "conversations": 2, "branches": 1}
     one, two = sorted(here.service.conversations(), key=lambda c: c.id)
     assert [t.text for t in two.turns] == ["blue", "two"]
     assert [t.observations for t in two.turns] == [("ho",), ()]
