@@ -36,8 +36,12 @@ class Credit(ConfigModel):
     are averaged first. Other rules: trajectory, role_normalized, hierarchical, per_turn,
     leave_one_out, resample (docs/explain/credit.md), or the name of a plugin's rule, whose knobs
     are further keys of this section."""
+    # Measured on the quickstart (two seeds, score at T=1): .967 and .963 without the division, .978
+    # and .965 with it. Late in a run few groups still differ, and their advantages are small.
     normalize_std: bool = False
     """Divide by the group's standard deviation (GRPO); Kimi's objective does not."""
+    # Where few rewards differ it decides how loud a small difference is: configs/adaptive.yaml
+    # learned its width on all seeds with .01, on two of three with .05 (docs/results/adaptive.md).
     std_floor: PositiveFloat = 0.05
     """Added to the standard deviation when `normalize_std`."""
     subagent_group: Literal["task", "episode"] = "task"

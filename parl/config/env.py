@@ -22,6 +22,8 @@ class TaskSource(ConfigModel):
     """JSONL or Parquet file of tasks, read with `datasets`. Relative to the config file."""
     num: PositiveInt | None = None
     """Number of tasks to generate (without `path`), or to keep of the file."""
+    # Each split is a world of its own in the shipped environments (ADR 4); the seed draws tasks in
+    # it.
     seed: int = 0
     """Seed of the generator. Splits never share entities, whatever the seeds."""
     kwargs: dict[str, Any] = Field(default_factory=dict)

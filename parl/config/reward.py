@@ -113,6 +113,8 @@ class Modifiers(ConfigModel):
 class Reward(ConfigModel):
     """The reward of an agent: a weighted sum of terms, and modifiers."""
 
+    # Not renormalised: dropping a term would rescale all others, and an ablation would measure
+    # both.
     terms: dict[str, Term] = Field(default_factory=lambda: {"outcome": Term()})
     """By name; `parl rewards list` prints the registered ones. Weights are never renormalised."""
     modifiers: Modifiers = Modifiers()

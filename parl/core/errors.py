@@ -6,8 +6,7 @@
     |   |-- ModelUnavailable            a model of the hub that could not be fetched
     |   `-- MissingExtra (ImportError)  an optional package is not installed; the message has the
     |                                   line to type
-    |-- CheckpointError (ValueError)    a run folder or checkpoint cannot be used as asked: exit
-    code 2
+    |-- CheckpointError (ValueError)    a run folder or checkpoint cannot be used: exit code 2
     |-- NamedFailure (RuntimeError)     fails one episode; `kind` is the kind of its failure
     |   |-- EnvFailure                  an environment names what failed
     |   |   `-- JudgeFailure            a judge gave no verdict: `judge_timeout`,
@@ -18,7 +17,7 @@
     `-- EngineMismatch (RuntimeError)   sampler and learner disagree about log-probs: stop before
                                         training on them
 
-After an NamedFailure the episode goes on as data: `Episode.status` and `Episode.failure`.
+After a NamedFailure the episode goes on as data: `Episode.status` and `Episode.failure`.
 Each error also inherits the standard class that a caller would expect, and pickles: Ray sends it
 from workers to the driver.
 """

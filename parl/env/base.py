@@ -58,6 +58,8 @@ class AgentEnv(ToolOwner, gymnasium.Env[list[Message], Message]):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
+    # A thread per call, since a pool has 6 threads on 2 cores: six environments that hang would
+    # stop all others.
     blocking: bool = False
     """True when its methods wait (subprocess, network). The runtime then runs each call in a thread
     of its own."""
