@@ -18,6 +18,7 @@ from parl.config.loss import Loss
 from parl.config.policy import Optimizer
 from parl.core import ray_session
 from parl.core.types import Sample
+from parl.env import registry as plugins
 from parl.learner.learner import Learner
 from parl.policy.models import lora
 
@@ -48,6 +49,8 @@ class LearnerRank:
 
     def build(self, address: tuple[str, int], *arguments: Any) -> None:
         os.environ.update(MASTER_ADDR=address[0], MASTER_PORT=str(address[1]))
+        # The loss may be a plugin's, which this process has not imported yet.
+        plugins.load()
         self._learner = Learner(*arguments)
 
     def update(self, *arguments: Any) -> tuple[dict[str, float], dict[str, Any]]:

@@ -209,7 +209,7 @@ class Learner:
             "loss": float(loss.detach()),
             "tokens": float(len(logp)),
             "entropy_sum": float(entropy_N.detach().sum()),
-            "clipped_sum": float(stats["clipped_fraction"]) * len(logp),
+            "clipped_sum": float(stats.get("clipped_fraction", 0.0)) * len(logp),
             "mismatch_sum": float(off.sum()),
             "mismatch_max": float(off.max()) if len(off) else 0.0,
             "mismatches": off.tolist(),

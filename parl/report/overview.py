@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+from parl.config.loss import Loss, ShippedLoss
 from parl.report.summary import summary_table, verdict
 from parl.runs.alarms import check
 from parl.runs.reader import RunReader
@@ -123,9 +124,13 @@ def setup(config: Node, tasks: Node) -> list[tuple[str, str]]:
     loss = config["loss"]
     batch = f"{train['tasks_per_step']} tasks × {train['group_size']} attempts"
     splits = ", ".join(f"{split['num']} {name}" for name, split in tasks.items())
-    loss_knobs = (
-        ("alpha", "beta", "tau") if loss["type"] == "kimi_k2_5" else ("clip_low", "clip_high")
-    )
+    if loss["type"] == "kimi_k2_5":
+        loss_knobs = ["alpha", "beta", "tau"]
+    elif loss["type"] in get_args(ShippedLoss):
+        loss_knobs = ["clip_low", "clip_high"]
+    else:
+        # A plugin's loss: its knobs are the keys that the section does not have itself.
+        loss_knobs = [key for key in loss if key not in Loss.model_fields]
     shown_loss = {knob: loss[knob] for knob in loss_knobs}
 
     lines: list[tuple[str, str]] = []

@@ -7,13 +7,14 @@ anything starts.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from parl.config.base import ConfigModel
 from parl.core.errors import ConfigError, did_you_mean
 
 
@@ -21,7 +22,9 @@ from parl.core.errors import ConfigError, did_you_mean
 class Knobs:
     """The knobs of one function.
 
-    Example: of def f(episode, *, per: int = 4): validators {"per": TypeAdapter(int)}, defaults {"per": 4}
+    Example:
+        def f(episode, *, per: int = 4) has the validators {"per": TypeAdapter(int)} and the
+        defaults {"per": 4}.
     """
 
     validators: Mapping[str, TypeAdapter[Any]]
@@ -49,13 +52,45 @@ class Knobs:
             except ValidationError as error:
                 message = error.errors()[0]["msg"]
                 raise ConfigError(f"{where}.{knob}: {message} (given: {value!r})") from None
-        for knob in self.validators:
-            if knob not in bound and knob not in self.defaults:
-                missing = [k for k in self.validators if k not in bound and k not in self.defaults]
-                raise ConfigError(
-                    f"{where}: missing {', '.join(missing)}. Add {where}.{missing[0]}."
-                )
+        missing = self.validators.keys() - bound.keys() - self.defaults.keys()
+        if missing:
+            # In the order of the signature.
+            names = [knob for knob in self.validators if knob in missing]
+            raise ConfigError(f"{where}: missing {', '.join(names)}. Add {where}.{names[0]}.")
         return bound
+
+    def bind_section(self, section: ConfigModel, where: str) -> dict[str, Any]:
+        """Return the knobs' values from a section whose `type` names the function.
+
+        The knobs of the shipped functions are fields of the section, so that they can stay in a
+        config while `type` varies; a function takes those that it names. Any further key must be a
+        knob of this function.
+
+        Raises:
+            ConfigError: a knob is unknown, has another type, or is missing.
+        """
+        fields = type(section).model_fields
+        values = dict(section.model_extra or {})
+        for knob in self.validators:
+            if knob in fields:
+                values[knob] = getattr(section, knob)
+        return self.bind(values, where, fields)
+
+    def refuse_other_defaults(self, section: type[ConfigModel], where: str) -> None:
+        """Refuse a knob that a field of the section has, too, with another default.
+
+        The field has a value in every config, so the function's default would never hold.
+
+        Raises:
+            TypeError: a default differs.
+        """
+        for knob, default in self.defaults.items():
+            field = section.model_fields.get(knob)
+            if field is not None and field.default != default:
+                raise TypeError(
+                    f"{where}: the knob '{knob}' gets the config's value, {field.default!r} by "
+                    "default. Write it without a default, or call it something else."
+                )
 
 
 def knobs_of_function(
@@ -78,7 +113,8 @@ def knobs_of_function(
     where = f"{decorator} on {function.__qualname__}"
     parameters = list(inspect.signature(function).parameters.values())
     knobs = [p for p in parameters[num_arguments:] if p.name not in others]
-    if len(parameters) < num_arguments or any(p.kind is not p.KEYWORD_ONLY for p in knobs):
+    all_keyword_only = all(p.kind is p.KEYWORD_ONLY for p in knobs)
+    if len(parameters) < num_arguments or not all_keyword_only:
         raise TypeError(f"{where}: write def {function.__name__}({example}), knobs after the *")
     written = function.__annotations__
     for parameter in knobs:
@@ -92,6 +128,36 @@ def knobs_of_function(
     return Knobs(validators, defaults)
 
 
-def origin(function: Callable[..., Any]) -> str:
-    """Return where a function is defined, to tell two of one name apart."""
+class Registered(Protocol):
+    """An entry of a registry."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def function(self) -> Callable[..., Any]: ...
+
+
+Entry = TypeVar("Entry", bound=Registered)
+
+
+def register(registry: MutableMapping[str, Entry], entry: Entry, kind: str) -> None:
+    """Add an entry to a registry.
+
+    Args:
+        kind: what the registry holds, such as "reward terms", for messages.
+    Raises:
+        ConfigError: another function has the name.
+    """
+    known = registry.get(entry.name)
+    # A module that is imported again, as notebooks do, registers the same function again.
+    if known is not None and _path(known.function) != _path(entry.function):
+        raise ConfigError(
+            f"Two {kind} are named '{entry.name}': {_path(known.function)} and "
+            f"{_path(entry.function)}. Rename one function."
+        )
+    registry[entry.name] = entry
+
+
+def _path(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"

@@ -1,17 +1,7 @@
-"""Rewards: registered terms, their weights at a step, and the group-level modifiers Toggle and effort budget.
+"""Rewards of a group: weighted terms at a step, and the modifiers Toggle and effort budget.
 
-In: the episodes of one group, the step, the budgets per task. Out: `ScoredEpisode`s (one `RewardBreakdown` per
-agent) and the budgets, new ones added. Nothing is remembered in between: what must survive a restart is passed in
+Nothing is remembered between calls. What must survive a restart, the budgets per task, is passed in
 and handed back, so that it can live in the checkpoint.
-
-A plugin adds a term with one decorated function:
-
-    @reward
-    def critical_steps(episode: Episode, *, per: int = 100) -> float:
-        return -episode.critical_steps / per
-
-A term is pure: no I/O, no clock, no randomness. A judge belongs to the environment and leaves its verdict in
-`episode.facts`.
 """
 
 from __future__ import annotations
@@ -24,86 +14,92 @@ from parl.core.types import Episode, RewardBreakdown, ScoredEpisode
 from parl.rewards.modifiers import OVER_BUDGET, apply_effort_budget, apply_toggle
 from parl.rewards.terms import get, is_outcome, registered
 
-# --- terms -----------------------------------------------------------------------------------------------------------
-
 
 def validate(config: Reward) -> None:
-    """Check term names, knobs and what the modifiers need, when the config loads. Raises ConfigError."""
+    """Check term names, knobs, and what the modifiers need.
+
+    Raises:
+        ConfigError: one of them does not fit.
+    """
     if not config.terms:
         raise ConfigError(
             "reward.terms is empty: every reward would be 0. Add one, say `outcome: {weight: 1.0}`."
         )
     for name, term in config.terms.items():
         get(name).bind(term.knobs)
-    given = [name for name, modifier in config.modifiers if modifier is not None]
-    if given and not any(is_outcome(n) for n in config.terms):
-        named = [n for n in registered() if is_outcome(n)]
+    modifiers = [name for name, modifier in config.modifiers if modifier is not None]
+    if modifiers and not any(is_outcome(name) for name in config.terms):
+        known = [name for name in registered() if is_outcome(name)]
         raise ConfigError(
-            f"reward.modifiers.{given[0]} gates on the outcome, but none of reward.terms ({', '.join(config.terms)}) "
-            f"is one of the orchestrator. Add one of: {', '.join(named) or '(none registered)'}."
+            f"reward.modifiers.{modifiers[0]} gates on the outcome, but none of reward.terms "
+            f"({', '.join(config.terms)}) is one of the orchestrator. Add one of: "
+            f"{', '.join(known) or '(none registered)'}."
         )
     if config.modifiers.effort_budget is not None and OVER_BUDGET in config.terms:
         raise ConfigError(
-            f"reward.terms.{OVER_BUDGET} has the name of what reward.modifiers.effort_budget adds. Rename that term."
+            f"reward.terms.{OVER_BUDGET} has the name of what reward.modifiers.effort_budget adds. "
+            "Rename that term."
         )
 
 
-# --- scoring ---------------------------------------------------------------------------------------------------------
-
-
 class Scorer:
-    """Scores groups under one `Reward` config. Holds the config only, so one instance serves a whole run.
+    """Scores groups under one `Reward` config. It has no state, so one instance serves a run.
 
-    Raises ConfigError as `validate`.
+    Raises:
+        ConfigError: as `validate`.
     """
 
     def __init__(self, config: Reward) -> None:
         validate(config)
         self._config = config
-        self._terms = [
-            (get(name), get(name).bind(term.knobs)) for name, term in config.terms.items()
-        ]
+        self._terms = []
+        for name, term_config in config.terms.items():
+            term = get(name)
+            self._terms.append((term, term.bind(term_config.knobs)))
 
     def score(
         self, group: Sequence[Episode], step: int, budgets: Mapping[str, float]
     ) -> tuple[list[ScoredEpisode], dict[str, float]]:
-        """Rewards of every agent of a group: sum of weight(step) * factor * term, weights never renormalised.
+        """Reward every agent of a group: the sum of weight(step) * factor * term.
 
-        A failed episode is left out of the result: it is never scored 0, and so never in a mean.
+        Weights are never renormalised, so that dropping a term leaves the others as they were. A
+        failed episode is left out of the result: it is never scored 0, and so never in a mean.
 
         Args:
             group: episodes of one task.
-            step: 0-based; what schedules and Toggle's phases read.
-            budgets: the modifiers', from the last call (task id -> tokens); {} at first.
+            step: 0-based; schedules and Toggle's phases read it.
+            budgets: the modifiers', from the last call (key -> tokens); {} at first.
         Returns:
-            the scored episodes, in order, and the budgets to pass in next time.
+            the scored episodes, in order, and the budgets for the next call.
         Raises:
             ConfigError: a term does not fit the episodes (see `RewardTerm.values`).
         """
-        assert len({(e.group, e.task.id) for e in group}) <= 1, "a group is one task"
-        scored = [ScoredEpisode(e, self._rewards(e, step)) for e in group if e.status != "failed"]
-        outcomes = [t.name for t, _ in self._terms if t.outcome]
-        toggle, effort = self._config.modifiers.toggle, self._config.modifiers.effort_budget
-        kept = dict(budgets)
-        if toggle is not None and scored and step >= toggle.start_step:
-            scored, kept = apply_toggle(toggle, scored, step, kept, outcomes)
-        if effort is not None and scored and step >= effort.start_step:
-            scored, kept = apply_effort_budget(effort, scored, step, kept, outcomes)
-        return scored, kept
+        assert len({(episode.group, episode.task.id) for episode in group}) <= 1
+        scored = []
+        for episode in group:
+            if episode.status != "failed":
+                scored.append(ScoredEpisode(episode, self._rewards(episode, step)))
+        new_budgets = dict(budgets)
+        if not scored:
+            return scored, new_budgets
+        outcomes = [term.name for term, _ in self._terms if term.outcome]
+        toggle = self._config.modifiers.toggle
+        if toggle is not None and step >= toggle.start_step:
+            scored, new_budgets = apply_toggle(toggle, scored, step, new_budgets, outcomes)
+        effort = self._config.modifiers.effort_budget
+        if effort is not None and step >= effort.start_step:
+            scored, new_budgets = apply_effort_budget(effort, scored, step, new_budgets, outcomes)
+        return scored, new_budgets
 
     def _rewards(self, episode: Episode, step: int) -> dict[str, RewardBreakdown]:
-        terms: dict[str, dict[str, float]] = {t.id: {} for t in episode.traces}
+        values: dict[str, dict[str, float]] = {trace.id: {} for trace in episode.traces}
         for term, knobs in self._terms:
             for agent, value in term.values(episode, knobs).items():
-                terms[agent][term.name] = value
+                values[agent][term.name] = value
         weights = {name: term.weight_at(step) for name, term in self._config.terms.items()}
-        return {
-            agent: RewardBreakdown(raw, {n: weights[n] for n in raw})
-            for agent, raw in terms.items()
-        }
-
-
-# --- Toggle ----------------------------------------------------------------------------------------------------------
-
-
-# --- effort budget ---------------------------------------------------------------------------------------------------
+        rewards = {}
+        for agent, by_term in values.items():
+            # An agent has the weights of its own terms alone.
+            weights_of_agent = {name: weights[name] for name in by_term}
+            rewards[agent] = RewardBreakdown(by_term, weights_of_agent)
+        return rewards

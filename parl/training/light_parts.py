@@ -32,18 +32,13 @@ def build_light_parts(config: Config) -> LightParts:
     """Build the parts that need no model, and check those of the baseline.
 
     Raises:
-        ConfigError: a plugin, reward term, environment or external agent is unknown or refuses its
-            settings.
+        ConfigError: a plugin, reward term, credit rule, loss, environment or external agent is
+            unknown or refuses its settings.
     """
     # First: rewards, environments and tools of plugins are known by their names from here on.
     registry.load()
     scorer = Scorer(config.reward)
-    credit.get(config.credit.type).bind(config.credit)
-    if config.loss.type not in get_args(ShippedLoss):
-        # Imported here: it loads torch, which the check of a shipped loss's section does not need.
-        from parl.learner.loss import weighting_of
-
-        weighting_of(config.loss)
+    _check_functions(config)
     env = make_env(config.env)
     for role, settings in config.roles.items():
         if settings.external_agent is not None:
@@ -54,6 +49,16 @@ def build_light_parts(config: Config) -> LightParts:
     if config.baseline is not None:
         _check_baseline(load_baseline(config))
     return LightParts(scorer, env)
+
+
+def _check_functions(config: Config) -> None:
+    """Refuse a credit rule or a loss that is unknown, or that does not have the config's knobs."""
+    credit.get(config.credit.type).bind(config.credit)
+    if config.loss.type not in get_args(ShippedLoss):
+        # Imported here: it loads torch, which the check of a shipped loss's section does not need.
+        from parl.learner.loss import weighting_of
+
+        weighting_of(config.loss)
 
 
 def load_baseline(config: Config) -> Config:
@@ -74,6 +79,7 @@ def _check_baseline(baseline: Config) -> None:
     # own cold start.
     try:
         Scorer(baseline.reward)
+        _check_functions(baseline)
         make_env(baseline.env).close()  # type: ignore[no-untyped-call]
     except ConfigError as error:
         raise ConfigError(f"baseline: {error}") from None

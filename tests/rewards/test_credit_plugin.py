@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import parl
+from parl.config import load
 from parl.config.roles import Roles
 from parl.core.errors import ConfigError
+from parl.env import registry as plugins
 from parl.learner import loss as losses
 from parl.learner.loss import registry as loss_registry
 from parl.rewards import credit
 from parl.rewards.credit import LossWeighting, build_samples
 from parl.rewards.credit import rule as credit_registry
+from parl.training.light_parts import build_light_parts
 from tests.support.factories import make_config, make_scored
+from tests.support.helpers import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -134,3 +139,76 @@ def test_a_loss_of_another_form_is_refused() -> None:
         @parl.policy_loss
         def short(logp: torch.Tensor) -> torch.Tensor:
             return logp.sum()
+
+
+INSTALLED = """
+import parl
+
+
+@parl.credit_rule(needs_contributions=True)
+def installed_rule(group, *, bonus: float = 1.0, discount: float):
+    best = max(s.rewards["0"].total for s in group)
+    return {(s.episode.id, "0"): bonus * discount * (s.rewards["0"].total - best) for s in group}
+"""
+
+
+def test_a_rule_of_an_installed_package_runs_from_a_loaded_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "_loaded", set())
+    (tmp_path / "installed_rules.py").write_text(INSTALLED)
+    info = tmp_path / "installed_rules-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: installed-rules\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[parl.rewards]\nrules = installed_rules\n")
+    overrides = ["credit.type=installed_rule", "credit.bonus=2", "credit.discount=0.5"]
+    loaded = load(ROOT / "configs/smoke.yaml", overrides)
+    build_light_parts(loaded).close()
+    group = [make_scored("a", 1.0), make_scored("b", 0.25)]
+    samples = credit.assign([group], loaded.credit, Roles(), 0)
+    assert [(s.episode, s.advantage) for s in samples] == [("b", -0.75)]
+    assert credit.get(loaded.credit.type).needs_contributions
+    wrong = load(ROOT / "configs/smoke.yaml", [*overrides, "credit.bonsu=3"])
+    with pytest.raises(ConfigError, match=r"credit\.bonsu: unknown knob\. Did you mean 'bonus'"):
+        build_light_parts(wrong)
+
+
+def test_a_default_that_the_config_would_never_let_hold_is_refused() -> None:
+    message = r"'discount' gets the config's value, 0\.95 by default"
+    with pytest.raises(TypeError, match=message):
+
+        @parl.credit_rule
+        def discounted(group: Any, *, discount: float = 0.5) -> Mapping[tuple[str, str], float]:
+            return {}
+
+
+@pytest.mark.parametrize(
+    "advantages, message",
+    [
+        ({("a", "9"): 1.0}, "not in the group"),
+        ({("a", "0"): float("nan")}, "the advantage nan"),
+        ({("a", "0"): (1.0, 2.0)}, "2 advantages, but it took 1 turns"),
+    ],
+)
+def test_advantages_that_do_not_fit_the_group_are_refused(
+    advantages: Mapping[tuple[str, str], Any], message: str
+) -> None:
+    @parl.credit_rule
+    def careless(group: Any) -> Mapping[tuple[str, str], Any]:
+        return advantages
+
+    section = make_config(credit={"type": "careless"}).credit
+    with pytest.raises(ConfigError, match=message):
+        credit.assign([[make_scored("a", 1.0)]], section, Roles(), 0)
+
+
+def test_a_whole_number_is_an_advantage() -> None:
+    @parl.credit_rule
+    def whole(group: Any) -> Mapping[tuple[str, str], int]:
+        return {("a", "0"): 1}
+
+    (sample,) = credit.assign(
+        [[make_scored("a", 1.0)]], make_config(credit={"type": "whole"}).credit, Roles(), 0
+    )
+    assert sample.advantage == 1.0

@@ -13,11 +13,13 @@ from torch import Tensor
 from parl.config.loss import Loss
 from parl.core.errors import ConfigError, did_you_mean
 from parl.rewards.credit.assign import LossWeighting
-from parl.rewards.knobs import Knobs, knobs_of_function, origin
+from parl.rewards.knobs import Knobs, knobs_of_function
+from parl.rewards.knobs import register as add_to_registry
 
-GIVEN = ("weights", "denominator")
-"""Keyword arguments that the learner gives; all others are knobs."""
 TENSORS = ("logp", "old_logp", "advantages", "mask")
+KEYWORDS = ("weights", "denominator")
+"""Keyword arguments from the learner; all others are knobs."""
+EXAMPLE = "logp, old_logp, advantages, mask, *, knob: float = 1.0, weights=None, denominator=None"
 
 LossFunction = Callable[..., tuple[Tensor, Mapping[str, Tensor]]]
 F = TypeVar("F", bound=LossFunction)
@@ -33,14 +35,15 @@ class PolicyLoss:
     function: LossFunction
     knobs: Knobs
     takes_traces: bool
-    """It has a fifth argument `traces`: the index of each token's trace."""
+    """Whether it has a fifth argument `traces`: the index of each token's trace."""
     weighs_traces: bool
-    """It averages over traces: every trace weighs what a token does elsewhere."""
+    """Whether it averages over traces: every trace weighs what a token does elsewhere."""
     drops_equal_groups: bool
-    """Groups that give no sample are left out of the mean."""
+    """Whether groups that give no sample are left out of the mean."""
 
     @property
     def doc(self) -> str:
+        """The function's docstring."""
         return inspect.getdoc(self.function) or ""
 
     def bind(self, config: Loss) -> dict[str, Any]:
@@ -49,11 +52,7 @@ class PolicyLoss:
         Raises:
             ConfigError: a knob is unknown, has another type, or is missing.
         """
-        values = dict(config.model_extra or {})
-        for knob in self.knobs.validators:
-            if knob in type(config).model_fields:
-                values[knob] = getattr(config, knob)
-        return self.knobs.bind(values, "loss", ("type", *type(config).model_fields))
+        return self.knobs.bind_section(config, "loss")
 
 
 @overload
@@ -73,8 +72,9 @@ def policy_loss(
 
     The function has the form of `kimi_k2_5`: (logp, old_logp, advantages, mask), all of one shape,
     then keyword-only `weights`, `denominator` and knobs with type hints; a fifth argument `traces`
-    is the index of each token's trace. It returns a scalar to minimise and a mapping of statistics
-    with `clipped_fraction`. A config names it: `loss: {type: NAME, knob: 1}`.
+    is the index of each token's trace. It returns a scalar to minimise and a mapping of statistics,
+    of which `clipped_fraction` becomes a metric. A config names it: `loss: {type: NAME, knob: 1}`. A
+    knob with the name of a key of that section, such as `tau`, gets its value.
 
     Args:
         weighs_traces: the mean is one over traces, not over tokens.
@@ -86,35 +86,23 @@ def policy_loss(
 
     def register(function: F) -> F:
         name = function.__name__
-        parameters = list(inspect.signature(function).parameters)
-        takes_traces = parameters[4:5] == ["traces"]
-        missing = [p for p in (*TENSORS, *GIVEN) if p not in parameters]
-        if missing or tuple(parameters[:4]) != TENSORS:
-            raise TypeError(
-                f"@policy_loss on {name}: write def {name}(logp, old_logp, advantages, mask, *, "
-                "knob: float = 1.0, weights=None, denominator=None)"
-            )
-        example = (
-            "logp, old_logp, advantages, mask, *, knob: float = 1.0, weights=None, denominator=None"
-        )
+        arguments = list(inspect.signature(function).parameters)
+        takes_traces = arguments[4:5] == ["traces"]
+        has_keywords = set(KEYWORDS) <= set(arguments)
+        if not has_keywords or tuple(arguments[:4]) != TENSORS:
+            raise TypeError(f"@policy_loss on {name}: write def {name}({EXAMPLE})")
         num_tensors = 5 if takes_traces else 4
-        knobs = knobs_of_function(function, "@policy_loss", example, num_tensors, GIVEN)
-        known = _REGISTRY.get(name)
-        if known is not None and origin(known.function) != origin(function):
-            raise ConfigError(
-                f"Two policy losses are named '{name}': {origin(known.function)} and "
-                f"{origin(function)}. Rename one function."
-            )
-        _REGISTRY[name] = PolicyLoss(
-            name, function, knobs, takes_traces, weighs_traces, drops_equal_groups
-        )
+        knobs = knobs_of_function(function, "@policy_loss", EXAMPLE, num_tensors, KEYWORDS)
+        knobs.refuse_other_defaults(Loss, f"@policy_loss on {name}")
+        loss = PolicyLoss(name, function, knobs, takes_traces, weighs_traces, drops_equal_groups)
+        add_to_registry(_REGISTRY, loss, "policy losses")
         return function
 
     return register if function is None else register(function)
 
 
 def registered() -> Mapping[str, PolicyLoss]:
-    """Return all registered losses by name; `parl.env.registry.load()` registers those of plugins."""
+    """Return all registered losses by name. `parl.env.registry.load` registers those of plugins."""
     return MappingProxyType(_REGISTRY)
 
 
@@ -125,9 +113,8 @@ def get(name: str) -> PolicyLoss:
         ConfigError: there is none.
     """
     if name not in _REGISTRY:
-        raise ConfigError(
-            f"loss.type: there is no policy loss '{name}'.{did_you_mean(name, _REGISTRY)}"
-        )
+        hint = did_you_mean(name, _REGISTRY)
+        raise ConfigError(f"loss.type: there is no policy loss '{name}'.{hint}")
     return _REGISTRY[name]
 
 

@@ -27,6 +27,7 @@ class LossWeighting:
     """How a loss wants its samples weighted (`parl.learner.loss.weighting_of`)."""
 
     denominator: Literal["batch", "problem"] = "batch"
+    """N of eq. 1: tokens of the whole batch, or of each problem."""
     weighs_traces: bool = False
     """The mean is one over traces (GSPO), not over tokens."""
     drops_equal_groups: bool = False
@@ -42,7 +43,8 @@ def assign(groups: Sequence[Group], config: Credit, roles: Roles, step: int) -> 
 
     Args:
         groups: one sequence of episodes per task.
-        roles: which roles are trained at `step`; the others give no samples but still receive rewards.
+        roles: which roles are trained at `step`; the others give no samples but still receive
+            rewards.
     Returns:
         samples in the order of groups, episodes and traces.
     Raises:
@@ -52,12 +54,13 @@ def assign(groups: Sequence[Group], config: Credit, roles: Roles, step: int) -> 
     knobs = rule.bind(config)
     samples: list[Sample] = []
     for group in groups:
-        advantages = rule.function(alive(group), **knobs)
+        advantages = rule.advantages(alive(group), knobs)
         for scored, trace, weight in _trained(group, roles, step):
             # A sibling, under a rule that does not know siblings, has no advantage.
             advantage = advantages.get((scored.episode.id, trace.id), 0.0)
             sample = _sample(scored, trace, advantage, weight)
-            if any(abs(a) >= NO_ADVANTAGE for a in sample.per_token or (sample.advantage,)):
+            by_token = sample.per_token or (sample.advantage,)
+            if any(abs(value) >= NO_ADVANTAGE for value in by_token):
                 samples.append(sample)
     return samples
 

@@ -1,8 +1,9 @@
-"""Credit rules by name: functions from a group of scored episodes to the advantages of its agents."""
+"""Credit rules by name: functions from a group of scored episodes to its agents' advantages."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,7 +12,8 @@ from typing import Any, TypeVar, overload
 from parl.config.credit import Credit
 from parl.core.errors import ConfigError, did_you_mean
 from parl.core.types import ScoredEpisode
-from parl.rewards.knobs import Knobs, knobs_of_function, origin
+from parl.rewards.knobs import Knobs, knobs_of_function
+from parl.rewards.knobs import register as add_to_registry
 
 Group = Sequence[ScoredEpisode]
 """The scored episodes of one task, without those that failed."""
@@ -33,29 +35,65 @@ class CreditRule:
     function: Callable[..., Advantages]
     knobs: Knobs
     needs_contributions: bool
-    """The environment is asked what each subagent's message was worth (`AgentEnv.contributions`)."""
+    """Whether the environment is asked what each subagent's message was worth
+    (`AgentEnv.contributions`)."""
     resamples: bool
-    """Some assignments are given to further subagents (`credit.siblings`, `credit.sibling_share`)."""
+    """Whether some assignments are given to further subagents (`credit.siblings`,
+    `credit.sibling_share`)."""
 
     @property
     def doc(self) -> str:
+        """The function's docstring."""
         return inspect.getdoc(self.function) or ""
 
     def bind(self, config: Credit) -> dict[str, Any]:
         """Return the values of the rule's knobs, from the section `credit`.
 
-        The knobs of the shipped rules are keys of the section, so that they can stand beside a list
-        of rules to compare; a rule takes those that it knows. Any other key must be a knob of this
-        rule.
-
         Raises:
             ConfigError: a knob is unknown, has another type, or is missing.
         """
-        values = dict(config.model_extra or {})
-        for knob in self.knobs.validators:
-            if knob in type(config).model_fields:
-                values[knob] = getattr(config, knob)
-        return self.knobs.bind(values, "credit", ("type", *type(config).model_fields))
+        return self.knobs.bind_section(config, "credit")
+
+    def advantages(self, group: Group, knobs: Mapping[str, Any]) -> Advantages:
+        """Return the rule's advantages of a group.
+
+        Raises:
+            ConfigError: the rule names an unknown agent, or an advantage is not finite or does not
+                fit the agent's turns.
+        """
+        try:
+            result = self.function(group, **knobs)
+        except Exception as error:
+            error.add_note(f"in credit rule '{self.name}'")
+            raise
+        num_turns: dict[Agent, int] = {}
+        for scored in group:
+            for trace in (*scored.episode.traces, *scored.episode.siblings):
+                num_turns[scored.episode.id, trace.id] = len(trace.turns)
+        # A wrong advantage would only show in what the policy learns, so each is checked.
+        advantages: dict[Agent, float | tuple[float, ...]] = {}
+        for agent, advantage in result.items():
+            if agent not in num_turns:
+                raise ConfigError(
+                    f"Credit rule '{self.name}' names the agent {agent}, which is not in the group. "
+                    "An agent is (episode id, agent id)."
+                )
+            by_turn = advantage if isinstance(advantage, Sequence) else [advantage]
+            if not all(math.isfinite(value) for value in by_turn):
+                raise ConfigError(
+                    f"Credit rule '{self.name}' gives the agent {agent} the advantage {advantage}"
+                )
+            if not isinstance(advantage, Sequence):
+                advantages[agent] = float(advantage)
+                continue
+            if len(advantage) != num_turns[agent]:
+                raise ConfigError(
+                    f"Credit rule '{self.name}' gives the agent {agent} {len(advantage)} advantages, "
+                    f"but it took {num_turns[agent]} turns. Give one for each turn, or one number "
+                    "for all."
+                )
+            advantages[agent] = tuple(float(value) for value in advantage)
+        return advantages
 
 
 @overload
@@ -74,7 +112,8 @@ def credit_rule(
     The function takes a group, the scored episodes of one task without those that failed, and
     keyword-only knobs with type hints. It returns agent -> advantage, where an agent is (episode id,
     agent id), and an advantage a number for all tokens of the agent, or a tuple of one per turn.
-    Agents that it leaves out have the advantage 0. A config names it: `credit: {type: NAME, knob: 1}`.
+    Agents that it leaves out have the advantage 0. A config names it: `credit: {type: NAME, knob:
+    1}`. A knob with the name of a key of that section, such as `normalize_std`, gets its value.
 
     Args:
         needs_contributions: ask the environment what each subagent's message was worth.
@@ -95,20 +134,16 @@ def credit_rule(
         knobs = knobs_of_function(function, "@credit_rule", "group, *, knob: int = 1")
         if "type" in knobs.validators:
             raise TypeError(f"@credit_rule on {name}: 'type' is taken by the config")
-        known = _REGISTRY.get(name)
-        if known is not None and origin(known.function) != origin(function):
-            raise ConfigError(
-                f"Two credit rules are named '{name}': {origin(known.function)} and "
-                f"{origin(function)}. Rename one function."
-            )
-        _REGISTRY[name] = CreditRule(name, function, knobs, needs_contributions, resamples)
+        knobs.refuse_other_defaults(Credit, f"@credit_rule on {name}")
+        rule = CreditRule(name, function, knobs, needs_contributions, resamples)
+        add_to_registry(_REGISTRY, rule, "credit rules")
         return function
 
     return register if function is None else register(function)
 
 
 def registered() -> Mapping[str, CreditRule]:
-    """Return all registered rules by name; `parl.env.registry.load()` registers those of plugins."""
+    """Return all registered rules by name. `parl.env.registry.load` registers those of plugins."""
     return MappingProxyType(_REGISTRY)
 
 
@@ -119,7 +154,6 @@ def get(name: str) -> CreditRule:
         ConfigError: there is none.
     """
     if name not in _REGISTRY:
-        raise ConfigError(
-            f"credit.type: there is no credit rule '{name}'.{did_you_mean(name, _REGISTRY)}"
-        )
+        hint = did_you_mean(name, _REGISTRY)
+        raise ConfigError(f"credit.type: there is no credit rule '{name}'.{hint}")
     return _REGISTRY[name]
