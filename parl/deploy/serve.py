@@ -27,7 +27,7 @@ from parl.core.types import ROLES
 from parl.env.registry import make_env
 from parl.gateway.app import ServerLimits, make_app
 from parl.gateway.chat import ApiError, ChatRequest, Reply
-from parl.gateway.conversation import Conversation, check_images, key
+from parl.gateway.conversation import Conversation, check_images, history_key
 from parl.policy.base import PolicyHandle
 from parl.runs.folder import read_resolved
 
@@ -116,14 +116,14 @@ class Service:
         num_written = conversation.turns[-1].end if is_recorded else 0
         self._busy.add(conversation.id)
         try:
-            reply = await conversation.speak(max_tokens, temperature, seed)
+            reply = await conversation.sample_turn(max_tokens, temperature, seed)
         except BaseException:
             # A deadline as well: the engine's state may end in the middle of a turn.
             served.policy.engine.release(conversation.session)
             raise
         finally:
             self._busy.discard(conversation.id)
-        history = key(request.model, request.tools, (*request.messages, reply.message))
+        history = history_key(request.model, request.tools, (*request.messages, reply.message))
         self._keep(conversation, history)
         self._write(request.model, conversation, num_written)
         return reply
@@ -133,10 +133,10 @@ class Service:
 
         None where no conversation on record has the request's history.
         """
-        num_known = request.num_said
+        num_known = request.history_length
         if num_known == 0:
             return None
-        history = key(request.model, request.tools, request.messages[:num_known])
+        history = history_key(request.model, request.tools, request.messages[:num_known])
         if history not in self._by_history:
             self.counts["resets"] += 1
             return None
@@ -149,9 +149,9 @@ class Service:
             conversation = conversation.branch(*self._new_name(), num_turns)
             self.counts["branches"] += 1
         new_messages = request.messages[num_known:]
-        texts, token_ids = conversation.observation(new_messages)
-        conversation.note(texts, env_calls=0)
-        conversation.hear(new_messages, token_ids)
+        texts, token_ids = conversation.render_observations(new_messages)
+        conversation.record_observations(texts, env_calls=0)
+        conversation.feed(new_messages, token_ids)
         return conversation
 
     def _begin(self, policy: PolicyHandle, request: ChatRequest) -> Conversation:

@@ -150,7 +150,7 @@ class ChatRequest:
     """Those that are parts of messages: a policy that does not see them cannot answer."""
 
     @property
-    def num_said(self) -> int:
+    def history_length(self) -> int:
         """Messages up to and including the last one of an assistant: the part that a record may hold."""
         return max(
             (i + 1 for i, m in enumerate(self.messages) if m["role"] == "assistant"), default=0

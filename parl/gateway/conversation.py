@@ -70,7 +70,7 @@ class Conversation:
         turns[-1] = replace(turns[-1], observations=(), env_calls=0)
         return Conversation(name, session, self.policy, tape, messages, turns)
 
-    def observation(self, news: Sequence[Message]) -> tuple[tuple[str, ...], list[int]]:
+    def render_observations(self, news: Sequence[Message]) -> tuple[tuple[str, ...], list[int]]:
         """What answers the last turn, as texts and as tokens; nothing is fed yet. Raises ApiError."""
         renderer = self.policy.renderer
         # a turn that was cut has no stop token: it is fed one, outside of the loss
@@ -87,16 +87,16 @@ class Conversation:
         said = self.tape.ids[self.turns[-1].start : self.turns[-1].end]
         return texts, stop + renderer.observe(texts, said)
 
-    def note(self, texts: tuple[str, ...], env_calls: int) -> None:
+    def record_observations(self, texts: tuple[str, ...], env_calls: int) -> None:
         """Write down how the last turn was answered, whether or not the policy will read it."""
         self.turns[-1] = replace(self.turns[-1], observations=texts, env_calls=env_calls)
 
-    def hear(self, news: Sequence[Message], ids: Sequence[int]) -> None:
+    def feed(self, news: Sequence[Message], ids: Sequence[int]) -> None:
         """Feed an `observation`, once it is noted."""
         self.tape.feed(ids, images_in(self.policy.renderer, self.turns[-1].observations))
         self.messages += news
 
-    async def speak(self, room: int, temperature: float, seed: int) -> Reply:
+    async def sample_turn(self, room: int, temperature: float, seed: int) -> Reply:
         """Sample one turn of at most `room` tokens."""
         policy, start = self.policy, len(self.tape.ids)
         context, images, said = tuple(self.tape.ids), tuple(self.tape.images), tuple(self.messages)
@@ -105,7 +105,7 @@ class Conversation:
                 self.session, context, said, room, temperature, seed, policy.adapter, images=images
             )
         )
-        self.tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
+        self.tape.add_sampled(generation.token_ids, generation.logprobs, generation.mask)
         text, calls = policy.renderer.parse(self.tape.ids[start:])
         self.turns.append(Turn(text, calls, (), start, len(self.tape.ids), generation.versions))
         cut = generation.finish == "length"
@@ -123,7 +123,7 @@ class Conversation:
         return reply
 
 
-def key(model: str, tools: Sequence[ToolSpec], messages: Sequence[Message]) -> str:
+def history_key(model: str, tools: Sequence[ToolSpec], messages: Sequence[Message]) -> str:
     """Equal for histories that say the same, however a client has written them."""
     return json.dumps([model, [t.model_dump() for t in tools], list(messages)], sort_keys=True)
 

@@ -21,9 +21,10 @@ from parl.core.manifest import verify
 from parl.core.types import ROLES, Role
 from parl.learner.entries import PolicyEntry, adapters_on
 from parl.learner.policy_models import PolicyModels
-from parl.policy.base import PolicyHandle, WeightedEngine, cast
+from parl.policy.base import PolicyHandle, WeightedEngine
 from parl.policy.engines.torch import TorchEngine
 from parl.policy.models import lora
+from parl.policy.models.dtype import cast_parameters
 from parl.policy.models.load import load_folder
 
 SNAPSHOT = " at the cold start"
@@ -139,9 +140,11 @@ class EngineSet:
             return VllmEngine(model, stop_ids, engine, adapters or None, entry.dtype)
         if adapters:
             # The base under adapters never changes, so the engine shares its memory.
-            return TorchEngine(lora.shared(model, same=False), stop_ids, engine, adapters)
+            return TorchEngine(lora.share_weights(model, same=False), stop_ids, engine, adapters)
         # A copy: the learner changes its weights in place while the engine may be sampling.
-        return TorchEngine(cast(copy.deepcopy(model), entry.dtype), stop_ids, engine, None)
+        return TorchEngine(
+            cast_parameters(copy.deepcopy(model), entry.dtype), stop_ids, engine, None
+        )
 
 
 def _snapshot_policy(config: Config) -> str | None:

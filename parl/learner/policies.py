@@ -26,7 +26,7 @@ from parl.policy.base import PolicyHandle, Renderer
 from parl.policy.engines.openai import EndpointEngine
 from parl.policy.models.experts import router_agreement
 from parl.policy.models.vision.families import image_adapter_of
-from parl.policy.models.vision.forward import shortened
+from parl.policy.models.vision.forward import truncate_context
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.5}
 """Largest difference of a log-prob that is allowed between engine and learner, by dtype.
@@ -135,7 +135,7 @@ class PolicySet:
             is_unseen = bool(images) and image_adapter_of(model) is None
             if len(probe) < 2 or UNKNOWN_TOKEN in probe or is_unseen:
                 probe, images = self.renderers[name].start("probe", (), "probe"), ()
-            ids, probe_images = shortened(model, probe, images, PROBE_TOKENS)
+            ids, probe_images = truncate_context(model, probe, images, PROBE_TOKENS)
             tolerance = TOLERANCE[self.entries[entry.base].config.dtype]
             metrics[f"policy/{name}/sync_mismatch"] = check_engine(
                 engine, learner, ids, tolerance, entry.engine_key, probe_images

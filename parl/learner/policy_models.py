@@ -20,7 +20,7 @@ from parl.policy.models.load import (
     load_folder,
     load_policy,
     new_adapter,
-    save_memory,
+    set_gradient_checkpointing,
     stored_adapter,
 )
 from parl.policy.models.vision.families import image_adapter_of
@@ -125,7 +125,7 @@ class PolicyModels:
         if image_adapter is not None and base.config.engine.type == "vllm":
             kind = model.config.model_type
             raise ConfigError(NO_IMAGES_IN_VLLM.format(name=entry.base, kind=kind))
-        save_memory(entry.name, entry.config, model)
+        set_gradient_checkpointing(entry.name, entry.config, model)
         self.models[entry.name] = model.to(device())
         self.tokenizers[entry.name] = tokenizer
         # The renderer of an adapter is its base's: the two share a tokenizer and a chat format.

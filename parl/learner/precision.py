@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from parl.policy.base import cast
+from parl.policy.models.dtype import cast_parameters
 
 
 class MixedPrecisionCopy:
     """The copy that does the passes of `master`, a model in float32."""
 
     def __init__(self, master: Any, dtype: torch.dtype) -> None:
-        self.model = cast(copy.deepcopy(master), dtype)
+        self.model = cast_parameters(copy.deepcopy(master), dtype)
         self._pairs = list(zip(master.parameters(), self.model.parameters(), strict=True))
         for own, copied in self._pairs:
             if own.requires_grad:

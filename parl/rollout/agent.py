@@ -162,12 +162,12 @@ def _record(
     policy: PolicyHandle, tape: Tape, start: int, turns: Sequence[Turn], generation: Generation
 ) -> tuple[int, str, tuple[ToolCall, ...]]:
     """Put a turn on the tape. Returns where it begins, its text and its calls."""
-    written = generation.written
-    if written is not None:
-        start = tape.counted(written.num_prompt, turns[-1].end if turns else 0)
-    tape.sampled(generation.token_ids, generation.logprobs, generation.mask)
-    if written is not None:
-        return start, written.text, written.calls
+    as_text = generation.as_text
+    if as_text is not None:
+        start = tape.feed_counted(as_text.num_prompt, turns[-1].end if turns else 0)
+    tape.add_sampled(generation.token_ids, generation.logprobs, generation.mask)
+    if as_text is not None:
+        return start, as_text.text, as_text.calls
     return start, *policy.renderer.parse(tape.ids[start:])
 
 

@@ -22,7 +22,7 @@ from parl.core.types import AgentTrace, Role, Status, Task, ToolCall
 from parl.env.base import AgentEnv
 from parl.env.tools import ToolSpec
 from parl.gateway.chat import ApiError, ChatRequest, Reply
-from parl.gateway.conversation import Conversation, check_images, key
+from parl.gateway.conversation import Conversation, check_images, history_key
 from parl.gateway.live import Gateway
 from parl.policy.base import PolicyHandle
 from parl.rollout.agent import AgentSpec, trace_of
@@ -142,31 +142,31 @@ class _Agent:
         self._policy.engine.release(self._spec.session)
 
     async def _next(self, request: ChatRequest) -> Reply:
-        said, spec = request.num_said, self._spec
+        said, spec = request.history_length, self._spec
         check_images(self._policy, request)
         if self.conversation is None:
             if said:
                 raise self._fail(REWRITTEN)
             self.conversation = Conversation.begin(spec.id, spec.session, self._policy, request)
         else:
-            if key("", request.tools, request.messages[:said]) != self._known:
+            if history_key("", request.tools, request.messages[:said]) != self._known:
                 raise self._fail(REWRITTEN)
             self._hear(self.conversation, request.messages[said:])
         talk = self.conversation
         room, bound = self._room(talk, request.max_tokens)
         if room <= 0:
             raise self._end(bound)
-        reply = await talk.speak(
+        reply = await talk.sample_turn(
             room, self._sampling.temperature, seed_for(spec.seed, len(talk.turns))
         )
         self.stop = bound if reply.finish == "length" else None
-        self._known = key("", request.tools, (*request.messages, reply.message))
+        self._known = history_key("", request.tools, (*request.messages, reply.message))
         return reply
 
     def _hear(self, talk: Conversation, news: Sequence[Message]) -> None:
         """Feed what answers the last turn, if there may be another one."""
-        texts, ids = talk.observation(news)
-        talk.note(texts, self.env_calls)
+        texts, ids = talk.render_observations(news)
+        talk.record_observations(texts, self.env_calls)
         self.env_calls = 0
         spent = sum(t.end - t.start for t in talk.turns)
         if self._token_budget is not None and spent >= self._token_budget:
@@ -175,7 +175,7 @@ class _Agent:
             raise self._end("turns")
         if len(talk.tape.ids) + len(ids) >= self._limits.context_tokens:
             raise self._end("context_tokens")
-        talk.hear(news, ids)
+        talk.feed(news, ids)
 
     def _room(self, talk: Conversation, asked: int | None) -> tuple[int, str]:
         """Tokens that the next turn may have, and the limit that says so: as in our own loop."""
@@ -241,7 +241,7 @@ async def run_external_agent(
     if agent.conversation is None or not agent.conversation.turns:
         raise _failed("it has never asked the policy at its base_url")
     if agent.env_calls:  # it answered by itself after these
-        agent.conversation.note((), agent.env_calls)
+        agent.conversation.record_observations((), agent.env_calls)
     talk = agent.conversation
     status: Status = "completed" if agent.stop is None else "truncated"
     return trace_of(spec, policy, talk.tape, talk.turns, status, agent.stop or "answer", answer)

@@ -26,7 +26,7 @@ from parl.config.policy import Optimizer, Policy
 from parl.core.machine import pin_threads, rss_mb
 from parl.core.types import Sample
 from parl.learner.learner import Learner
-from parl.policy.models.load import save_memory
+from parl.policy.models.load import set_gradient_checkpointing
 
 SETTINGS = (False, "selective", True)
 DTYPES = ("float32", "bfloat16")
@@ -56,7 +56,7 @@ def measure(
     )
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(shape)
-    save_memory("main", Policy(gradient_checkpointing=setting), model)
+    set_gradient_checkpointing("main", Policy(gradient_checkpointing=setting), model)
     learner = Learner("main", model, Optimizer(lr=1e-5), Loss(), tokens, getattr(torch, dtype))
     learner.update([sample(16)], {"orchestrator": 1.0}, 15.0, 0, 2, 1)
     before, began = rss_mb(), time.process_time()

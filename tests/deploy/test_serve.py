@@ -205,9 +205,9 @@ def test_the_engine_is_told_the_adapter_and_the_renderer_the_turn() -> None:
     class Noting(Tagged):
         """Kimi's format names the calls that it answers."""
 
-        def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
-            answered.append("".join(map(chr, said)))
-            return super().observe(observations, said)
+        def observe(self, observations: Sequence[str], turn_ids: Sequence[int] = ()) -> list[int]:
+            answered.append("".join(map(chr, turn_ids)))
+            return super().observe(observations, turn_ids)
 
     here = Endpoint(PEEK, "fine", renderer=Noting(), adapter="scout")
     messages: list[Any] = [dict(USER)]

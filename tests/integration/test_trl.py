@@ -93,7 +93,7 @@ def raw_logps(model: Any, trace: AgentTrace) -> torch.Tensor:
 def test_trl_trains_the_same_tokens_for_the_same_reward(tmp_path: Path) -> None:
     load()
     model, tokenizer = qwen3_vl()
-    renderer: Any = ChatML(tokenizer, model.eyes)
+    renderer: Any = ChatML(tokenizer, model.image_adapter)
     tasks = make_env(CONFIG).generate_tasks("train", 2, 0)
     texts = {task.id: attempts(task) for task in tasks}
     groups = [
@@ -145,7 +145,7 @@ def test_trl_trains_the_same_tokens_for_the_same_reward(tmp_path: Path) -> None:
         assert made["num_images"][i] == len(trace.images)
         for uri in trace.images:
             grid = made["image_grid_thw"][shown]
-            own = model.eyes.pixels(uri)["image_grid_thw"]
+            own = model.image_adapter.pixels(uri)["image_grid_thw"]
             assert np.array_equal(np.asarray(own).reshape(-1), grid.numpy())
             shown += 1
         assert made["advantages"][i].item() == pytest.approx(

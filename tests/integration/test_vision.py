@@ -93,7 +93,7 @@ def test_it_learns_to_look_and_to_read(tmp_path: Path, some_number: None) -> Non
     out = tmp_path / "out"
     export(run, out, None, None, False)
     model, _ = load_folder(out)
-    assert model.eyes.sees(traces[0].images[0])
+    assert model.image_adapter.accepts(traces[0].images[0])
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ from parl.core.machine import pin_threads
 from parl.core.types import ROLES
 from parl.learner.learner import check_engine, logprobs
 from parl.learner.policies import TOLERANCE, PolicySet
-from parl.policy.base import Generation, Request, cast
+from parl.policy.base import Generation, Request
+from parl.policy.models.dtype import cast_parameters
 from parl.training.trainer import train
 from tests.support.factories import make_config
 from tests.support.helpers import ROOT, WordsEnv
@@ -300,7 +301,7 @@ def test_float32_weights_are_served_in_bfloat16(model: Any) -> None:
     try:
         other = changed(model, 4)
         engine.load_weights(other.state_dict(), 1)
-        known = Known(cast(copy.deepcopy(other), torch.bfloat16), 1)
+        known = Known(cast_parameters(copy.deepcopy(other), torch.bfloat16), 1)
         assert check_engine(engine, known, prompt(64, 4), TOLERANCE["bfloat16"]) < 0.1
         assert {str(v.dtype) for v in engine.export_weights().values()} == {
             "int16"

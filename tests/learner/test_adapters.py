@@ -162,10 +162,10 @@ def test_adapters_in_models_of_any_layout(kind: str) -> None:
         "a": LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
         "b": LoraConfig(r=2, lora_alpha=8, target_modules=["k_proj", feedforward]),
     }
-    engine = TorchEngine(lora.shared(base, same=False), [STOP], EngineConfig(), shapes)
+    engine = TorchEngine(lora.share_weights(base, same=False), [STOP], EngineConfig(), shapes)
     models = {"": base}
     for i, (name, shape) in enumerate(shapes.items()):
-        models[name] = lora.attach(lora.shared(base, same=True), {lora.DEFAULT: shape})
+        models[name] = lora.attach(lora.share_weights(base, same=True), {lora.DEFAULT: shape})
         made = torch.Generator().manual_seed(i)
         drawn = {
             k: 0.3 * torch.randn(v.shape, generator=made)

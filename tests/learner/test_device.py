@@ -89,7 +89,7 @@ def test_a_policy_works_where_its_model_is(name: str, monkeypatch: pytest.Monkey
             return [write(engine, str(i), ids) for i, ids in enumerate(PROMPTS)]
     else:
         model, tokenizer = model_that_sees(name)
-        renderer = make_renderer("main", "chatml", tokenizer, model.eyes)
+        renderer = make_renderer("main", "chatml", tokenizer, model.image_adapter)
         stop_ids = list(renderer.stop_ids)
 
         def agents(engine: TorchEngine) -> list[Any]:

@@ -20,8 +20,8 @@ from parl.learner import checkpoint
 from parl.learner.learner import Learner, logprobs
 from parl.learner.policies import TOLERANCE, PolicySet
 from parl.learner.precision import MixedPrecisionCopy
-from parl.policy.base import cast
 from parl.policy.engines.torch import TorchEngine
+from parl.policy.models.dtype import cast_parameters
 from parl.policy.models.tiny import build_model
 from parl.runs.folder import RunFolder
 from tests.policy.test_models import sampled
@@ -83,8 +83,8 @@ def test_engine_and_passes_have_the_weights_that_learned_rounded() -> None:
 
 def test_small_updates_add_up_that_bfloat16_weights_lose() -> None:
     """Thirty steps at 1e-6: of the way that float32 goes, bfloat16 weights go next to nothing."""
-    first = cast(
-        cast(build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0), SHORT),
+    first = cast_parameters(
+        cast_parameters(build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0), SHORT),
         torch.float32,
     )
     todo = sampled(TorchEngine(copy.deepcopy(first), [7], EngineConfig()))
@@ -93,7 +93,7 @@ def test_small_updates_add_up_that_bfloat16_weights_lose() -> None:
     for label, model, dtype in (
         ("float32", copy.deepcopy(first), torch.float32),
         ("mixed", copy.deepcopy(first), SHORT),
-        ("bfloat16", cast(copy.deepcopy(first), SHORT), torch.float32),
+        ("bfloat16", cast_parameters(copy.deepcopy(first), SHORT), torch.float32),
     ):
         who = Learner("main", model, Optimizer(lr=1e-6), Loss(), 100, dtype)
         for number in range(30):

@@ -26,11 +26,12 @@ from parl.core.errors import ConfigError
 from parl.core.types import Sample
 from parl.learner.learner import Learner, check_engine, logprobs
 from parl.learner.policies import TOLERANCE, PolicySet
-from parl.policy.base import Generation, Request, cast
+from parl.policy.base import Generation, Request
 from parl.policy.engines.torch import TorchEngine
 from parl.policy.models import fetch as models_fetch
+from parl.policy.models.dtype import cast_parameters
 from parl.policy.models.experts import router_agreement
-from parl.policy.models.load import load_folder, resolve_folder, save_memory
+from parl.policy.models.load import load_folder, resolve_folder, set_gradient_checkpointing
 from parl.policy.models.tiny import build_model
 from parl.policy.renderers.families import make_renderer
 from tests.support.factories import make_config, make_sample
@@ -114,7 +115,7 @@ def test_gradient_checkpointing_changes_nothing_but_what_is_kept(kind: str, sett
         else mixture()
     )
     other = copy.deepcopy(model)
-    save_memory("main", Policy(gradient_checkpointing=setting), other)
+    set_gradient_checkpointing("main", Policy(gradient_checkpointing=setting), other)
     samples = sampled(TorchEngine(copy.deepcopy(other), [7], EngineConfig()))
     assert samples == sampled(TorchEngine(copy.deepcopy(model), [7], EngineConfig()))
     passes = {"kept": 0, "again": 0}
@@ -140,7 +141,7 @@ def test_selective_checkpointing_runs_each_matrix_product_once() -> None:
     run: dict[Any, Counter[Any]] = {}
     for setting in (False, "selective", True):
         model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
-        save_memory("main", Policy(gradient_checkpointing=setting), model)
+        set_gradient_checkpointing("main", Policy(gradient_checkpointing=setting), model)
         run[setting] = Counter()
 
         class Count(TorchDispatchMode):
@@ -175,12 +176,12 @@ def test_the_rounding_of_a_bfloat16_sampler_is_measured_and_clipped() -> None:
     kernel: weights with 8 significant bits alone cause most of it.
     """
     model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
-    short = cast(copy.deepcopy(model), torch.bfloat16)
+    short = cast_parameters(copy.deepcopy(model), torch.bfloat16)
     samples = sampled(TorchEngine(copy.deepcopy(short), [7], EngineConfig()), tokens=40)
     expected = mismatches(model, samples)
 
     # The same weights rounded, but every operation in float32: the part that no kernel can change.
-    rounded_weights = cast(short, torch.float32)
+    rounded_weights = cast_parameters(short, torch.float32)
     exact = [replace(s, logprobs=(0.0, *logprobs(model, s.token_ids).tolist())) for s in samples]
     assert expected.mean() > 0.25 * mismatches(rounded_weights, exact).mean()
 
@@ -215,7 +216,9 @@ def test_a_bfloat16_learner_is_nearer_to_a_bfloat16_sampler() -> None:
     Measured: 0 (no vector instructions), 3e-5 (AVX2) and 1.6e-3 (AVX-512) on average; a float32 learner 1.4e-2.
     """
     model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, seed=0)
-    sampler = TorchEngine(cast(copy.deepcopy(model), torch.bfloat16), [7], EngineConfig())
+    sampler = TorchEngine(
+        cast_parameters(copy.deepcopy(model), torch.bfloat16), [7], EngineConfig()
+    )
     samples = sampled(sampler, tokens=40)
     learner, metrics = learn(copy.deepcopy(model), samples, dtype=torch.bfloat16)
     _, in_float32 = learn(copy.deepcopy(model), samples)

@@ -29,11 +29,11 @@ class ImageAdapter:
 
     forbidden = (PAD, 8)
 
-    def sees(self, uri: str) -> bool:
+    def accepts(self, uri: str) -> bool:
         return uri != BAD
 
     def span(self, uri: str) -> tuple[int, ...]:
-        assert self.sees(uri)
+        assert self.accepts(uri)
         return (PAD,) * 3
 
 
@@ -45,7 +45,7 @@ class Seeing(Characters):
     def start(self, system: str, tools: Any, user: str) -> list[int]:
         return self.show(f"{system}|{user}")
 
-    def observe(self, observations: Any, said: Any = ()) -> list[int]:
+    def observe(self, observations: Any, turn_ids: Any = ()) -> list[int]:
         return [i for text in observations for i in self.show(text)]
 
     def show(self, text: str) -> list[int]:
@@ -148,13 +148,13 @@ def test_a_conversation_and_its_branches() -> None:
     first: Message = {"role": "user", "content": f"see {RED}", "tool_calls": []}
     request = ChatRequest("main", (first,), (), None, None, None, False, False)
     talk = Conversation.begin("c", "s", policy, request)
-    asyncio.run(talk.speak(10, 1.0, 0))
+    asyncio.run(talk.sample_turn(10, 1.0, 0))
     for name in (BLUE, RED):
         news: list[Message] = [{"role": "user", "content": f"and {name}", "tool_calls": []}]
-        texts, ids = talk.observation(news)
-        talk.note(texts, 0)
-        talk.hear(news, ids)
-        asyncio.run(talk.speak(10, 1.0, 0))
+        texts, ids = talk.render_observations(news)
+        talk.record_observations(texts, 0)
+        talk.feed(news, ids)
+        asyncio.run(talk.sample_turn(10, 1.0, 0))
     assert talk.tape.images == [RED, BLUE, RED]
     for num, images in ((1, [RED]), (2, [RED, BLUE])):
         branch = talk.branch("b", "t", num)

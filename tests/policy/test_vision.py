@@ -24,10 +24,11 @@ from parl.core.images import from_uri, to_uri
 from parl.core.types import Sample
 from parl.learner.batch import collate
 from parl.learner.learner import Learner, logprobs
-from parl.policy.base import Request, cast
+from parl.policy.base import Request
 from parl.policy.engines.torch import TorchEngine
 from parl.policy.models import lora
-from parl.policy.models.load import load_folder, lora_config, save_memory
+from parl.policy.models.dtype import cast_parameters
+from parl.policy.models.load import load_folder, lora_config, set_gradient_checkpointing
 from parl.policy.models.vision import forward as passes
 from parl.policy.models.vision import tiny
 from parl.policy.renderers.families import FamilyRenderer, make_renderer
@@ -46,7 +47,7 @@ def seeing(request: pytest.FixtureRequest) -> tuple[Any, Any]:
 
 def plain_logprobs(model: Any, ids: Sequence[int], images: Sequence[str]) -> torch.Tensor:
     """By transformers' own forward pass, from ids and pixels."""
-    own = model.eyes
+    own = model.image_adapter
     row = torch.tensor([list(ids)])
     given = own.collate([own.pixels(uri) for uri in images]) if images else {}
     if "image_grid_thw" in given:
@@ -59,7 +60,7 @@ def plain_logprobs(model: Any, ids: Sequence[int], images: Sequence[str]) -> tor
 
 def written(model: Any, ids: Sequence[int]) -> list[int]:
     """Places whose token an agent could have written."""
-    return [i for i, token in enumerate(ids[1:]) if token not in model.eyes.forbidden]
+    return [i for i, token in enumerate(ids[1:]) if token not in model.image_adapter.forbidden]
 
 
 async def talk(
@@ -91,7 +92,7 @@ SAID = (
 
 
 def samples_of(model: Any, tokenizer: Any, **config: Any) -> list[Sample]:
-    renderer = make_renderer("main", "chatml", tokenizer, model.eyes)
+    renderer = make_renderer("main", "chatml", tokenizer, model.image_adapter)
     engine = TorchEngine(copy.deepcopy(model), renderer.stop_ids, EngineConfig(**config))
 
     async def all_of_them() -> list[Sample]:
@@ -132,7 +133,7 @@ def test_the_learner_computes_what_was_sampled(seeing: tuple[Any, Any], prefill:
 def test_an_image_changes_what_follows_it(seeing: tuple[Any, Any]) -> None:
     """Contexts with the same ids and other images: nothing of one is taken for the other, and the image is seen."""
     model, tokenizer = seeing
-    renderer = make_renderer("main", "chatml", tokenizer, model.eyes)
+    renderer = make_renderer("main", "chatml", tokenizer, model.image_adapter)
     other = picture(7)
     one, two = (renderer.start("look", (), f"{uri} " + "word " * 20) for uri in (A, other))
     assert one == two
@@ -163,20 +164,20 @@ def test_what_stands_for_an_image_is_never_sampled(seeing: tuple[Any, Any]) -> N
     """Also where the model would love to write it."""
     model, tokenizer = seeing
     with torch.no_grad():
-        model.get_output_embeddings().weight[list(model.eyes.forbidden)] *= 100
-    renderer = make_renderer("main", "chatml", tokenizer, model.eyes)
+        model.get_output_embeddings().weight[list(model.image_adapter.forbidden)] *= 100
+    renderer = make_renderer("main", "chatml", tokenizer, model.image_adapter)
     engine = TorchEngine(copy.deepcopy(model), renderer.stop_ids, EngineConfig())
     for temperature in (0.0, 5.0):
         request = Request(
             f"{temperature}", tuple(renderer.start("", (), A)), (), 40, temperature, 0, images=(A,)
         )
         made = asyncio.run(engine.generate(request))
-        assert not set(made.token_ids) & set(model.eyes.forbidden)
+        assert not set(made.token_ids) & set(model.image_adapter.forbidden)
 
 
 def test_markup_of_images_in_a_text_is_text(seeing: tuple[Any, Any]) -> None:
     model, tokenizer = seeing
-    own = model.eyes
+    own = model.image_adapter
     renderer = make_renderer("main", "chatml", tokenizer, own)
     forged = " ".join((own.mark, *own.marks))
     for ids in (
@@ -195,7 +196,7 @@ def test_markup_of_images_in_a_text_is_text(seeing: tuple[Any, Any]) -> None:
 def test_it_travels_and_is_stored(seeing: tuple[Any, Any], tmp_path: Path) -> None:
     """To another process as a recipe, to disk as a transformers folder: it sees as before."""
     model, tokenizer = seeing
-    renderer = make_renderer("main", "chatml", tokenizer, model.eyes)
+    renderer = make_renderer("main", "chatml", tokenizer, model.image_adapter)
     engine = TorchEngine(copy.deepcopy(model), renderer.stop_ids, EngineConfig())
     ids = renderer.start("look", (), f"{A} and {LARGE}")
     there = pickle.loads(pickle.dumps(engine.blueprint()))()
@@ -204,16 +205,16 @@ def test_it_travels_and_is_stored(seeing: tuple[Any, Any], tmp_path: Path) -> No
     assert pickle.loads(pickle.dumps(renderer)).start("look", (), f"{A} and {LARGE}") == ids
     save_model(model, tokenizer, tmp_path)
     loaded, _ = load_folder(tmp_path)
-    assert loaded.eyes.span(LARGE) == model.eyes.span(LARGE)
+    assert loaded.image_adapter.span(LARGE) == model.image_adapter.span(LARGE)
     assert torch.equal(logprobs(loaded, ids, (A, LARGE)), logprobs(model, ids, (A, LARGE)))
 
 
 def test_a_probe_is_not_cut_in_an_image(seeing: tuple[Any, Any]) -> None:
     model, tokenizer = seeing
-    renderer = make_renderer("main", "chatml", tokenizer, model.eyes)
+    renderer = make_renderer("main", "chatml", tokenizer, model.image_adapter)
     ids = renderer.start("", (), f"{A} and {LARGE}")
     for num in range(2, len(ids) + 1):
-        short, shown = passes.shortened(model, ids, (A, LARGE), num)
+        short, shown = passes.truncate_context(model, ids, (A, LARGE), num)
         assert ids[: len(short)] == short
         assert len(short) >= num
         passes.context(model, short, shown)  # raises where an image is not whole
@@ -235,9 +236,9 @@ def test_adapters_of_a_model_that_sees(seeing: tuple[Any, Any]) -> None:
     """Two on one base, in common passes: they are in the text part alone, and learn what they sampled."""
     base, tokenizer = seeing
     shape = lora_config("main", Adapter(base="base", rank=2), base)
-    renderer = make_renderer("main", "chatml", tokenizer, base.eyes)
+    renderer = make_renderer("main", "chatml", tokenizer, base.image_adapter)
     models = {
-        name: lora.attach(lora.shared(base, same=True), {lora.DEFAULT: shape})
+        name: lora.attach(lora.share_weights(base, same=True), {lora.DEFAULT: shape})
         for name in ("one", "two")
     }
     for model in models.values():
@@ -249,7 +250,9 @@ def test_adapters_of_a_model_that_sees(seeing: tuple[Any, Any]) -> None:
         for value in lora.adapter_state(model).values():
             value.normal_(0, 0.3)
     shapes = {name: model.peft_config[lora.DEFAULT] for name, model in models.items()}
-    engine = TorchEngine(lora.shared(base, same=False), renderer.stop_ids, EngineConfig(), shapes)
+    engine = TorchEngine(
+        lora.share_weights(base, same=False), renderer.stop_ids, EngineConfig(), shapes
+    )
     for name, model in models.items():
         engine.load_weights(lora.adapter_state(model), 1, name)
 
@@ -273,8 +276,8 @@ def test_other_precision_and_checkpointing(seeing: tuple[Any, Any]) -> None:
     """
     model, tokenizer = seeing
     samples = samples_of(model, tokenizer)
-    short = cast(copy.deepcopy(model), torch.bfloat16)
-    rounded_weights = cast(copy.deepcopy(short), torch.float32)
+    short = cast_parameters(copy.deepcopy(model), torch.bfloat16)
+    rounded_weights = cast_parameters(copy.deepcopy(short), torch.float32)
     for sample in samples[:2]:
         expected = logprobs(model, sample.token_ids, sample.images)
 
@@ -286,7 +289,7 @@ def test_other_precision_and_checkpointing(seeing: tuple[Any, Any]) -> None:
         negatives = [to_uri(ImageOps.invert(from_uri(uri))) for uri in sample.images]
         assert change(short, sample.images) < allowed < 0.2 * change(model, negatives)
     other = copy.deepcopy(model)
-    save_memory("main", Policy(gradient_checkpointing=True), other)
+    set_gradient_checkpointing("main", Policy(gradient_checkpointing=True), other)
     moved = []
     for one in (model, other):
         learner = Learner("main", one, Optimizer(lr=1e-3), Loss(), 200)
@@ -301,7 +304,7 @@ def test_images_in_the_chat_format_of_a_family() -> None:
     tokenizer = tokenizer_with(
         (*QWEN3, *tiny.MARKS), "<|im_end|>", "qwen3.jinja", pad_token="<|endoftext|>"
     )
-    eyes = tiny.build_model(TinyVlm(hidden_size=32, num_heads=2), tokenizer, 0).eyes
+    eyes = tiny.build_model(TinyVlm(hidden_size=32, num_heads=2), tokenizer, 0).image_adapter
     renderer = make_renderer("main", "auto", tokenizer, eyes)
     assert isinstance(renderer, FamilyRenderer)
     start, end, pad, _ = (tokenizer.convert_tokens_to_ids(mark) for mark in tiny.MARKS)
@@ -329,7 +332,7 @@ def test_images_in_the_chat_format_of_a_family() -> None:
 def test_what_stands_for_an_image_is_what_the_models_own_processor_writes(name: str) -> None:
     """Qwen's processor needs torchvision; its number of pads is checked by the model itself."""
     model, tokenizer = model_that_sees(name)
-    eyes = model.eyes
+    eyes = model.image_adapter
     if name == "llava":
         more = {
             "patch_size": 8,
@@ -356,7 +359,7 @@ def test_a_folder_as_it_comes_from_the_hub(name: str, kind: str, tmp_path: Path)
     stored = tmp_path / "preprocessor_config.json"
     stored.write_text(json.dumps(json.loads(stored.read_text()) | {"image_processor_type": kind}))
     loaded, _ = load_folder(tmp_path)
-    assert loaded.eyes.span(LARGE) == model.eyes.span(LARGE)
+    assert loaded.image_adapter.span(LARGE) == model.image_adapter.span(LARGE)
     stored.unlink()
     with pytest.raises(
         ConfigError, match=r"no image processor.*Put the model's preprocessor_config.json"

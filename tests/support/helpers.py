@@ -36,7 +36,7 @@ class Characters:
     def start(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
         return self.encode("".join(f"<{t.name}>" for t in tools) + f"[{system}|{user}]")
 
-    def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
+    def observe(self, observations: Sequence[str], turn_ids: Sequence[int] = ()) -> list[int]:
         return self.encode("".join(f"[{o}]" for o in observations))
 
     def parse(self, token_ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:

@@ -151,7 +151,7 @@ class Trainer(GRPOTrainer):
             args=arguments,
             reward_funcs=outcome,
             train_dataset=datasets.Dataset.from_list(rows),
-            processing_class=Processor(model.eyes.processor, tokenizer, CHATML),
+            processing_class=Processor(model.image_adapter.processor, tokenizer, CHATML),
             environment_factory=Looking,
         )
 

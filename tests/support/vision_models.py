@@ -98,7 +98,7 @@ def qwen2_5_vl() -> tuple[Any, Any]:
     size = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
     processor = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, size=size)
     model: Any = Qwen2_5_VLForConditionalGeneration(config)
-    model.eyes = eyes.Qwen(config, processor, tokenizer)
+    model.image_adapter = eyes.Qwen(config, processor, tokenizer)
     return model, tokenizer
 
 
@@ -120,7 +120,7 @@ def llava() -> tuple[Any, Any]:
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
     )
     model: Any = LlavaForConditionalGeneration(config)
-    model.eyes = eyes.Llava(config, processor, tokenizer)
+    model.image_adapter = eyes.Llava(config, processor, tokenizer)
     return model, tokenizer
 
 
@@ -158,7 +158,7 @@ def idefics3() -> tuple[Any, Any]:
         size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
     )
     model: Any = Idefics3ForConditionalGeneration(config)
-    model.eyes = eyes.Idefics3(config, processor, tokenizer)
+    model.image_adapter = eyes.Idefics3(config, processor, tokenizer)
     return model, tokenizer
 
 

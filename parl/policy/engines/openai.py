@@ -70,7 +70,7 @@ class NullRenderer(CharRenderer):
     def start(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
         return []
 
-    def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
+    def observe(self, observations: Sequence[str], turn_ids: Sequence[int] = ()) -> list[int]:
         return []
 
 
@@ -160,7 +160,7 @@ def turn_of(done: Any) -> Generation:
         finish="length" if choice.finish_reason == "length" else "stop",
         versions=(0,),
         mask=(0,) * num,
-        written=TextGeneration(
+        as_text=TextGeneration(
             (choice.message.content or "").encode("utf-8", "replace").decode(),
             calls,
             usage.prompt_tokens,

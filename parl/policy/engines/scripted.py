@@ -52,7 +52,7 @@ class CharRenderer:
     def start(self, system: str, tools: Sequence[ToolSpec], user: str) -> list[int]:
         return [1] * 8
 
-    def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
+    def observe(self, observations: Sequence[str], turn_ids: Sequence[int] = ()) -> list[int]:
         return [1] * 4 * len(observations)
 
     def encode(self, text: str) -> list[int]:

@@ -23,9 +23,10 @@ from peft import LoraConfig
 
 from parl.config.policy import EngineConfig
 from parl.core.machine import device
-from parl.policy.base import Blueprint, Generation, Request, cast
+from parl.policy.base import Blueprint, Generation, Request
 from parl.policy.engines.paged_cache import PagedCache
 from parl.policy.models import lora
+from parl.policy.models.dtype import cast_parameters
 from parl.policy.models.vision import forward as vision
 from parl.policy.models.vision.families import ImageAdapter, image_adapter_of
 
@@ -400,9 +401,9 @@ def _build(
     adapters: Mapping[str, LoraConfig],
     eyes: ImageAdapter | None,
 ) -> TorchEngine:
-    model = cast(kind(model_config), getattr(torch, dtype)).to(device())
+    model = cast_parameters(kind(model_config), getattr(torch, dtype)).to(device())
     if eyes is not None:
-        model.eyes = eyes
+        model.image_adapter = eyes
     return TorchEngine(model, stop_ids, config, adapters)
 
 

@@ -21,8 +21,8 @@ from parl.core.images import NO_IMAGE
 from parl.core.manifest import verify
 from parl.env.base import AgentEnv
 from parl.env.swarm_tools import SWARM_TOOLS
-from parl.policy.base import cast
 from parl.policy.models import lora
+from parl.policy.models.dtype import cast_parameters
 from parl.policy.models.experts import routers
 from parl.policy.models.tiny import build_model, build_tokenizer
 from parl.policy.models.vision import families as eyes
@@ -37,7 +37,7 @@ def load_policy(
     """(model, tokenizer) of a policy, with weights in `dtype`. Tiny ones know the environment's words and tools."""
     if config.model == "tiny":
         tokenizer = build_tokenizer(env.vocabulary(), [*env.tool_specs(), *SWARM_TOOLS])
-        return cast(
+        return cast_parameters(
             build_model(config.tiny, len(tokenizer), tokenizer.eos_token_id, seed), dtype
         ), tokenizer
     if config.model == "tiny_vlm":
@@ -45,7 +45,9 @@ def load_policy(
 
         tools = [*env.tool_specs(), *SWARM_TOOLS]
         tokenizer = build_tokenizer([*env.vocabulary(), NO_IMAGE], tools, tiny_vlm.MARKS)
-        return cast(tiny_vlm.build_model(config.tiny_vlm, tokenizer, seed), dtype), tokenizer
+        return cast_parameters(
+            tiny_vlm.build_model(config.tiny_vlm, tokenizer, seed), dtype
+        ), tokenizer
     return load_folder(resolve_folder(name, config.model), dtype)
 
 
@@ -53,7 +55,7 @@ def new_adapter(name: str, config: Policy, base: Any, seed: int) -> Any:
     """The base's modules on the same weights, with a fresh adapter in them, or the stored one of `config.model`."""
     assert config.adapter is not None
     shape = lora_config(name, config.adapter, base)
-    model = lora.shared(base, same=True)
+    model = lora.share_weights(base, same=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         lora.attach(model, {lora.DEFAULT: shape})
@@ -164,7 +166,7 @@ def _from_hub(name: str, model: str) -> Path:
 
 
 def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """Load a causal LM, or a model that sees (`model.eyes`), and its tokenizer from a folder, without the network."""
+    """Load a causal LM, or a model that sees (`model.image_adapter`), and its tokenizer from a folder, without the network."""
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
@@ -195,11 +197,11 @@ def load_folder(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, An
             f"{path}: the weights lack or do not fit {', '.join(bad[:3])}; they are not of this config.json."
         )
     if seeing:
-        model.eyes = eyes.load(path, model.config, tokenizer)
+        model.image_adapter = eyes.load(path, model.config, tokenizer)
     return model, tokenizer
 
 
-def save_memory(name: str, config: Policy, model: Any) -> None:
+def set_gradient_checkpointing(name: str, config: Policy, model: Any) -> None:
     """Switch gradient checkpointing on where the policy asks for it; it acts in training passes alone."""
     if not config.gradient_checkpointing:
         return

@@ -40,7 +40,7 @@ def attach(model: Any, adapters: Mapping[str, LoraConfig]) -> Any:
     return model
 
 
-def shared(model: Any, same: bool) -> Any:
+def share_weights(model: Any, same: bool) -> Any:
     """A copy of the model's modules on the same weights in memory.
 
     Args:

@@ -84,7 +84,7 @@ class ChatML:
         ids += [*self._header("user"), *self._outside(user), self._end]
         return [*ids, *self._header("assistant", first=False)]
 
-    def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
+    def observe(self, observations: Sequence[str], turn_ids: Sequence[int] = ()) -> list[int]:
         ids: list[int] = []
         for text in observations:
             ids += [*self._header("tool", first=False), *self._outside(text), self._end]

@@ -176,8 +176,8 @@ class FamilyRenderer:
             self._render(self._plain(system), tools, self._plain(user)), (system, user)
         )
 
-    def observe(self, observations: Sequence[str], said: Sequence[int] = ()) -> list[int]:
-        ids = [*self._parsed(tuple(said))[2], *[""] * len(observations)]
+    def observe(self, observations: Sequence[str], turn_ids: Sequence[int] = ()) -> list[int]:
+        ids = [*self._parsed(tuple(turn_ids))[2], *[""] * len(observations)]
         messages = [
             {"role": "tool", "content": self._plain(text), "tool_call_id": ids[i]}
             for i, text in enumerate(observations)

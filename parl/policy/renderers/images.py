@@ -37,7 +37,7 @@ class ImageSegmenter:
         """The images of a text that the policy sees, in order."""
         if self._eyes is None or BEGIN not in text:
             return ()
-        return tuple(filter(self._eyes.sees, images.find(text)))
+        return tuple(filter(self._eyes.accepts, images.find(text)))
 
     def pieces(self, text: str) -> list[str | tuple[int, ...]]:
         """Texts, and for each image that is seen the ids that stand for it."""
@@ -57,6 +57,6 @@ class ImageSegmenter:
             return part
         return (
             self._eyes.span(part)
-            if self._eyes is not None and self._eyes.sees(part)
+            if self._eyes is not None and self._eyes.accepts(part)
             else images.NO_IMAGE
         )

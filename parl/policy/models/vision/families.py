@@ -28,7 +28,7 @@ CACHED_BYTES = 256 * 2**20
 
 
 class ImageAdapter(ABC):
-    """The eyes of one model. They travel with it (`model.eyes`) and with its renderer.
+    """The eyes of one model. They travel with it (`model.image_adapter`) and with its renderer.
 
     Args:
         config: the model's.
@@ -65,7 +65,7 @@ class ImageAdapter(ABC):
 
     # --- one image ---------------------------------------------------------------------------------------------------
 
-    def sees(self, uri: str) -> bool:
+    def accepts(self, uri: str) -> bool:
         """Whether it is an image that the model can be given."""
         return self._look(uri) is not None
 
@@ -218,13 +218,13 @@ FAMILIES: dict[str, type[ImageAdapter]] = {
 
 def image_adapter_of(model: Any) -> ImageAdapter | None:
     """None: a model that reads text alone."""
-    return getattr(model, "eyes", None)
+    return getattr(model, "image_adapter", None)
 
 
 def save(model: Any, folder: Path) -> None:
     """Write what `load` reads, beside the model and the tokenizer; nothing for a model that reads text alone."""
     if image_adapter_of(model) is not None:
-        model.eyes.processor.save_pretrained(folder)
+        model.image_adapter.processor.save_pretrained(folder)
 
 
 def load(folder: Path, config: Any, tokenizer: Any) -> ImageAdapter:

@@ -104,7 +104,7 @@ def context(model: Any, token_ids: Sequence[int], images: Sequence[str]) -> Cont
     )
 
 
-def shortened(
+def truncate_context(
     model: Any, token_ids: Sequence[int], images: Sequence[str], num: int
 ) -> tuple[list[int], list[str]]:
     """The first `num` tokens of a context with their images, more where that would cut an image."""

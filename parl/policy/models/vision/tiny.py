@@ -85,5 +85,5 @@ def build_model(shape: TinyVlm, tokenizer: Any, seed: int) -> Any:
         model.model.visual.pos_embed.weight.normal_()
         if shape.copies:
             induction_init(model.model.language_model, seed)
-    model.eyes = Qwen(config, processor, tokenizer)
+    model.image_adapter = Qwen(config, processor, tokenizer)
     return model
