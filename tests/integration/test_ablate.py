@@ -39,7 +39,7 @@ def test_variants_share_a_cold_start_and_are_compared(
     assert [v["seeds_done"] for v in result["variants"]] == [[3], [3]]
     assert result["results"]["score"]["greedy"][1]["difference"]["num"] == 1
     assert (folder / "ablation.md").is_file()
-    assert "score, training episodes" in (folder / "ablation.html").read_text()
+    assert "score (0 to 1), training episodes" in (folder / "ablation.html").read_text()
     for run, label in ((first, "weight=0"), (other, "weight=0.3")):
         own = load(run / "config.resolved.yaml")
         assert (own.name, own.tracking.wandb.group) == (f"{label} seed 3", "ablate-r")
