@@ -124,7 +124,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     if swarm is None or single is None:
         return []
     difference = swarm["score"] - single["score"]
-    token_ratio = swarm["tokens_per_episode"] / single["tokens_per_episode"]
+    token_ratio = f"{swarm['tokens_per_episode'] / single['tokens_per_episode']:.2f}"
+    tokens = "as many tokens" if token_ratio == "1.00" else f"{token_ratio} times the tokens"
     steps = compare_counts(swarm["critical_steps"], single["critical_steps"])
     return [
         f"The trained swarm scores {swarm['score']:.3f}, the trained single agent "
@@ -133,7 +134,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         f"It needs {swarm['critical_steps']:.1f} critical steps against "
         f"{single['critical_steps']:.1f} ({steps}), "
         f"{swarm['virtual_latency_s']:.1f} s against {single['virtual_latency_s']:.1f} s on the "
-        f"virtual clock, and {token_ratio:.2f} times the tokens.",
+        f"virtual clock, and {tokens}.",
     ]
 
 
