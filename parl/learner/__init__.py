@@ -1,1 +1,1 @@
-"""The learner: batches, losses, the optimizer step, checkpoints. The first place where tensors appear."""
+"""The learner, where tensors first appear: batches, losses, the optimizer step, checkpoints."""

@@ -1,7 +1,7 @@
 """From samples to padded tensors: token-budget micro-batches of similar lengths.
 
-B rows, T positions. Right-padded, never packed: a short convolution leaks across packed sequences, and attention
-does where the model's cache is on.
+Shapes: B rows, T positions. Rows are right-padded and never packed: a short convolution leaks
+across packed sequences, and attention does where the model's cache is on.
 """
 
 from __future__ import annotations
@@ -16,54 +16,73 @@ from parl.core.types import Sample
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch. Positions where `mask_BT` is 0 carry no loss; padding has id 0 and mask 0."""
+    """One micro-batch. Positions where `mask_BT` is 0 carry no loss; padding has id 0 and mask 0.
+
+    Example:
+        two samples with token_ids (5, 6, 7) and (8, 9), masks (0, 1, 1) and (0, 1):
+        ids_BT [[5, 6, 7], [8, 9, 0]], mask_BT [[0, 1, 1], [0, 1, 0]]
+    """
 
     ids_BT: torch.Tensor
     mask_BT: torch.Tensor
     old_logp_BT: torch.Tensor
+    """Log-probs recorded at sampling."""
     advantage_BT: torch.Tensor
     weight_B: torch.Tensor
     temperature_B: torch.Tensor
     images: tuple[tuple[str, ...], ...]
-    """Of each row, data URIs in the order of their ids."""
+    """For each row, data URIs in the order of their ids."""
 
 
 def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of similar lengths together: rows * longest <= budget (a longer row has a batch of its own).
+    """Group indices of similar lengths: rows * longest <= budget.
+
+    A row that is longer than the budget is a batch alone.
 
     Example: micro_batches([3, 9, 4], budget=10) == [[1], [2, 0]]
     """
+    # The longest first: each batch's first row is its longest, and rows of similar length waste the
+    # least padding.
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
     for i in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
+        if batches:
+            batch = batches[-1]
+            num_positions = (len(batch) + 1) * lengths[batch[0]]
+            if num_positions <= budget:
+                batch.append(i)
+                continue
+        batches.append([i])
     return batches
 
 
 def collate(
     samples: Sequence[Sample], temperatures: Sequence[float], device: torch.device
 ) -> Batch:
-    """Pad samples into one batch on a device."""
-    width = max(len(s.token_ids) for s in samples)
-    ids = torch.zeros((len(samples), width), dtype=torch.long)
-    mask = torch.zeros((len(samples), width))
-    old = torch.zeros((len(samples), width))
-    advantage = torch.zeros((len(samples), width))
+    """Pad samples into one batch on a device.
+
+    Args:
+        temperatures: of sampling, one per sample.
+    """
+    width = max(len(sample.token_ids) for sample in samples)
+    shape = (len(samples), width)
+    ids_BT = torch.zeros(shape, dtype=torch.long)
+    mask_BT = torch.zeros(shape)
+    old_logp_BT = torch.zeros(shape)
+    advantage_BT = torch.zeros(shape)
     for i, sample in enumerate(samples):
-        n = len(sample.token_ids)
-        ids[i, :n] = torch.tensor(sample.token_ids)
-        mask[i, :n] = torch.tensor(sample.mask, dtype=torch.float32)
-        old[i, :n] = torch.tensor(sample.logprobs)
-        advantage[i, :n] = torch.tensor(sample.advantages)
+        length = len(sample.token_ids)
+        ids_BT[i, :length] = torch.tensor(sample.token_ids)
+        mask_BT[i, :length] = torch.tensor(sample.mask, dtype=torch.float32)
+        old_logp_BT[i, :length] = torch.tensor(sample.logprobs)
+        advantage_BT[i, :length] = torch.tensor(sample.advantages)
+    # Filled on the CPU and moved at once: many small copies to a GPU would be slow.
     return Batch(
-        ids.to(device),
-        mask.to(device),
-        old.to(device),
-        advantage.to(device),
-        torch.tensor([s.weight for s in samples]).to(device),
-        torch.tensor(list(temperatures)).to(device),
-        tuple(s.images for s in samples),
+        ids_BT=ids_BT.to(device),
+        mask_BT=mask_BT.to(device),
+        old_logp_BT=old_logp_BT.to(device),
+        advantage_BT=advantage_BT.to(device),
+        weight_B=torch.tensor([sample.weight for sample in samples]).to(device),
+        temperature_B=torch.tensor(list(temperatures)).to(device),
+        images=tuple(sample.images for sample in samples),
     )

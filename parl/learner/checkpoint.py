@@ -1,12 +1,15 @@
-"""Checkpoints: everything that a run needs to go on exactly, in one folder that is either whole or not there.
+"""Checkpoints: everything that a run needs to go on exactly, in one folder.
 
-    step_000010/policies/NAME/   a transformers folder (weights, tokenizer); of an adapter, a peft folder
-                learner.pt       optimizer states and weight versions
-                state.json       next step, budgets of tokens, what the cold start reported, problems in the works,
-                                 phases of the roles
-                manifest.json    SHA-256 of every other file, checked on load
+A folder is complete or absent; a half-written one has another name.
 
-Random streams and the task cursor are functions of (seed, step), so there is nothing of them to store.
+    step_000010/
+        policies/NAME/   a transformers folder (weights, tokenizer); of an adapter, a peft folder
+        learner.pt       optimizer states and weight versions
+        state.json       next step, budgets of tokens, what the cold start reported, problems in
+                         the works, phases of the roles
+        manifest.json    SHA-256 of every other file, checked on load
+
+Random streams and the task cursor are functions of (seed, step), so nothing of them is stored.
 """
 
 from __future__ import annotations
@@ -20,65 +23,74 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from parl.core.errors import CheckpointError
 from parl.core.manifest import COLD_START, digest, verify
 from parl.policy.models import lora
-from parl.policy.models.vision import families as eyes
+from parl.policy.models.vision import families
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The small state of a run. `step` is the next one to take."""
+    """The small state of a run."""
 
     step: int
+    """The next one to take."""
     budgets: Mapping[str, float]
+    """The modifiers' budgets of tokens (`Scorer.score`)."""
     cold_start: list[dict[str, Any]]
+    """What the cold start reported, a row per stage."""
     best: Mapping[str, Any] | None = None
+    """The best evaluation: its step and value."""
     pending: tuple[int, ...] = ()
     """Problems that were started and not trained (asynchronous mode)."""
     phases: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Of each role's `trainable`: number of the phase that `step` is in, and the step at which it began."""
+    """Role -> phase of its `trainable`: the number of the one that `step` is in, and the step at
+    which it began."""
+
+
+Stored = tuple[PreTrainedModel, PreTrainedTokenizerBase] | Path
+"""A model and its tokenizer, or a folder in which the same was stored before."""
 
 
 def step_name(step: int) -> str:
+    """Return the name of a step's folder. Example: step_000010"""
     return f"step_{step:06d}"
 
 
-Stored = tuple[Any, Any] | Path
-"""(model, tokenizer), or a folder in which the same was stored before."""
-
-
 def save(
-    folder: Path, state: State, policies: Mapping[str, Stored], learners: Mapping[str, Any]
+    folder: Path,
+    state: State,
+    policies: Mapping[str, Stored],
+    learners: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint folder.
 
     Args:
-        policies: name -> what it is. Files of a folder are linked where the file system can: a base that adapters
-            stand on is on disk once, however many checkpoints there are.
+        policies: name -> model and tokenizer, or a folder in which the same was stored before.
+            Files of a folder are linked where the file system can: a base that adapters stand on is
+            on disk once, however many checkpoints there are.
         learners: name -> state dict of its optimizer and version.
     """
+    # Written under another name and renamed at the end: a process that is killed meanwhile leaves
+    # no folder that looks like a checkpoint.
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     for name, stored in policies.items():
         target = temporary / "policies" / name
         if isinstance(stored, Path):
             shutil.copytree(stored, target, copy_function=_link)
-            continue
-        model, tokenizer = stored
-        if lora.has_adapter(model):
-            base = model.peft_config[lora.DEFAULT].base_model_name_or_path
-            lora.save_adapter(model, target, str((folder / "policies" / base).resolve()))
         else:
-            model.save_pretrained(target)
-            eyes.save(model, target)
-        tokenizer.save_pretrained(target)
+            model, tokenizer = stored
+            _save_model(model, target, folder / "policies")
+            tokenizer.save_pretrained(target)
     torch.save(dict(learners), temporary / "learner.pt")
     (temporary / "state.json").write_text(json.dumps(asdict(state)))
-    files = sorted(p for p in temporary.rglob("*") if p.is_file())
-    manifest = {str(p.relative_to(temporary)): digest(p) for p in files}
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    manifest = {str(path.relative_to(temporary)): digest(path) for path in files}
     (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    # On disk before the rename: after a power cut the new name must not lead to empty files.
     for path in [*files, temporary / "manifest.json"]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -87,51 +99,84 @@ def save(
     temporary.rename(folder)
 
 
+def _save_model(model: PreTrainedModel, target: Path, policies: Path) -> None:
+    """Write a model's folder.
+
+    Args:
+        policies: where the checkpoint's policies will be; an adapter names its base there.
+    """
+    if lora.has_adapter(model):
+        base = model.peft_config[lora.DEFAULT].base_model_name_or_path
+        lora.save_adapter(model, target, str((policies / base).resolve()))
+    else:
+        model.save_pretrained(target)
+        # A model that sees needs its image processor as well.
+        families.save(model, target)
+
+
 def load(folder: Path) -> tuple[State, dict[str, Any]]:
-    """(state, learners) of a whole checkpoint. Raises CheckpointError when a file is missing or damaged."""
+    """Return the state and the learners of a checkpoint.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
     verify(folder)
     values = json.loads((folder / "state.json").read_text())
+    # JSON has lists for tuples. Checkpoints of before these two fields do not have them.
+    values["pending"] = tuple(values.get("pending", ()))
+    phases = values.get("phases", {})
+    values["phases"] = {role: tuple(place) for role, place in phases.items()}
     learners = torch.load(folder / "learner.pt", weights_only=True, map_location="cpu")
-    phases = {role: tuple(place) for role, place in values.get("phases", {}).items()}
-    return State(
-        **values | {"pending": tuple(values.get("pending", ())), "phases": phases}
-    ), learners
+    return State(**values), learners
 
 
 def steps(run: Path) -> list[Path]:
-    """The run's step checkpoints, oldest first. Half-written ones have another name and are not among them."""
+    """Return the run's step checkpoints, oldest first."""
     return sorted((run / "checkpoints").glob("step_*"))
 
 
 def latest(run: Path) -> Path | None:
-    """The newest step checkpoint, else the cold start's, else None."""
-    found = steps(run)
-    cold = run / "checkpoints" / COLD_START
-    return found[-1] if found else cold if cold.is_dir() else None
+    """Return the newest step checkpoint, else the cold start's, else None."""
+    folders = steps(run)
+    if folders:
+        return folders[-1]
+    cold_start = run / "checkpoints" / COLD_START
+    return cold_start if cold_start.is_dir() else None
 
 
 def find(run: Path, which: str | None) -> Path:
-    """A checkpoint by `STEP`, `best`, `cold-start`; the newest without. Raises CheckpointError."""
-    folder: Path | None
-    if which is None:
-        folder = latest(run)
-    elif which == "cold-start":
-        folder = run / "checkpoints" / COLD_START
-    elif which == "best":
-        newest = latest(run)
-        best = load(newest)[0].best if newest else None
-        folder = run / "checkpoints" / step_name(best["step"]) if best else newest
-    else:
-        name = step_name(int(which)) if which.isdecimal() else which
-        folder = (
-            run / "checkpoints" / name if name.startswith("step_") and "/" not in name else None
-        )
+    """Return a checkpoint of a run.
+
+    Args:
+        which: a step's number or folder name, `best`, `cold-start`, or None for the newest. Without
+            an evaluation `best` is the newest.
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    folder = _folder_of(run, which)
     if folder is None or not folder.is_dir():
-        have = ", ".join(p.name for p in steps(run)) or "none"
+        names = ", ".join(path.name for path in steps(run)) or "none"
         raise CheckpointError(
-            f"{run} has no checkpoint '{which or 'latest'}'. Steps: {have}; also best, cold-start."
+            f"{run} has no checkpoint '{which or 'latest'}'. Steps: {names}; also best, cold-start."
         )
     return folder
+
+
+def _folder_of(run: Path, which: str | None) -> Path | None:
+    checkpoints = run / "checkpoints"
+    if which is None:
+        return latest(run)
+    if which == "cold-start":
+        return checkpoints / COLD_START
+    if which == "best":
+        newest = latest(run)
+        best = load(newest)[0].best if newest else None
+        return checkpoints / step_name(best["step"]) if best else newest
+    name = step_name(int(which)) if which.isdecimal() else which
+    # Nothing but a step of this run: a name with a slash would lead elsewhere.
+    if name.startswith("step_") and "/" not in name:
+        return checkpoints / name
+    return None
 
 
 def prune(run: Path, keep: int, spare: int | None) -> None:
@@ -144,5 +189,6 @@ def prune(run: Path, keep: int, spare: int | None) -> None:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:
+        # Another file system, or one without links.
         shutil.copy2(source, target)

@@ -62,7 +62,8 @@ def resolve_policies(config: Config) -> dict[str, PolicyEntry]:
             dtype=dtype,
             storage_dtype=_storage_dtype(config, name in adapted, is_trained, dtype),
             is_trained=is_trained,
-            # By name, so that adding a policy to a config does not change the first weights of others.
+            # By name, so that adding a policy to a config does not change the first weights of
+            # others.
             seed=seed_for(config.seed, "model", name) % 2**31,
         )
     return entries
@@ -82,8 +83,8 @@ def _kind(policy: Policy) -> Literal["full", "adapter", "endpoint"]:
 def _storage_dtype(
     config: Config, is_adapted: bool, is_trained: bool, dtype: torch.dtype
 ) -> torch.dtype:
-    # Weights that learn are float32: a bfloat16 weight rounds away an update below about 0.2 % of it
-    # (thirty steps at 1e-6 moved bfloat16 weights less than a tenth of the way). A base learns in
-    # the cold start, but not while adapters stand on it: adapters are there to save its memory.
+    # Weights that learn are float32: a bfloat16 weight rounds away an update below about 0.2 % of
+    # it (thirty steps at 1e-6 moved bfloat16 weights less than a tenth of the way). A base learns
+    # in the cold start, but not while adapters stand on it: adapters are there to save its memory.
     learns_in_cold_start = config.cold_start is not None and not is_adapted
     return torch.float32 if is_trained or learns_in_cold_start else dtype

@@ -1,20 +1,19 @@
 """The learner of one policy: from samples to new weights, by accelerate.
 
-In: samples with sampling log-probs and advantages. Out: changed weights and metrics. Only positions that carry loss
-go through the language-model head.
-
-B rows, T positions, N loss positions, V vocabulary.
+Shapes: B rows, T positions, N loss positions of all rows together, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from transformers import PreTrainedModel
 
 from parl.config.loss import Loss
 from parl.config.policy import Optimizer
@@ -24,66 +23,96 @@ from parl.learner import loss as losses
 from parl.learner.batch import Batch, collate, micro_batches
 from parl.learner.optim import build_optimizer, lr_scale, set_lr_scale
 from parl.learner.precision import MixedPrecisionCopy
+from parl.policy.base import WeightedEngine
 from parl.policy.models import lora
 from parl.policy.models.vision.families import image_adapter_of
 from parl.policy.models.vision.forward import hidden_states, logits
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over tokens, of one micro-batch or of several together."""
+
+    loss: float = 0.0
+    num_tokens: float = 0.0
+    entropy: float = 0.0
+    num_clipped: float = 0.0
+    grad_norm: float = 0.0
+    mismatches: list[float] = field(default_factory=list)
+    """|log-prob of the learner - log-prob of the sampler| of each token of on-policy steps."""
+    mismatch: float = 0.0
+    """Their sum."""
+    max_mismatch: float = 0.0
+
+    def add(self, other: Totals) -> None:
+        """Add the sums of another part."""
+        self.loss += other.loss
+        self.num_tokens += other.num_tokens
+        self.entropy += other.entropy
+        self.num_clipped += other.num_clipped
+        self.grad_norm += other.grad_norm
+        self.mismatches = self.mismatches + other.mismatches
+        self.mismatch += other.mismatch
+        self.max_mismatch = max(self.max_mismatch, other.max_mismatch)
 
 
 class Learner:
     """Owns the trained weights of one policy and their optimizer.
 
     Args:
-        dtype: of the passes. Where it is not float32, `model` keeps weights, gradients and moments in float32.
+        model: in float32. It keeps the weights that learn, their gradients and moments.
+        tokens_per_batch: largest number of positions of a micro-batch, padding included.
+        dtype: of forward and backward passes. If it is not float32, a copy of the model makes them.
+    Raises:
+        ConfigError: the loss is unknown, or does not have the config's knobs.
     """
 
     def __init__(
         self,
         name: str,
-        model: Any,
+        model: PreTrainedModel,
         optimizer: Optimizer,
         loss: Loss,
         tokens_per_batch: int,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.name, self._loss, self._optimizer_config = name, loss, optimizer
+        self.name = name
+        self.version = 0
+        self._loss = loss
         self._policy_loss = losses.get(loss.type)
-        self._knobs = self._policy_loss.bind(loss)
+        self._loss_knobs = self._policy_loss.bind(loss)
+        self._optimizer_config = optimizer
         self._tokens_per_batch = tokens_per_batch
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        # Unwrapped in several processes, too: gradients are summed here once a step, after all micro-batches.
-        self.model = self.accelerator.prepare_model(
-            model, evaluation_mode=self.accelerator.num_processes > 1
-        )
+        # In several processes the model stays unwrapped, too: gradients are summed here, once per
+        # optimizer step, and not by DistributedDataParallel after each micro-batch.
+        is_parallel = self.accelerator.num_processes > 1
+        self.model = self.accelerator.prepare_model(model, evaluation_mode=is_parallel)
         self.optimizer = self.accelerator.prepare(build_optimizer(model, optimizer))
-        self._passes = (
-            None
-            if dtype == torch.float32
-            else MixedPrecisionCopy(self.accelerator.unwrap_model(self.model), dtype)
-        )
-        self.version = 0
-        self._entropy = float(
-            "inf"
-        )  # as the last update measured it; before the first one the floor does not act
+        self._short_copy: MixedPrecisionCopy | None = None
+        if dtype != torch.float32:
+            master = self.accelerator.unwrap_model(self.model)
+            self._short_copy = MixedPrecisionCopy(master, dtype)
+        # That of the last update. Before the first one the entropy floor must not act.
+        self._entropy = float("inf")
 
     @property
-    def bare_model(self) -> Any:
-        """The model that does the passes."""
-        return (
-            self._passes.model
-            if self._passes is not None
-            else self.accelerator.unwrap_model(self.model)
-        )
+    def bare_model(self) -> PreTrainedModel:
+        """The model that makes the passes, without accelerate's wrapper."""
+        if self._short_copy is not None:
+            return self._short_copy.model
+        return self.accelerator.unwrap_model(self.model)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The current weights, of an adapter its own alone, for engines."""
+        """Return the current weights for engines; for an adapter, those of the adapter alone."""
         return lora.model_state(self.accelerator.unwrap_model(self.model))
 
     def logprobs(self, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
-        """Log-probs (T-1,) of a sequence's tokens under the current weights."""
+        """Return the log-probs (T-1,) of a sequence's tokens under the current weights."""
         return logprobs(self.bare_model, token_ids, images)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the weights."""
+        """Return what a resumed run needs, the weights aside."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "version": self.version,
@@ -91,9 +120,11 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state of `state_dict`."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.version = state["version"]
-        self._entropy = state.get("entropy", self._entropy)  # older checkpoints do not have it
+        # Checkpoints from before the entropy floor do not have it.
+        self._entropy = state.get("entropy", self._entropy)
 
     def update(
         self,
@@ -104,152 +135,199 @@ class Learner:
         num_steps: int,
         num_updates: int,
     ) -> dict[str, float]:
-        """Train on the samples in `num_updates` optimizer steps, each sample in one of them. Returns metrics.
+        """Train on the samples in `num_updates` optimizer steps, each sample in one of them.
 
-        `denominator` is N of eq. 1 for all samples together (samples without advantage count in it); each optimizer
-        step takes its share. The first step is on-policy: there the mismatch of sampler and learner is measured,
-        before any clipping. In several processes (`LearnerGroup`) each is given all samples, and takes its share.
+        In several processes (`LearnerGroup`) each is given all samples, and trains on its share.
+
+        Args:
+            samples: with the log-probs recorded at sampling, and advantages.
+            temperatures: role -> temperature of sampling.
+            denominator: N of eq. 1 for all samples together. Samples without an advantage, which
+                are left out, count in it. Each optimizer step takes its share.
+            step: of the run, 0-based; with `num_steps` it places the learning rate on its schedule.
+        Returns:
+            metrics, named policy/NAME/...
         """
         scale = lr_scale(self._optimizer_config, step, num_steps)
         set_lr_scale(self.optimizer, scale)
-        totals: dict[str, Any] = {}
+        totals = Totals()
+        num_on_policy_tokens = 0.0
         for k in range(num_updates):
             part = samples[k::num_updates]
-            if part:
-                _add(
-                    totals,
-                    self._optimizer_step(
-                        part, temperatures, denominator / num_updates, first=k == 0
-                    ),
-                )
+            if not part:
+                continue
+            of_step = self._optimizer_step(part, temperatures, denominator / num_updates)
+            # Only the first step is on-policy. There a difference of log-probs is a mismatch of
+            # sampler and learner; later it is mostly what the steps before have learned.
+            if k == 0:
+                num_on_policy_tokens = of_step.num_tokens
+            else:
+                of_step.mismatches = []
+                of_step.mismatch = 0.0
+                of_step.max_mismatch = 0.0
+            totals.add(of_step)
         self.version += 1
-        count = max(1.0, totals.pop("tokens", 0.0))
-        half, most = np.quantile(totals.get("mismatches") or [0.0], (0.5, 0.99))
+        num_tokens = max(1.0, totals.num_tokens)
+        median, p99 = np.quantile(totals.mismatches or [0.0], (0.5, 0.99))
         metrics = {
-            "loss": totals.get("loss", 0.0) / num_updates,
-            "grad_norm": totals.get("grad_norm", 0.0) / num_updates,
-            "entropy": totals.get("entropy_sum", 0.0) / count,
-            "clipped_fraction": totals.get("clipped_sum", 0.0) / count,
-            "logp_mismatch_mean": totals.get("mismatch_sum", 0.0)
-            / max(1.0, totals.get("first_tokens", 0.0)),
-            "logp_mismatch_p50": float(half),
-            "logp_mismatch_p99": float(most),
-            "logp_mismatch_max": totals.get("mismatch_max", 0.0),
+            "loss": totals.loss / num_updates,
+            "grad_norm": totals.grad_norm / num_updates,
+            "entropy": totals.entropy / num_tokens,
+            "clipped_fraction": totals.num_clipped / num_tokens,
+            "logp_mismatch_mean": totals.mismatch / max(1.0, num_on_policy_tokens),
+            "logp_mismatch_p50": float(median),
+            "logp_mismatch_p99": float(p99),
+            "logp_mismatch_max": totals.max_mismatch,
             "lr": self._optimizer_config.lr * scale,
             "weight_version": float(self.version),
         }
         self._entropy = metrics["entropy"]
-        return {f"policy/{self.name}/{k}": v for k, v in metrics.items()}
+        return {f"policy/{self.name}/{name}": value for name, value in metrics.items()}
 
     def _optimizer_step(
-        self,
-        samples: Sequence[Sample],
-        temperatures: Mapping[str, float],
-        denominator: float,
-        first: bool,
-    ) -> dict[str, Any]:
+        self, samples: Sequence[Sample], temperatures: Mapping[str, float], denominator: float
+    ) -> Totals:
+        """Add up the gradients of micro-batches, then step."""
         self.bare_model.train()
-        totals: dict[str, Any] = {}
-        mine = samples[self.accelerator.process_index :: self.accelerator.num_processes]
-        for indices in micro_batches([len(s.token_ids) for s in mine], self._tokens_per_batch):
-            chosen = [mine[i] for i in indices]
-            batch = collate(chosen, [temperatures[s.role] for s in chosen], self.bare_model.device)
-            loss, stats = self._batch_loss(batch, denominator)
+        totals = Totals()
+        # Each process has its share of the samples.
+        share = samples[self.accelerator.process_index :: self.accelerator.num_processes]
+        lengths = [len(sample.token_ids) for sample in share]
+        for indices in micro_batches(lengths, self._tokens_per_batch):
+            rows = [share[i] for i in indices]
+            row_temperatures = [temperatures[sample.role] for sample in rows]
+            batch = collate(rows, row_temperatures, self.bare_model.device)
+            loss, of_batch = self._batch_loss(batch, denominator)
             self.accelerator.backward(loss)
-            if first:
-                stats |= {"first_tokens": stats["tokens"]}
-            else:
-                stats = {k: v for k, v in stats.items() if not k.startswith("mismatch")}
-            _add(totals, stats)
+            totals.add(of_batch)
         if self.accelerator.num_processes > 1:
-            totals = self._over_all_processes(totals)
-        norm = self.accelerator.clip_grad_norm_(
+            totals = self._reduce_over_processes(totals)
+        grad_norm = self.accelerator.clip_grad_norm_(
             self.model.parameters(), self._optimizer_config.grad_clip
         )
+        totals.grad_norm = float(grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self._passes is not None:
-            self._passes.follow()
-        return totals | {"grad_norm": float(norm)}
+        if self._short_copy is not None:
+            self._short_copy.follow()
+        return totals
 
-    def _over_all_processes(self, totals: Mapping[str, Any]) -> dict[str, Any]:
-        """Sum the gradients over the processes, and their totals (the largest of a maximum)."""
-        reduce: Any = self.accelerator.reduce
-        for parameter in (p for p in self.model.parameters() if p.requires_grad):
-            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = reduce(own, reduction="sum")
-        everyone: list[Mapping[str, Any]] = gather_object([dict(totals)])
-        merged: dict[str, Any] = {}
-        for part in everyone:
-            _add(merged, part)
+    def _reduce_over_processes(self, totals: Totals) -> Totals:
+        """Sum the gradients over the processes, and their totals."""
+        for parameter in self.model.parameters():
+            if not parameter.requires_grad:
+                continue
+            # A process without samples has no gradient, and must take part in the sum all the same:
+            # the others would wait for it.
+            gradient = parameter.grad
+            if gradient is None:
+                gradient = torch.zeros_like(parameter)
+            parameter.grad = self.accelerator.reduce(gradient, reduction="sum")
+        merged = Totals()
+        for of_process in gather_object([totals]):
+            merged.add(of_process)
         return merged
 
-    def _batch_loss(self, batch: Batch, denominator: float) -> tuple[torch.Tensor, dict[str, Any]]:
+    def _batch_loss(self, batch: Batch, denominator: float) -> tuple[torch.Tensor, Totals]:
+        """Return the loss of a micro-batch, with its gradient, and sums over its tokens."""
         model = self.bare_model
-        hidden = hidden_states(model, batch.ids_BT, batch.images)
-        here = batch.mask_BT[:, 1:].bool()
-        rows = here.nonzero()[:, 0]
-        logits_NV = logits(model, hidden[:, :-1][here]) / batch.temperature_B[rows][:, None]
+        hidden_BTD = hidden_states(model, batch.ids_BT, batch.images)
+        # The state at position t predicts token t + 1. Only positions that carry loss go through
+        # the language-model head, whose logits are the largest tensors of a pass.
+        is_loss_BT = batch.mask_BT[:, 1:].bool()
+        row_N = is_loss_BT.nonzero()[:, 0]
+        logits_NV = logits(model, hidden_BTD[:, :-1][is_loss_BT])
+        # At the temperature of sampling, else ratios would not be 1 on-policy.
+        logits_NV = logits_NV / batch.temperature_B[row_N][:, None]
         logp_NV = torch.log_softmax(logits_NV, -1)
-        logp = logp_NV.gather(1, batch.ids_BT[:, 1:][here][:, None])[:, 0]
-        old = batch.old_logp_BT[:, 1:][here]
-        ones = torch.ones_like(logp)
-        arguments: tuple[torch.Tensor, ...] = (logp, old, batch.advantage_BT[:, 1:][here], ones)
-        common: dict[str, Any] = {"weights": batch.weight_B[rows], "denominator": denominator}
-        cfg = self._loss
+        ids_N = batch.ids_BT[:, 1:][is_loss_BT]
+        logp_N = logp_NV.gather(1, ids_N[:, None])[:, 0]
+        old_logp_N = batch.old_logp_BT[:, 1:][is_loss_BT]
+        advantage_N = batch.advantage_BT[:, 1:][is_loss_BT]
+        weight_N = batch.weight_B[row_N]
+
+        tensors = [logp_N, old_logp_N, advantage_N, torch.ones_like(logp_N)]
         if self._policy_loss.takes_traces:
-            arguments = (*arguments, rows)
-        loss, stats = self._policy_loss.function(*arguments, **self._knobs, **common)
+            tensors.append(row_N)
+        loss, stats = self._policy_loss.function(
+            *tensors, **self._loss_knobs, weights=weight_N, denominator=denominator
+        )
         entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
-        if cfg.entropy_bonus and (cfg.entropy_floor is None or self._entropy < cfg.entropy_floor):
-            loss = loss - cfg.entropy_bonus * (entropy_N * batch.weight_B[rows]).sum() / denominator
+        if self._entropy_bonus_acts():
+            bonus = self._loss.entropy_bonus * (entropy_N * weight_N).sum() / denominator
+            loss = loss - bonus
         with torch.no_grad():
-            off = (logp - old).abs()
-        return loss, {
-            "loss": float(loss.detach()),
-            "tokens": float(len(logp)),
-            "entropy_sum": float(entropy_N.detach().sum()),
-            "clipped_sum": float(stats.get("clipped_fraction", 0.0)) * len(logp),
-            "mismatch_sum": float(off.sum()),
-            "mismatch_max": float(off.max()) if len(off) else 0.0,
-            "mismatches": off.tolist(),
-        }
+            mismatch_N = (logp_N - old_logp_N).abs()
+        return loss, Totals(
+            loss=float(loss.detach()),
+            num_tokens=float(len(logp_N)),
+            entropy=float(entropy_N.detach().sum()),
+            num_clipped=float(stats.get("clipped_fraction", 0.0)) * len(logp_N),
+            mismatches=mismatch_N.tolist(),
+            mismatch=float(mismatch_N.sum()),
+            # `max` of an empty tensor raises.
+            max_mismatch=float(mismatch_N.max()) if len(mismatch_N) else 0.0,
+        )
+
+    def _entropy_bonus_acts(self) -> bool:
+        floor = self._loss.entropy_floor
+        return self._loss.entropy_bonus > 0 and (floor is None or self._entropy < floor)
 
 
-def logprobs(model: Any, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
-    """Log-probs (T-1,) of a sequence's tokens, by one pass without a cache; on the CPU, wherever the model is."""
-    ids = torch.tensor([list(token_ids)], device=model.device)
+class ScoringLearner(Protocol):
+    """What `check_engine` needs of a learner."""
+
+    version: int
+
+    def logprobs(self, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
+        """Return the log-probs (T-1,) of a sequence's tokens."""
+        ...
+
+
+def logprobs(
+    model: PreTrainedModel, token_ids: Sequence[int], images: Sequence[str] = ()
+) -> torch.Tensor:
+    """Return the log-probs (T-1,) of a sequence's tokens, by one pass without a cache.
+
+    Wherever the model is, they are on the CPU.
+    """
+    ids_1T = torch.tensor([list(token_ids)], device=model.device)
     with torch.no_grad():
         if image_adapter_of(model) is None:
-            found = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            logits_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float()
         else:
-            found = logits(model, hidden_states(model, ids, [images]))[0, :-1]
-        return torch.log_softmax(found, -1).gather(1, ids[0, 1:, None])[:, 0].cpu()
+            hidden_1TD = hidden_states(model, ids_1T, [images])
+            logits_TV = logits(model, hidden_1TD)[0, :-1]
+        logp_TV = torch.log_softmax(logits_TV, -1)
+        return logp_TV.gather(1, ids_1T[0, 1:, None])[:, 0].cpu()
 
 
 def check_engine(
-    engine: Any,
-    learner: Any,
+    engine: WeightedEngine,
+    learner: ScoringLearner,
     probe: Sequence[int],
     tolerance: float,
     adapter: str = "",
     images: Sequence[str] = (),
 ) -> float:
-    """Compare one probe's log-probs in engine and learner; the largest difference. Raises EngineMismatch."""
-    given = {"images": images} if images else {}
-    off = float(
-        (engine.score(probe, adapter, **given) - learner.logprobs(probe, **given)).abs().max()
-    )
-    if not off <= tolerance:
+    """Compare the log-probs of a probe in engine and learner, and return the largest difference.
+
+    Args:
+        probe: token ids.
+        tolerance: largest difference that is allowed.
+        adapter: the engine's part that serves the policy.
+        images: data URIs of the images in the probe.
+    Raises:
+        EngineMismatch: the difference is larger, or not a number.
+    """
+    of_engine = engine.score(probe, adapter, images)
+    of_learner = learner.logprobs(probe, images)
+    difference = float((of_engine - of_learner).abs().max())
+    # Written so that NaN is refused as well.
+    if not difference <= tolerance:
         raise EngineMismatch(
-            f"After syncing version {learner.version} the engine's log-probs of a probe differ from the learner's by "
-            f"{off:.2e} (allowed: {tolerance:.0e}). The engine serves stale or other weights; training would be wrong."
+            f"After syncing version {learner.version} the engine's log-probs of a probe differ "
+            f"from the learner's by {difference:.2e} (allowed: {tolerance:.0e}). The engine serves "
+            "stale or other weights; training would be wrong."
         )
-    return off
-
-
-def _add(totals: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Sums of numbers (the largest of a maximum); lists one after the other."""
-    for key, value in more.items():
-        before = totals.get(key, [] if isinstance(value, list) else 0.0)
-        totals[key] = max(before, value) if key.endswith("_max") else before + value
+    return difference

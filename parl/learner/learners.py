@@ -42,8 +42,9 @@ class LearnerSet(Mapping[str, "Learner | LearnerGroup"]):
         # A learner without its moments would go on as another run.
         if set(states) != set(self._learners):
             raise CheckpointError(
-                f"The checkpoint has learners for {sorted(states)}, the config trains {sorted(self._learners)}. "
-                "Resume with the run's own config, or start a new run from its policies."
+                f"The checkpoint has learners for {sorted(states)}, the config trains "
+                f"{sorted(self._learners)}. Resume with the run's own config, or start a new run "
+                "from its policies."
             )
         for name, state in states.items():
             self._learners[name].load_state_dict(state)

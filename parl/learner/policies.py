@@ -98,7 +98,7 @@ class PolicySet:
         self.engines.freeze(cold_start)
 
     def load_learners(self, states: Mapping[str, Any]) -> None:
-        """Take the learners' states of a checkpoint, and give weights and versions to the engines."""
+        """Take the learners of a checkpoint, and give the engines their weights and versions."""
         self.learners.load(states)
         for name in self.learners:
             self._push(name)

@@ -27,12 +27,14 @@ from parl.policy.models.vision.families import image_adapter_of
 from parl.policy.renderers.families import make_renderer
 
 NO_VLLM = (
-    "policies.{name}.engine.type is vllm, but there is no vllm in this environment. Install it into one of its own "
-    "(make vllm, or pip install 'parl-swarm[vllm]' where there is a GPU; docs/how-to/use-vllm.md), or set engine.type: torch."
+    "policies.{name}.engine.type is vllm, but there is no vllm in this environment. Install it "
+    "into one of its own (make vllm, or pip install 'parl-swarm[vllm]' where there is a GPU; "
+    "docs/how-to/use-vllm.md), or set engine.type: torch."
 )
 NO_IMAGES_IN_VLLM = (
-    "policies.{name}.engine.type is vllm, which is given no images here, but the model ({kind}) sees. "
-    "Set engine.type: torch, or take a model that reads text alone: it reads [image] in their place."
+    "policies.{name}.engine.type is vllm, which is given no images here, but the model ({kind}) "
+    "sees. Set engine.type: torch, or take a model that reads text alone: it reads [image] in "
+    "their place."
 )
 
 
@@ -86,8 +88,9 @@ class PolicyModels:
             # By shape and not by config: two configs may describe the same model.
             if shapes != {key: value.shape for key, value in model.state_dict().items()}:
                 raise ConfigError(
-                    f"cold_start.policy: {name} cannot begin as a copy of {source}, it is a model of another shape. "
-                    f"Give it the `model` and `tiny` of policies.{source}, or remove cold_start.policy."
+                    f"cold_start.policy: {name} cannot begin as a copy of {source}, it is a model "
+                    f"of another shape. Give it the `model` and `tiny` of policies.{source}, or "
+                    "remove cold_start.policy."
                 )
             model.load_state_dict(state)
 

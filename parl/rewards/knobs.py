@@ -117,14 +117,19 @@ def knobs_of_function(
     if len(parameters) < num_arguments or not all_keyword_only:
         raise TypeError(f"{where}: write def {function.__name__}({example}), knobs after the *")
     written = function.__annotations__
+    knob_hints: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for parameter in knobs:
         if parameter.name not in written:
             raise TypeError(f"{where}: knob '{parameter.name}' has no type hint")
-    # Only the knobs' hints are resolved: those of other arguments may exist for type checkers alone.
-    holder = SimpleNamespace(__annotations__={p.name: written[p.name] for p in knobs})
+        knob_hints[parameter.name] = written[parameter.name]
+        if parameter.default is not parameter.empty:
+            defaults[parameter.name] = parameter.default
+    # Only the knobs' hints are resolved: those of other arguments may exist for type checkers
+    # alone.
+    holder = SimpleNamespace(__annotations__=knob_hints)
     hints = get_type_hints(holder, globalns=function.__globals__, include_extras=True)
     validators = {name: TypeAdapter(hint) for name, hint in hints.items()}
-    defaults = {p.name: p.default for p in knobs if p.default is not p.empty}
     return Knobs(validators, defaults)
 
 

@@ -1,7 +1,7 @@
 """Modifiers of a group's outcomes: Toggle and the effort budget.
 
-Both hold a response to a budget of tokens that is taken from the lengths of correct responses to the
-same task. Budgets are passed in and handed back, so that they live in the checkpoint.
+Both hold a response to a budget of tokens that is taken from the lengths of correct responses to
+the same task. Budgets are passed in and handed back, so that they live in the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from parl.core.types import ORCHESTRATOR_ID, AgentTrace, Episode, RewardBreakdow
 from parl.rewards.terms import finished
 
 OVER_BUDGET = "effort_budget"
-"""Name of the term that the effort budget adds to a reward: -1 in an episode over budget, else 0."""
+"""The term that the effort budget adds to a reward: -1 in an episode over budget, else 0."""
 
 
 def apply_toggle(
@@ -30,8 +30,8 @@ def apply_toggle(
 ) -> tuple[list[ScoredEpisode], dict[str, float]]:
     """Set r~ = r * 1[mean_K r < lambda or |y| <= budget(x)] in budget phases, else r~ = r.
 
-    r is the outcome before shaping, unweighted, and its mean that of the orchestrators: one gate for
-    the group. Only outcome terms are multiplied. A group from which a budget was just taken is
+    r is the outcome before shaping, unweighted, and its mean that of the orchestrators: one gate
+    for the group. Only outcome terms are multiplied. A group from which a budget was just taken is
     already held to it.
 
     Source: Kimi K2.5 (2602.02276), section 4.4.2.
@@ -98,8 +98,8 @@ def _with_new_budgets(
 ) -> dict[str, float]:
     """Add budget(x): a percentile of the lengths of correct responses, linearly interpolated.
 
-    With fewer than `min_correct` correct responses in the group there is no budget yet. One that was
-    taken never changes.
+    With fewer than `min_correct` correct responses in the group there is no budget yet. One that
+    was taken never changes.
 
     Args:
         lengths: budget's key -> lengths in tokens.

@@ -21,15 +21,17 @@ def validate(config: Reward) -> None:
     Raises:
         ConfigError: one of them does not fit.
     """
+    # `reward.terms.NAME: null` removes a term of a base config, so none may be left.
     if not config.terms:
         raise ConfigError(
             "reward.terms is empty: every reward would be 0. Add one, say `outcome: {weight: 1.0}`."
         )
     for name, term in config.terms.items():
         get(name).bind(term.knobs)
+    # Both modifiers change the outcome of the orchestrator, so there must be one.
     modifiers = [name for name, modifier in config.modifiers if modifier is not None]
-    if modifiers and not any(is_outcome(name) for name in config.terms):
-        known = [name for name in registered() if is_outcome(name)]
+    known = [name for name in registered() if is_outcome(name)]
+    if modifiers and not set(known) & set(config.terms):
         raise ConfigError(
             f"reward.modifiers.{modifiers[0]} gates on the outcome, but none of reward.terms "
             f"({', '.join(config.terms)}) is one of the orchestrator. Add one of: "
@@ -75,13 +77,16 @@ class Scorer:
             ConfigError: a term does not fit the episodes (see `RewardTerm.values`).
         """
         assert len({(episode.group, episode.task.id) for episode in group}) <= 1
+        # A failed attempt says nothing about the policy.
         scored = []
         for episode in group:
             if episode.status != "failed":
                 scored.append(ScoredEpisode(episode, self._rewards(episode, step)))
         new_budgets = dict(budgets)
+        # All attempts failed: no mean to compare with a threshold.
         if not scored:
             return scored, new_budgets
+        # Both judge raw outcomes, so Toggle's factors do not change which responses are correct.
         outcomes = [term.name for term, _ in self._terms if term.outcome]
         toggle = self._config.modifiers.toggle
         if toggle is not None and step >= toggle.start_step:
@@ -96,10 +101,9 @@ class Scorer:
         for term, knobs in self._terms:
             for agent, value in term.values(episode, knobs).items():
                 values[agent][term.name] = value
-        weights = {name: term.weight_at(step) for name, term in self._config.terms.items()}
         rewards = {}
         for agent, by_term in values.items():
             # An agent has the weights of its own terms alone.
-            weights_of_agent = {name: weights[name] for name in by_term}
-            rewards[agent] = RewardBreakdown(by_term, weights_of_agent)
+            weights = {name: self._config.terms[name].weight_at(step) for name in by_term}
+            rewards[agent] = RewardBreakdown(by_term, weights)
         return rewards

@@ -26,8 +26,8 @@ class RewardTerm:
     name: str
     function: Callable[..., float | Mapping[str, float]]
     roles: tuple[Role, ...]
-    """Roles that may get a value. Shaping must not reach subagents by accident (Kimi K2.5 shapes the
-    orchestrator alone), so a term declares it."""
+    """Roles that may get a value. Shaping must not reach subagents by accident (Kimi K2.5 shapes
+    the orchestrator alone), so a term declares it."""
     outcome: bool
     """Whether it is part of r_perf, the outcome before shaping: what Toggle gates on."""
     knobs: Knobs
@@ -46,7 +46,9 @@ class RewardTerm:
         return self.knobs.bind(knobs, f"reward.terms.{self.name}", ("weight",))
 
     def values(self, episode: Episode, knobs: Mapping[str, Any]) -> dict[str, float]:
-        """Return the term's value of each agent that gets one. A plain number is the orchestrator's.
+        """Return the term's value of each agent that gets one.
+
+        A plain number is the orchestrator's.
 
         Raises:
             ConfigError: the term gives a value to an unknown agent or an undeclared role, or one
@@ -92,8 +94,8 @@ def reward(
     """Register a reward term under the function's name. Use it bare, or with arguments.
 
     The function takes an `Episode` and keyword-only knobs with type hints, and returns a float (the
-    orchestrator's) or a mapping of agent id -> float. It is pure: no I/O, no clock, no randomness. A
-    judge belongs to the environment and leaves its verdict in `episode.facts`.
+    orchestrator's) or a mapping of agent id -> float. It is pure: no I/O, no clock, no randomness.
+    A judge belongs to the environment and leaves its verdict in `episode.facts`.
 
     Args:
         roles: who may get a value.

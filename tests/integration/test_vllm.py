@@ -103,8 +103,8 @@ class Known:
     def __init__(self, model: Any, version: int) -> None:
         self.model, self.version = model, version
 
-    def logprobs(self, ids: Sequence[int]) -> torch.Tensor:
-        return logprobs(self.model, ids)
+    def logprobs(self, token_ids: Sequence[int], images: Sequence[str] = ()) -> torch.Tensor:
+        return logprobs(self.model, token_ids, images)
 
 
 @pytest.fixture(scope="module")

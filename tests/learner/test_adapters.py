@@ -221,7 +221,7 @@ def test_prefixes_are_shared_within_an_adapter_and_never_across(trained: PolicyS
 
 def test_the_probe_finds_stale_weights_of_one_adapter() -> None:
     policies = started()
-    engine = policies.handles()["subagent"].engine
+    engine = policies.engines.of("subagent")
     policies.update(samples(0), dict.fromkeys(ROLES, 30.0), 0)
     with pytest.raises(EngineMismatch):
         check_engine(engine, policies.learners["subagent"], PROBE, TOLERANCE, "subagent")

@@ -25,6 +25,7 @@ def dapo(
 
     In the paper such groups are sampled again; here the batch is smaller.
     """
+    # Groups are left out before, by the weights and N of the samples (`build_samples`).
     return grpo(
         logp,
         old_logp,

@@ -44,5 +44,6 @@ def kimi_k2_5(
     inside, log_ratio, advantages, weights = prepare(logp, old_logp, advantages, mask, weights)
     # Clamping the logarithm clips the ratio, and exp never overflows.
     gain = log_ratio.clamp(alpha, beta).exp() * advantages - tau * log_ratio.square()
+    # Only the first term is clipped; the square is not.
     clipped = (log_ratio < alpha) | (log_ratio > beta)
     return -mean_gain(gain, weights, denominator), statistics(log_ratio, clipped, inside)

@@ -73,8 +73,8 @@ def policy_loss(
     The function has the form of `kimi_k2_5`: (logp, old_logp, advantages, mask), all of one shape,
     then keyword-only `weights`, `denominator` and knobs with type hints; a fifth argument `traces`
     is the index of each token's trace. It returns a scalar to minimise and a mapping of statistics,
-    of which `clipped_fraction` becomes a metric. A config names it: `loss: {type: NAME, knob: 1}`. A
-    knob with the name of a key of that section, such as `tau`, gets its value.
+    of which `clipped_fraction` becomes a metric. A config names it: `loss: {type: NAME, knob: 1}`.
+    A knob with the name of a key of that section, such as `tau`, gets its value.
 
     Args:
         weighs_traces: the mean is one over traces, not over tokens.
@@ -86,6 +86,7 @@ def policy_loss(
 
     def register(function: F) -> F:
         name = function.__name__
+        # Tensors are passed by position and must be in this order; a swap would show in nothing.
         arguments = list(inspect.signature(function).parameters)
         takes_traces = arguments[4:5] == ["traces"]
         has_keywords = set(KEYWORDS) <= set(arguments)

@@ -1,8 +1,8 @@
 """What policy losses are made of: masked log-ratios, the mean, statistics.
 
-All tensors of a call have one shape, any shape, so that a packed row and a padded batch give the same
-loss. Sums are divided by `denominator`. Give the whole batch's, and the losses of its micro-batches
-add up to the loss of the batch, in value and gradient, however it was cut.
+All tensors of a call have one shape, any shape, so that a packed row and a padded batch give the
+same loss. Sums are divided by `denominator`. Give the whole batch's, and the losses of its
+micro-batches add up to the loss of the batch, in value and gradient, however it was cut.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def prepare(
     # bfloat16 would round small log-ratios away.
     dtype = torch.promote_types(logp.dtype, torch.float32)
     inside = mask.bool()
+    # `where` and not a product with the mask: 0 * NaN is NaN.
     zero = torch.zeros((), dtype=dtype, device=logp.device)
     log_ratio = torch.where(inside, logp.to(dtype) - old_logp.detach().to(dtype), zero)
     masked_advantages = torch.where(inside, advantages.detach().to(dtype), zero)
@@ -69,10 +70,12 @@ def statistics(log_ratio: Tensor, clipped: Tensor, inside: Tensor) -> Stats:
         clipped: true where the token gets no policy gradient.
     """
     mismatch = log_ratio.detach().abs()
+    # At least 1, so that an empty mask gives 0 and not NaN.
     num = inside.sum().clamp(min=1)
     return {
         "clipped_fraction": clipped.sum() / num,
         "logp_mismatch_mean": mismatch.sum() / num,
+        # `max` of an empty tensor raises.
         "logp_mismatch_max": mismatch.max() if mismatch.numel() else mismatch.sum(),
     }
 

@@ -37,8 +37,8 @@ class LossWeighting:
 def assign(groups: Sequence[Group], config: Credit, roles: Roles, step: int) -> list[Sample]:
     """Return the samples of every trained trace of a step, by the rule of `config.type`.
 
-    A sample with |A| < 1e-8 is left out, because on-policy it has no gradient (the squared term's is
-    0 there too). Off-policy its squared term is lost with it. It still counts in eq. 1's N: see
+    A sample with |A| < 1e-8 is left out, because on-policy it has no gradient (the squared term's
+    is 0 there too). Off-policy its squared term is lost with it. It still counts in eq. 1's N: see
     `token_mass`.
 
     Args:
@@ -82,10 +82,12 @@ def build_samples(
     all_masses = token_mass(groups, roles, step, per_trace)
     for group, mass in zip(groups, all_masses, strict=True):
         samples_of_group = assign([group], config, roles, step)
+        # Equal rewards give advantages of 0, and so no sample: DAPO leaves such groups out of N.
         if samples_of_group or not loss.drops_equal_groups:
             samples_of_groups.append(samples_of_group)
             masses.append(mass)
 
+    # Per policy: roles may be played by different ones, and each has its own update.
     total: dict[str, float] = {}
     for mass in masses:
         for policy, tokens in mass.items():
@@ -95,8 +97,10 @@ def build_samples(
     for samples_of_group, mass in zip(samples_of_groups, masses, strict=True):
         for sample in samples_of_group:
             weight = sample.weight
+            # The loss adds up tokens, so a mean over traces is made by their weights.
             if per_trace:
                 weight = weight / sum(sample.mask)
+            # Each problem gets the same part of N, however many tokens it has.
             if loss.denominator == "problem":
                 share = total[sample.policy] / (len(masses) * mass[sample.policy])
                 weight = weight * share
@@ -115,6 +119,8 @@ def token_mass(
     masses: list[dict[str, float]] = []
     for group in groups:
         mass: dict[str, float] = {}
+        # All trained traces, not only those that give a sample: with a smaller N the loss of a
+        # batch in which few episodes differ would grow.
         for _, trace, weight in _trained(group, roles, step):
             size = 1 if per_trace else sum(trace.mask)
             mass[trace.policy] = mass.get(trace.policy, 0.0) + weight * size
@@ -138,6 +144,7 @@ def _trained(
         attempts = Counter(assignment_of(t) for t in (*children(scored), *episode.siblings))
         for trace in (*episode.traces, *episode.siblings):
             is_trained = phases.trainable_at(roles.of(trace.role).trainable, step)
+            # A mask of zeros: a policy behind an endpoint wrote the text, or no turn was taken.
             if not is_trained or trace.status == "failed" or not any(trace.mask):
                 continue
             if trace.role == "orchestrator":
@@ -149,8 +156,13 @@ def _trained(
 def _sample(
     scored: ScoredEpisode, trace: AgentTrace, advantage: float | tuple[float, ...], weight: float
 ) -> Sample:
-    per_token = () if isinstance(advantage, float) else _per_token(trace, advantage)
-    mean = advantage if isinstance(advantage, float) else sum(per_token) / sum(trace.mask)
+    per_token: tuple[float, ...] = ()
+    if isinstance(advantage, tuple):
+        per_token = _per_token(trace, advantage)
+        # The sample's single advantage is then the mean over its tokens.
+        mean = sum(per_token) / sum(trace.mask)
+    else:
+        mean = advantage
     versions = tuple(version for turn in trace.turns for version in turn.policy_versions)
     return Sample(
         episode=scored.episode.id,
@@ -172,6 +184,7 @@ def _per_token(trace: AgentTrace, turns: Sequence[float]) -> tuple[float, ...]:
     """Spread one advantage per turn over the tokens that the agent wrote in it."""
     advantages = [0.0] * len(trace.mask)
     for turn, advantage in zip(trace.turns, turns, strict=True):
+        # The mask leaves out tokens of the turn that the policy did not sample.
         for position in range(turn.start, turn.end):
             advantages[position] = advantage * trace.mask[position]
     return tuple(advantages)

@@ -28,6 +28,7 @@ def group_mean(
     does not set the baseline. For subagents this is our choice (docs/explain/credit.md).
     With `normalize_std` A is divided by (standard deviation over the same peers + `std_floor`).
     """
+    # Shaping reaches no subagent (`@reward(roles=...)`): these are rewards of their subtasks.
     rewards: dict[Agent, float] = {}
     for scored in group:
         for trace in children(scored):

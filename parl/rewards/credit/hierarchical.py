@@ -25,6 +25,7 @@ def hierarchical(
     advantages = group_mean(
         group, normalize_std=normalize_std, std_floor=std_floor, subagent_group=subagent_group
     )
+    # The orchestrator keeps its own: its advantage is the episode's already.
     for scored in group:
         episode_advantage = advantages[scored.episode.id, scored.episode.orchestrator.id]
         for trace in children(scored):

@@ -16,7 +16,8 @@ SubagentGroup = Literal["task", "episode"]
 
 
 def alive(group: Group) -> list[ScoredEpisode]:
-    """Return the episodes that did not fail: an infrastructure failure says nothing of the policy."""
+    """Return the episodes that did not fail."""
+    # An infrastructure failure says nothing about the policy.
     return [scored for scored in group if scored.episode.status != "failed"]
 
 
@@ -39,6 +40,7 @@ def orchestrator_advantages(
     group: Group, normalize_std: bool, std_floor: float
 ) -> dict[Agent, float]:
     """Return each orchestrator's reward minus the mean of the group."""
+    # Each orchestrator is a family of one.
     families = []
     for scored in group:
         root = scored.episode.orchestrator
@@ -63,10 +65,12 @@ def subagent_advantages(
         for trace in children(scored):
             agent = (scored.episode.id, trace.id)
             family.append((agent, values[agent]))
+        # An episode that spawned nobody has no mean, and must not count as one of 0.
         if family:
             families.append(family)
     if subagent_group == "task":
         return centre(families, normalize_std, std_floor)
+    # `episode`: siblings by birth alone are compared. An only child then has no advantage.
     advantages: dict[Agent, float] = {}
     for family in families:
         advantages |= centre([family], normalize_std, std_floor)
@@ -84,13 +88,20 @@ def centre(
         std_floor: added to the standard deviation, so that a group of nearly equal values does not
             get large advantages.
     """
+    # A group without subagents, say.
     if not families:
         return {}
-    mean = fmean(fmean(value for _, value in family) for family in families)
+    # A mean of means: each family counts once, so that a wide episode does not set the baseline.
+    means = [fmean(value for _, value in family) for family in families]
+    mean = fmean(means)
+    # Kimi K2.5's objective does not divide; GRPO and most rules built on it do.
     scale = 1.0
     if normalize_std:
-        deviations = [fmean((value - mean) ** 2 for _, value in family) for family in families]
-        scale = math.sqrt(fmean(deviations)) + std_floor
+        variances = []
+        for family in families:
+            squares = [(value - mean) ** 2 for _, value in family]
+            variances.append(fmean(squares))
+        scale = math.sqrt(fmean(variances)) + std_floor
     centred: dict[Key, float] = {}
     for family in families:
         for key, value in family:

@@ -24,13 +24,14 @@ def per_turn(
     """Set A of turn t = A_agent + `turn_weight` * (R_t - mean of R over turns in the same state).
 
     GiGPO (2505.10978, eqs. 6-8). R_t = `discount`^(T-1-t) r is the discounted return of an agent's
-    turn t of T. Two turns of a role are taken in the same state ("anchor state") when their contexts
-    are equal, token by token: always in the first turn of a task's orchestrators, and for subagents
-    with the same prompt. A_agent is that of `group_mean`.
+    turn t of T. Two turns of a role are taken in the same state ("anchor state") when their
+    contexts are equal, token by token: always in the first turn of a task's orchestrators, and for
+    subagents with the same prompt. A_agent is that of `group_mean`.
     """
     agents = group_mean(
         group, normalize_std=normalize_std, std_floor=std_floor, subagent_group=subagent_group
     )
+    # GiGPO's anchor states: a dictionary by context finds the turns taken in the same one.
     states: dict[State, list[tuple[AgentTurn, float]]] = {}
     num_turns: dict[Agent, int] = {}
     for scored in group:
@@ -38,6 +39,8 @@ def per_turn(
             agent = (scored.episode.id, trace.id)
             num_turns[agent] = len(trace.turns)
             reward = total_reward(scored, trace)
+            # The last turn's return is the reward itself; each turn before it is discounted once
+            # more.
             last = len(trace.turns) - 1
             for index, turn in enumerate(trace.turns):
                 state = (trace.role, trace.token_ids[: turn.start])

@@ -20,9 +20,9 @@ def resample(
 
     Siblings are k further samples of one assignment, so they differ in nothing but chance: the
     baseline of a state by sampling from it again (VinePPO, 2410.01679; for subagents on one subtask
-    the hierarchical GRPO of prime-rl). Their messages are not read and have no part in the episode's
-    reward, so success is what can be said of the message alone: `subtask_score`, or whether it is
-    finished and accepted where there is none.
+    the hierarchical GRPO of prime-rl). Their messages are not read and have no part in the
+    episode's reward, so success is what can be said of the message alone: `subtask_score`, or
+    whether it is finished and accepted where there is none.
     """
     advantages = group_mean(
         group, normalize_std=normalize_std, std_floor=std_floor, subagent_group=subagent_group
@@ -30,6 +30,7 @@ def resample(
     for scored in group:
         attempts: dict[str, list[tuple[Agent, float]]] = {}
         for trace in (*children(scored), *scored.episode.siblings):
+            # Not the reward: siblings take no part in the episode, so they have none.
             success = trace.score if trace.score is not None else float(finished(trace))
             agent = (scored.episode.id, trace.id)
             attempts.setdefault(assignment_of(trace), []).append((agent, success))

@@ -64,33 +64,35 @@ class CreditRule:
         try:
             result = self.function(group, **knobs)
         except Exception as error:
+            # The traceback ends in a plugin: name the rule as well.
             error.add_note(f"in credit rule '{self.name}'")
             raise
         num_turns: dict[Agent, int] = {}
         for scored in group:
             for trace in (*scored.episode.traces, *scored.episode.siblings):
                 num_turns[scored.episode.id, trace.id] = len(trace.turns)
-        # A wrong advantage would only show in what the policy learns, so each is checked.
+        # A wrong advantage would show in nothing but what the policy learns, so each is checked.
         advantages: dict[Agent, float | tuple[float, ...]] = {}
         for agent, advantage in result.items():
             if agent not in num_turns:
                 raise ConfigError(
-                    f"Credit rule '{self.name}' names the agent {agent}, which is not in the group. "
-                    "An agent is (episode id, agent id)."
+                    f"Credit rule '{self.name}' names the agent {agent}, which is not in the "
+                    "group. An agent is (episode id, agent id)."
                 )
             by_turn = advantage if isinstance(advantage, Sequence) else [advantage]
             if not all(math.isfinite(value) for value in by_turn):
                 raise ConfigError(
                     f"Credit rule '{self.name}' gives the agent {agent} the advantage {advantage}"
                 )
+            # A rule may give whole numbers; samples hold floats.
             if not isinstance(advantage, Sequence):
                 advantages[agent] = float(advantage)
                 continue
             if len(advantage) != num_turns[agent]:
                 raise ConfigError(
-                    f"Credit rule '{self.name}' gives the agent {agent} {len(advantage)} advantages, "
-                    f"but it took {num_turns[agent]} turns. Give one for each turn, or one number "
-                    "for all."
+                    f"Credit rule '{self.name}' gives the agent {agent} {len(advantage)} "
+                    f"advantages, but it took {num_turns[agent]} turns. Give one for each turn, or "
+                    "one number for all."
                 )
             advantages[agent] = tuple(float(value) for value in advantage)
         return advantages
@@ -110,10 +112,11 @@ def credit_rule(
     """Register a credit rule under the function's name. Use it bare, or with arguments.
 
     The function takes a group, the scored episodes of one task without those that failed, and
-    keyword-only knobs with type hints. It returns agent -> advantage, where an agent is (episode id,
-    agent id), and an advantage a number for all tokens of the agent, or a tuple of one per turn.
-    Agents that it leaves out have the advantage 0. A config names it: `credit: {type: NAME, knob:
-    1}`. A knob with the name of a key of that section, such as `normalize_std`, gets its value.
+    keyword-only knobs with type hints. It returns agent -> advantage, where an agent is (episode
+    id, agent id), and an advantage a number for all tokens of the agent, or a tuple of one per
+    turn. Agents that it leaves out have the advantage 0. A config names it: `credit: {type: NAME,
+    knob: 1}`. A knob with the name of a key of that section, such as `normalize_std`, gets its
+    value.
 
     Args:
         needs_contributions: ask the environment what each subagent's message was worth.
