@@ -49,7 +49,7 @@ from tests.support.helpers import (
 
 pytestmark = pytest.mark.integration
 
-SERVER = (sys.executable, str(ROOT / "tests" / "mcp_server.py"))
+SERVER = (sys.executable, str(ROOT / "tests" / "support" / "mcp_server.py"))
 TIME = (sys.executable, "-m", "mcp_server_time", "--local-timezone", "UTC")
 
 

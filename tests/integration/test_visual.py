@@ -78,9 +78,9 @@ def test_the_baseline_of_a_single_agent_stands_beside_it_in_its_summary(tmp_path
     labels = {row[0] for row in summary_table(summary)[1]}
     assert labels == {
         "cold start, single agent",
-        "cold start, control",
+        "cold start, baseline",
         "trained single agent",
-        "trained control",
+        "trained baseline",
     }
     assert any(tile["note"].startswith("baseline ") for tile in before_after(summary))
     parl("report", tmp_path / "run")
