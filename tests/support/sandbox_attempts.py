@@ -182,6 +182,51 @@ PROCESSES = {
 }
 
 CALLS = {
+    # Metadata, names and resources, which Landlock does not rule.
+    "chmod a file": Attempt("os.chmod({victim!r}, 0o6777)"),
+    "chmod by descriptor": Attempt("os.chmod(os.open('/dev/null', os.O_RDWR), 0o666)", "root"),
+    "set a file's times": Attempt("os.utime({victim!r})"),
+    "give a file away": Attempt("os.chown({victim!r}, os.getuid(), os.getgid())"),
+    "watch a folder": Attempt(
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "fd = libc.inotify_init()\n"
+        "if fd < 0 or libc.inotify_add_watch(fd, {outside!r}.encode(), 0xfff) < 0:\n"
+        "    raise PermissionError(ctypes.get_errno(), 'refused')"
+    ),
+    "list processes by their programs": Attempt("os.readlink('/proc/{pid}/exe')"),
+    "list processes by their folders": Attempt("os.readlink('/proc/{pid}/cwd')"),
+    "see the host's descriptors": Attempt("os.readlink('/proc/{pid}/fd/0')"),
+    "ask for the disk": Attempt("os.statvfs('/')"),
+    "start another program": Attempt("os.posix_spawn('/bin/true', ['true'], {{}})"),
+    "start a copy of the interpreter": Attempt(
+        "import shutil\n"
+        "shutil.copy(os.path.realpath(sys.executable), 'program')\n"
+        "os.chmod('program', 0o755)\n"
+        "os.posix_spawn('./program', ['program', '-c', ''], dict(os.environ))"
+    ),
+    "send to an address from a pair": Attempt(
+        "first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)"
+    ),
+    "take the disk in one call": Attempt(
+        "fd = os.open('large', os.O_RDWR | os.O_CREAT)\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "size = ctypes.c_long(1 << 20)\n"
+        "if libc.fallocate(fd, 1, ctypes.c_long(0), size) < 0:\n"
+        "    raise PermissionError(ctypes.get_errno(), 'refused')\n"
+        "os.unlink('large')"
+    ),
+    "ask for another's priority": Attempt("os.getpriority(os.PRIO_PROCESS, {pid})"),
+    "ask for another's session": Attempt("os.getsid({pid})"),
+    "ask for another's processors": Attempt("os.sched_getaffinity({pid})"),
+    "know another process by a descriptor": Attempt("os.close(os.pidfd_open({pid}))"),
+    "have a child of the host": Attempt(
+        "pid = ctypes.CDLL(None, use_errno=True).syscall(56, 0x8000 | 17, 0, 0, 0, 0)\n"
+        "if pid == 0:\n"
+        "    os._exit(0)\n"
+        "if pid < 0:\n"
+        "    raise PermissionError(1, 'refused')",
+        "never",
+    ),
     "mount": _call(165, 0, 0, 0, 0, 0),
     "umount2": _call(166, 0, 0),
     "pivot_root": _call(155, 0, 0),

@@ -2,17 +2,17 @@
 
 The policy for sandlock, and what a run gives up before its first line.
 
-Three layers, each enforced by the kernel and inherited by everything that the run starts:
+Four layers, each enforced by the kernel and inherited by everything that the run starts:
 
     Landlock (sandlock)     files outside of the run's folders and the interpreter, signals, ptrace
-    seccomp (sandlock, us)  dangerous system calls, every socket, links, devices, files without a
-    name capabilities, rlimits   root's rights are gone; memory, CPU, files, descriptors; none can
-    be raised again (LAUNCH)
+    seccomp (sandlock, us)  all system calls but those of an allow list (syscalls.py)
+    Landlock (us)           starting any other program than the interpreter
+    capabilities, rlimits   root's rights are gone; memory, CPU, files, descriptors; none can be
+                            raised again (LAUNCH)
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import resource
@@ -24,33 +24,27 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from parl_envs.coding import syscalls
+
 MAX_PROCESSES = 16
 MAX_OPEN_FILES = 128
 MAX_FILE_MB = 16
 """The largest file that a run can write."""
-
-DENIED = (
-    # A file without a name escapes the quota; a link or fifo would deceive whoever reads the folder
-    # afterwards.
-    *("memfd_create", "memfd_secret", "symlinkat", "linkat", "mknodat"),
-    *(("symlink", "link", "mknod", "modify_ldt") if platform.machine() == "x86_64" else ()),
-    # What no program under test needs.
-    *("chroot", "fsopen", "fsmount", "move_mount", "open_tree", "syslog", "pidfd_getfd"),
-    *("process_madvise", "kcmp", "setpriority", "sched_setscheduler", "sched_setattr"),
-    *("sched_setparam", "ioprio_set", "mq_open", "fanotify_init"),
-    *("inotify_init1", "clock_settime", "settimeofday", "adjtimex", "setxattr", "vhangup"),
-    *("landlock_create_ruleset", "migrate_pages", "move_pages", "mbind", "set_mempolicy"),
-)
-"""System calls that fail with EPERM, in addition to sandlock's list (mount, ptrace, bpf, ...)."""
+PT_INTERP = 3
 
 LAUNCH = """
 def launch():
-    import _ctypes, builtins, sys
-    path, folder, program, *limits = sys.argv[1:]
+    import _ctypes, builtins, posix, sys
+    path, folder, program, executables, *limits = sys.argv[1:]
     libc = _ctypes.dlopen(None, 2)
     def call(name, *args):
         if _ctypes.call_function(_ctypes.dlsym(libc, name), args):
             raise OSError(name + " failed: the program was not run")
+    def syscall(*args):
+        result = _ctypes.call_function(_ctypes.dlsym(libc, "syscall"), args)
+        if result < 0:
+            raise OSError("system call %d failed: the program was not run" % args[0])
+        return result
     def word(number):
         return number.to_bytes(8, "little")
     # Orphans become children of this process, so that none is lost: PR_SET_CHILD_SUBREAPER.
@@ -58,12 +52,41 @@ def launch():
     for limit in limits:
         name, value = map(int, limit.split("="))
         call("setrlimit", name, 2 * word(value))
+    # Landlock, once more: of all that can be read, only the interpreter (and its loader) can be
+    # started. landlock_create_ruleset, landlock_add_rule (LANDLOCK_RULE_PATH_BENEATH) and
+    # landlock_restrict_self with LANDLOCK_ACCESS_FS_EXECUTE.
+    ruleset = syscall(444, word(1), 8, 0)
+    for executable in executables.split(":"):
+        fd = posix.open(executable, 0o12000000)  # O_PATH, O_CLOEXEC
+        syscall(445, ruleset, 1, word(1) + fd.to_bytes(4, "little"), 0)
+        posix.close(fd)
+    syscall(446, ruleset, 0)
+    posix.close(ruleset)
     # No capabilities: of root only the number remains. _LINUX_CAPABILITY_VERSION_3, this process.
     call("capset", word(0x20080522), bytes(24))
     # PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct sock_fprog with the address of the first byte.
     steps = bytes.fromhex(program)
     call("prctl", 22, 2, word(len(steps) // 8) + word(id(steps) + bytes.__basicsize__ - 1), 0, 0)
     builtins.exit = builtins.quit = sys.exit  # as the module `site` would, which is not imported
+    # Modes, owners and times cannot be changed. Of the run's own files that is no error, so that a
+    # copy by `shutil` goes on without them.
+    own = [folder, posix.environ[b"HOME"].decode()]
+    def is_own(path):
+        path = posix.fspath(path) if not isinstance(path, int) else ""
+        if not isinstance(path, str) or not path or ".." in path.split("/"):
+            return False
+        path = path if path.startswith("/") else posix.getcwd() + "/" + path
+        return any(path == top or path.startswith(top + "/") for top in own)
+    def tolerant(function):
+        def change(path, *args, **options):
+            try:
+                return function(path, *args, **options)
+            except PermissionError:
+                if not is_own(path):
+                    raise
+        return change
+    for name in ("chmod", "chown", "lchown", "utime"):
+        setattr(posix, name, tolerant(getattr(posix, name)))
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # the output of a run that is stopped is not lost
     sys.argv[:] = ["main.py"]
@@ -79,31 +102,6 @@ exec(globals().pop("code"))
 It gives up all remaining rights and runs the program. Each module that it imports costs every run
 30 system calls that sandlock has to answer. Hence no `ctypes`, `resource` or `struct`.
 """
-
-AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-NUMBERS = {
-    "x86_64": {
-        "socket": 41,
-        "clone3": 435,
-        "prlimit64": 302,
-        "sched_setaffinity": 203,
-        "fcntl": 72,
-    },
-    "aarch64": {
-        "socket": 198,
-        "clone3": 435,
-        "prlimit64": 261,
-        "sched_setaffinity": 122,
-        "fcntl": 25,
-    },
-}
-F_SETLEASE = 1024
-
-# The classic BPF instructions of the second filter, and what it returns (linux/seccomp.h).
-BPF_LOAD, BPF_JUMP_IF_EQUAL, BPF_RETURN = 0x20, 0x15, 0x06
-RETURN_ALLOW, RETURN_ERRNO = 0x7FFF0000, 0x00050000
-# Offsets in struct seccomp_data.
-SYSCALL_NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = 0, 4, 16, 24
 
 
 def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -> Any:
@@ -131,7 +129,6 @@ def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -
         clean_env=True,
         env=environment(home),
         max_processes=MAX_PROCESSES,
-        extra_deny_syscalls=DENIED,
     )
     limits = {
         # 1 also keeps the kernel from starting its core_pattern program; 0 does not.
@@ -143,14 +140,19 @@ def start(main: Path, folder: Path, home: Path, *, cpu_s: int, memory_mb: int) -
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_AS: memory_mb << 20,
     }
-    limit_arguments = [f"{name}={value}" for name, value in limits.items()]
-    program = second_filter(platform.machine()).hex()
-    # Isolated (-I) and without `site` (-S): nothing in the run's folder is executed before the
-    # program.
-    options = ["-I", "-S", "-B", "-X", "utf8"]
-    command = [interpreter(), *options, "-c", LAUNCH]
-    arguments = [str(main), str(folder), program, *limit_arguments]
-    return sandbox.popen([*command, *arguments], *[sandlock.StdioMode.PIPED] * 3)
+    executables = [":".join((interpreter(), *loader()))]
+    shown = [f"{name}={value}" for name, value in limits.items()]
+    arguments = [
+        str(main),
+        str(folder),
+        syscalls.program(platform.machine()).hex(),
+        *executables,
+        *shown,
+    ]
+    return sandbox.popen(
+        [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", LAUNCH, *arguments],
+        *[sandlock.StdioMode.PIPED] * 3,
+    )
 
 
 def environment(home: Path) -> Mapping[str, str]:
@@ -193,55 +195,21 @@ def interpreter_paths() -> Sequence[str]:
     return list(paths)
 
 
-def second_filter(machine: str) -> bytes:
-    """Write a seccomp program for what sandlock's deny list cannot express.
+@cache
+def loader() -> Sequence[str]:
+    """Return the loader that the interpreter's ELF header names (PT_INTERP).
 
-    Of several filters the kernel takes the strictest. This one refuses
-
-    socket                       of any family; sandlock answers some of them itself, before its
-    list
-                                 is asked
-    clone3                       "no such call": its flags, namespaces among them, are in memory
-    that
-                                 no filter can read
-    prlimit64, sched_setaffinity of another process: Landlock allows them on all of the same user
-    fcntl(F_SETLEASE)            on a file of the standard library it would make everybody wait who
-                                 opens that file
-
-    Args:
-        machine: `platform.machine()`.
-    Returns:
-        An array of struct sock_filter.
+    None where it needs none.
     """
-    number = NUMBERS[machine]
-    refuse = RETURN_ERRNO | errno.EPERM
-    # Each step: code, steps to skip if true, steps to skip if false, operand.
-    steps = [
-        # Another architecture has other numbers: nothing of it is allowed.
-        (BPF_LOAD, 0, 0, ARCHITECTURE),
-        (BPF_JUMP_IF_EQUAL, 1, 0, AUDIT_ARCH[machine]),
-        (BPF_RETURN, 0, 0, refuse),
-        (BPF_LOAD, 0, 0, SYSCALL_NUMBER),
-    ]
-    for name, error in (("socket", errno.EPERM), ("clone3", errno.ENOSYS)):
-        steps += [
-            (BPF_JUMP_IF_EQUAL, 0, 1, number[name]),
-            (BPF_RETURN, 0, 0, RETURN_ERRNO | error),
-        ]
-    for name in ("prlimit64", "sched_setaffinity"):
-        # Only on the caller itself, which is process 0.
-        steps += [
-            (BPF_JUMP_IF_EQUAL, 0, 3, number[name]),
-            (BPF_LOAD, 0, 0, FIRST_ARGUMENT),
-            (BPF_JUMP_IF_EQUAL, 1, 0, 0),
-            (BPF_RETURN, 0, 0, refuse),
-            (BPF_LOAD, 0, 0, SYSCALL_NUMBER),
-        ]
-    steps += [
-        (BPF_JUMP_IF_EQUAL, 0, 2, number["fcntl"]),
-        (BPF_LOAD, 0, 0, SECOND_ARGUMENT),
-        (BPF_JUMP_IF_EQUAL, 1, 0, F_SETLEASE),
-        (BPF_RETURN, 0, 0, RETURN_ALLOW),
-        (BPF_RETURN, 0, 0, refuse),
-    ]
-    return b"".join(struct.pack("HBBI", *step) for step in steps)
+    with open(interpreter(), "rb") as file:
+        header = file.read(64)
+        if header[:5] != b"\x7fELF\x02":
+            return ()
+        offset, entry_size, num_entries = struct.unpack_from("<Q14xHH", header, 32)
+        for index in range(num_entries):
+            file.seek(offset + index * entry_size)
+            kind, position, size = struct.unpack("<I4xQ16xQ", file.read(40))
+            if kind == PT_INTERP:
+                file.seek(position)
+                return (os.path.realpath(file.read(size).rstrip(b"\0").decode()),)
+    return ()
