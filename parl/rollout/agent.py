@@ -1,7 +1,6 @@
-"""One agent in one environment until it is done.
+"""One agent in one environment, until it answers or reaches a limit.
 
-In: its prompt, a policy, its limits, and `dispatch`, which answers tool calls. Out: an `AgentTrace`. Tokens are
-appended to one list, as they were sampled or fed, and never rendered again.
+Its tokens go to one tape, as they were fed or sampled, and are never rendered again.
 """
 
 from __future__ import annotations
@@ -24,21 +23,24 @@ ANSWER_RESERVE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class ToolResults:
-    """How tool calls were answered: one text per call, and how many of them ran in the environment."""
+    """How the tool calls of a turn were answered."""
 
     observations: tuple[str, ...]
+    """One text per call."""
     env_calls: int
+    """How many of them ran in the environment."""
     stop: str | None = None
     """A reason to end the agent as truncated after this turn (a budget of the episode)."""
 
 
 Dispatch = Callable[[Sequence[ToolCall], int, int], Awaitable[ToolResults]]
-"""(calls of the turn, index of the turn, tokens that the agent has written so far, this turn's included) -> answers."""
+"""(calls of a turn, index of the turn, tokens that the agent has written, this turn's included) ->
+their results."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
-    """Who the agent is and what it was told."""
+    """Who the agent is and what its task is."""
 
     id: str
     role: Role
@@ -55,6 +57,13 @@ class AgentSpec:
     """Text that the first turn must begin with (a diagnostic: what if it had decided to spawn?)."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    status: Status
+    reason: str
+    result: str = ""
+
+
 async def run_agent(
     spec: AgentSpec,
     policy: PolicyHandle,
@@ -63,112 +72,176 @@ async def run_agent(
     sampling: Sampling,
     dispatch: Dispatch,
 ) -> AgentTrace:
-    """Generate turns until an answer (completed) or a limit (truncated, with the limit's name as `stop_reason`)."""
+    """Generate turns until an answer or a limit.
+
+    Args:
+        dispatch: answers the tool calls of a turn.
+    Returns:
+        a trace that is completed, or truncated with the limit's name as `stop_reason`.
+    """
+    agent = _Agent(spec, policy, tools, limits, sampling, dispatch)
     try:
-        return await _run(spec, policy, tools, limits, sampling, dispatch)
+        return await agent.run()
     finally:
-        policy.engine.release(spec.session)  # also when a deadline or a failure ends it
+        # Also when a deadline or a failure ends it: the engine keeps a state per session.
+        policy.engine.release(spec.session)
 
 
-async def _run(
-    spec: AgentSpec,
-    policy: PolicyHandle,
-    tools: Sequence[ToolSpec],
-    limits: Limits,
-    sampling: Sampling,
-    dispatch: Dispatch,
-) -> AgentTrace:
-    renderer = policy.renderer
-    prompt = renderer.start(spec.system, tools if policy.tools_in_prompt else (), spec.prompt)
-    tape = Tape(prompt, images_in(renderer, (spec.system, spec.prompt)))
-    messages = _opening(spec)
-    turns: list[Turn] = []
-    told_to_answer = False
-    status: Status = "truncated"
-    result, reason = "", "context_tokens"
-    while True:
-        start = len(tape.ids)
-        prefix = renderer.encode(spec.forced_prefix) if spec.forced_prefix and not turns else []
-        spent = sum(t.end - t.start for t in turns)
-        rooms = {
-            "max_tokens": sampling.max_tokens,
-            "context_tokens": limits.context_tokens - start - len(prefix),
-        }
-        if limits.tokens is not None:
-            rooms["tokens"] = limits.tokens - spent
-        room, bound = min((most, name) for name, most in rooms.items())
+class _Agent:
+    """The state of one running agent."""
+
+    def __init__(
+        self,
+        spec: AgentSpec,
+        policy: PolicyHandle,
+        tools: Sequence[ToolSpec],
+        limits: Limits,
+        sampling: Sampling,
+        dispatch: Dispatch,
+    ) -> None:
+        self.spec = spec
+        self.policy = policy
+        self.tools = tools
+        self.limits = limits
+        self.sampling = sampling
+        self.dispatch = dispatch
+        renderer = policy.renderer
+        prompt_tools = tools if policy.tools_in_prompt else ()
+        prompt = renderer.start(spec.system, prompt_tools, spec.prompt)
+        self.tape = Tape(prompt, images_in(renderer, (spec.system, spec.prompt)))
+        self.messages = _opening_messages(spec)
+        self.turns: list[Turn] = []
+        self.was_told_to_answer = False
+
+    async def run(self) -> AgentTrace:
+        while True:
+            ending = await self._take_turn()
+            if ending is not None:
+                return trace_of(
+                    self.spec,
+                    self.policy,
+                    self.tape,
+                    self.turns,
+                    ending.status,
+                    ending.reason,
+                    ending.result,
+                )
+
+    async def _take_turn(self) -> _Ending | None:
+        """Sample a turn, run its calls, and feed what they returned. None: the agent goes on."""
+        start = len(self.tape.ids)
+        num_written = num_generated(self.turns)
+        prefix: list[int] = []
+        if self.spec.forced_prefix and not self.turns:
+            prefix = self.policy.renderer.encode(self.spec.forced_prefix)
+        num_context = start + len(prefix)
+        room, limit = room_for_turn(self.limits, self.sampling.max_tokens, num_context, num_written)
         if room <= 0:
-            reason = bound
-            break
-        tape.feed(prefix)
-        request = Request(
-            spec.session,
-            tuple(tape.ids),
-            tuple(messages),
-            room,
-            sampling.temperature,
-            seed_for(spec.seed, len(turns)),
-            policy.adapter,
-            tuple(tools),
-            tuple(tape.images),
-        )
+            return _Ending("truncated", limit)
+        self.tape.feed(prefix)
         try:
-            generation = await policy.engine.generate(request)
+            generation = await self.policy.engine.generate(self._request(room))
         except WindowFull:
-            break
-        start, text, calls = _record(policy, tape, start, turns, generation)
-        said = tape.ids[start:]
-        cut = generation.finish == "length"
-        answered = ToolResults((), 0)
-        if calls and not cut:
-            answered = await dispatch(calls, len(turns), spent + len(tape.ids) - start)
-        turns.append(
-            Turn(
-                text,
-                calls,
-                answered.observations,
-                start,
-                len(tape.ids),
-                generation.versions,
-                answered.env_calls,
-            )
+            return _Ending("truncated", "context_tokens")
+        start, text, calls = self._record(start, generation)
+        is_cut = generation.finish == "length"
+        results = ToolResults((), 0)
+        # A cut turn may end in the middle of a call, so none of its calls runs.
+        if calls and not is_cut:
+            num_written += len(self.tape.ids) - start
+            results = await self.dispatch(calls, len(self.turns), num_written)
+        turn = Turn(
+            text,
+            calls,
+            results.observations,
+            start,
+            len(self.tape.ids),
+            generation.versions,
+            results.env_calls,
         )
-        if cut or not calls:
-            status, reason = ("truncated", bound) if cut else ("completed", "answer")
-            result = "" if calls else text
-            break
-        if answered.stop or len(turns) >= limits.turns or told_to_answer:
-            reason = answered.stop or ("turns" if len(turns) >= limits.turns else "context_tokens")
-            break
-        observations = answered.observations
-        fed = renderer.observe(observations, said)
-        if limits.on_overflow == "answer" and len(tape.ids) + len(fed) > limits.context_tokens * (
-            1 - ANSWER_RESERVE
-        ):
-            told_to_answer, observations = True, (ANSWER_NOW,)
-            turns[-1] = replace(
-                turns[-1], observations=observations
-            )  # a turn records what the agent read
-            fed = renderer.observe(observations, said)
-        if len(tape.ids) + len(fed) >= limits.context_tokens:
-            reason = "context_tokens"
-            break
-        tape.feed(fed, images_in(renderer, observations))
-        messages += _exchange(text, calls, observations)
-    return trace_of(spec, policy, tape, turns, status, reason, result)
+        self.turns.append(turn)
+        if is_cut:
+            return _Ending("truncated", limit, "" if calls else text)
+        if not calls:
+            return _Ending("completed", "answer", text)
+        return self._limit_reached(results) or self._feed(turn)
+
+    def _request(self, max_tokens: int) -> Request:
+        return Request(
+            self.spec.session,
+            tuple(self.tape.ids),
+            tuple(self.messages),
+            max_tokens,
+            self.sampling.temperature,
+            seed_for(self.spec.seed, len(self.turns)),
+            self.policy.adapter,
+            tuple(self.tools),
+            tuple(self.tape.images),
+        )
+
+    def _record(self, start: int, generation: Generation) -> tuple[int, str, tuple[ToolCall, ...]]:
+        """Put a turn on the tape, and return its start, its text and its calls."""
+        as_text = generation.as_text
+        if as_text is not None:
+            # An endpoint counts the context in its own way, so the turn may start elsewhere.
+            num_known = self.turns[-1].end if self.turns else 0
+            start = self.tape.feed_counted(as_text.num_prompt, num_known)
+        self.tape.add_sampled(generation.token_ids, generation.logprobs, generation.mask)
+        if as_text is not None:
+            return start, as_text.text, as_text.calls
+        text, calls = self.policy.renderer.parse(self.tape.ids[start:])
+        return start, text, calls
+
+    def _limit_reached(self, results: ToolResults) -> _Ending | None:
+        if results.stop:
+            return _Ending("truncated", results.stop)
+        if len(self.turns) >= self.limits.turns:
+            return _Ending("truncated", "turns")
+        # It was told to answer and has called tools instead.
+        if self.was_told_to_answer:
+            return _Ending("truncated", "context_tokens")
+        return None
+
+    def _feed(self, turn: Turn) -> _Ending | None:
+        """Feed the observations of a turn, if the window has room for them."""
+        renderer = self.policy.renderer
+        sampled = self.tape.ids[turn.start :]
+        observations = turn.observations
+        ids = renderer.observe(observations, sampled)
+        usable = self.limits.context_tokens * (1 - ANSWER_RESERVE)
+        if self.limits.on_overflow == "answer" and len(self.tape.ids) + len(ids) > usable:
+            self.was_told_to_answer = True
+            observations = (ANSWER_NOW,)
+            # A turn records what the agent read, and this one's results are never fed.
+            self.turns[-1] = replace(turn, observations=observations)
+            ids = renderer.observe(observations, sampled)
+        if len(self.tape.ids) + len(ids) >= self.limits.context_tokens:
+            return _Ending("truncated", "context_tokens")
+        self.tape.feed(ids, images_in(renderer, observations))
+        self.messages += _exchange(turn.text, turn.tool_calls, observations)
+        return None
 
 
-def _record(
-    policy: PolicyHandle, tape: Tape, start: int, turns: Sequence[Turn], generation: Generation
-) -> tuple[int, str, tuple[ToolCall, ...]]:
-    """Put a turn on the tape. Returns where it begins, its text and its calls."""
-    as_text = generation.as_text
-    if as_text is not None:
-        start = tape.feed_counted(as_text.num_prompt, turns[-1].end if turns else 0)
-    tape.add_sampled(generation.token_ids, generation.logprobs, generation.mask)
-    if as_text is not None:
-        return start, as_text.text, as_text.calls
-    return start, *policy.renderer.parse(tape.ids[start:])
+def num_generated(turns: Sequence[Turn]) -> int:
+    """Count the tokens that an agent has written in its turns."""
+    return sum(turn.end - turn.start for turn in turns)
+
+
+def room_for_turn(
+    limits: Limits, max_tokens: int, num_context: int, num_written: int
+) -> tuple[int, str]:
+    """Return how many tokens the next turn may have, and the limit that says so.
+
+    Args:
+        max_tokens: of one turn.
+        num_context: tokens of the context before the turn.
+        num_written: tokens that the agent has written before it.
+    """
+    rooms = {"max_tokens": max_tokens, "context_tokens": limits.context_tokens - num_context}
+    if limits.tokens is not None:
+        rooms["tokens"] = limits.tokens - num_written
+    # Of equal rooms, the first name in the alphabet: any fixed order would do.
+    return min((room, name) for name, room in rooms.items())
 
 
 def trace_of(
@@ -180,7 +253,7 @@ def trace_of(
     reason: str,
     result: str,
 ) -> AgentTrace:
-    """What an agent did, as it is trained on: the tape as it was fed and sampled."""
+    """Return an agent's trace: the tape as it was fed and sampled."""
     return AgentTrace(
         id=spec.id,
         role=spec.role,
@@ -200,18 +273,18 @@ def trace_of(
     )
 
 
-def _opening(spec: AgentSpec) -> list[Message]:
-    system: list[Message] = (
-        [{"role": "system", "content": spec.system, "tool_calls": []}] if spec.system else []
-    )
-    return [*system, {"role": "user", "content": spec.prompt, "tool_calls": []}]
+def _opening_messages(spec: AgentSpec) -> list[Message]:
+    messages: list[Message] = []
+    if spec.system:
+        messages.append({"role": "system", "content": spec.system, "tool_calls": []})
+    messages.append({"role": "user", "content": spec.prompt, "tool_calls": []})
+    return messages
 
 
 def _exchange(text: str, calls: Sequence[ToolCall], observations: Sequence[str]) -> list[Message]:
-    said: Message = {
-        "role": "assistant",
-        "content": text,
-        "tool_calls": [{"name": c.name, "arguments": dict(c.arguments)} for c in calls],
-    }
-    heard: list[Message] = [{"role": "tool", "content": o, "tool_calls": []} for o in observations]
-    return [said, *heard]
+    """Return a turn and its observations as messages, for engines that do not read tokens."""
+    tool_calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in calls]
+    messages: list[Message] = [{"role": "assistant", "content": text, "tool_calls": tool_calls}]
+    for observation in observations:
+        messages.append({"role": "tool", "content": observation, "tool_calls": []})
+    return messages

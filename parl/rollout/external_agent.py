@@ -1,8 +1,8 @@
-"""An agent that is written with somebody else's framework, in place of our agent loop.
+"""An agent written with another framework, in the place of PARL's agent loop.
 
-In: the task, and a function `async def run(task, base_url, api_key, env) -> answer` that the config names. It asks the
-policy at `base_url`, as any OpenAI-compatible endpoint, and the environment by `env`. Out: the same
-`AgentTrace` as our own loop makes, with the ids that were sampled.
+The config names a function `async def run(task, base_url, api_key, env) -> answer`. It asks the
+policy at `base_url`, as any OpenAI-compatible endpoint, and the environment by `env`. Its trace is
+the one that PARL's loop would make, with the ids that were sampled.
 """
 
 from __future__ import annotations
@@ -25,35 +25,41 @@ from parl.gateway.chat import ApiError, ChatRequest, Reply
 from parl.gateway.conversation import Conversation, check_images, history_key
 from parl.gateway.live import Gateway
 from parl.policy.base import PolicyHandle
-from parl.rollout.agent import AgentSpec, trace_of
+from parl.rollout.agent import AgentSpec, num_generated, room_for_turn, trace_of
 from parl.rollout.env_calls import EpisodeFailure, env_calls
 
 REWRITTEN = (
-    "it has sent another history than its agent's: trained tokens would not be the sampled ones. An agent has one "
-    "conversation, which only grows: send the messages back as they came, with the same tools, one request at a time"
+    "it has sent another history than its agent's: trained tokens would not be the sampled ones. "
+    "An agent has one conversation, which only grows: send the messages back as they came, with "
+    "the same tools, one request at a time"
 )
 
 
-class Tools:
-    """The environment as a harness sees it (its `env`)."""
+class ExternalTools:
+    """The environment as an external agent sees it: its argument `env`."""
 
     def __init__(
         self, specs: Sequence[ToolSpec], call: Callable[[ToolCall], Awaitable[str]]
     ) -> None:
         self._call = call
         self.tools: list[dict[str, Any]] = [
-            {"type": "function", "function": s.model_dump()} for s in specs
+            {"type": "function", "function": spec.model_dump()} for spec in specs
         ]
-        """What the `tools` of a request may be."""
+        """Its tools in OpenAI's form, for the `tools` of a request."""
         self.failure: Exception | None = None
-        """What the environment raised, whatever the harness made of it."""
+        """The environment's error, even if the agent has caught it."""
 
     async def call(self, name: str, arguments: str | Mapping[str, Any]) -> str:
-        """Run a tool. `arguments`: a mapping, or the JSON text of a tool call. Bad calls get an error text."""
+        """Run a tool, and return its observation. A call that cannot be run gets an error text.
+
+        Args:
+            arguments: a mapping, or the JSON text of a tool call.
+        """
         try:
-            parsed = (
-                json.loads(arguments or "{}") if isinstance(arguments, str) else dict(arguments)
-            )
+            if isinstance(arguments, str):
+                parsed = json.loads(arguments or "{}")
+            else:
+                parsed = dict(arguments)
         except ValueError as error:
             return f"error: {name}: arguments are not JSON: {error}"
         if not isinstance(parsed, dict):
@@ -61,36 +67,107 @@ class Tools:
         try:
             return await self._call(ToolCall(name, parsed))
         except Exception as error:
+            # Frameworks turn errors of tools into text for the model. The episode is lost all the
+            # same.
             self.failure = error
             raise
 
 
-Harness = Callable[[Task, str, str, Tools], Awaitable[str]]
+ExternalAgent = Callable[[Task, str, str, ExternalTools], Awaitable[str]]
+"""(task, base_url, api_key, env) -> answer."""
 
 
-def _failed(why: str) -> EpisodeFailure:
-    return EpisodeFailure("external_agent", why)
+def load_external_agent(role: Role, name: str) -> ExternalAgent:
+    """Import the function that `roles.ROLE.external_agent` names.
 
-
-def load_external_agent(role: Role, name: str) -> Harness:
-    """The function of `module:function`. Raises ConfigError."""
-    module, _, function = name.partition(":")
+    Args:
+        name: module:function.
+    Raises:
+        ConfigError: it cannot be imported, or is no coroutine function.
+    """
+    module, _, function_name = name.partition(":")
     where = f"roles.{role}.external_agent is '{name}'"
     try:
-        found: Harness = getattr(importlib.import_module(module), function)
+        function: ExternalAgent = getattr(importlib.import_module(module), function_name)
     except (ImportError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f"{where}, which cannot be imported: {error}. Write module:function, of a module that is installed or on "
-            "PYTHONPATH."
+            f"{where}, which cannot be imported: {error}. Write module:function, of a module that "
+            "is installed or on PYTHONPATH."
         ) from error
-    if not inspect.iscoroutinefunction(found):
+    if not inspect.iscoroutinefunction(function):
         raise ConfigError(
-            f"{where}, which is no coroutine function; write `async def {function}(task, base_url, api_key, env)`."
+            f"{where}, which is no coroutine function; write "
+            f"`async def {function_name}(task, base_url, api_key, env)`."
         )
-    return found
+    return function
 
 
-class _Agent:
+async def run_external_agent(
+    spec: AgentSpec,
+    policy: PolicyHandle,
+    env: AgentEnv,
+    limits: Limits,
+    sampling: Sampling,
+    token_budget: int | None,
+    task: Task,
+    gateway: Gateway,
+    external_agent: ExternalAgent,
+) -> AgentTrace:
+    """Let an external agent work on a task until it answers.
+
+    One that reaches a limit may still answer with what it has; its trace is truncated, as that of
+    `run_agent`.
+
+    Args:
+        env: of this agent.
+        token_budget: of the episode; an orchestrator's alone.
+        gateway: where the agent asks its policy.
+    Raises:
+        EpisodeFailure: of the kind `external_agent` for an error of the agent; else the
+            environment's or the engine's.
+    """
+    backend = _PolicyBackend(spec, policy, limits, sampling, token_budget)
+
+    async def call_tool(call: ToolCall) -> str:
+        limit = limits.env_calls_per_turn
+        if limit is not None and backend.env_calls >= limit:
+            return f"error: at most {limit} environment call(s) per turn"
+        backend.env_calls += 1
+        observations = await env_calls(env, [call])
+        return observations[0]
+
+    tools = ExternalTools(env.tool_specs(), call_tool)
+    episode_id = spec.session.rpartition("/")[0]
+    answer: object = ""
+    error = None
+    async with gateway.open(episode_id, spec.id, backend) as address:
+        try:
+            answer = await external_agent(task, address.base_url, address.api_key, tools)
+        except Exception as raised:
+            error = raised
+        finally:
+            backend.close()
+    # First whatever the agent was told: frameworks wrap errors, or go on after them.
+    failure = tools.failure or backend.failure
+    if failure is not None:
+        raise failure
+    # An agent that raises at a limit has been ended by it, and is no failure.
+    if error is not None and backend.stop is None:
+        raise _failure(repr(error)) from error
+    if not isinstance(answer, str):
+        raise _failure(f"it returned {type(answer).__name__}, not its answer as a text")
+    conversation = backend.conversation
+    if conversation is None or not conversation.turns:
+        raise _failure("it has never asked the policy at its base_url")
+    # Calls since the last turn: it has answered without asking the policy again.
+    if backend.env_calls:
+        conversation.record_observations((), backend.env_calls)
+    status: Status = "completed" if backend.stop is None else "truncated"
+    reason = backend.stop or "answer"
+    return trace_of(spec, policy, conversation.tape, conversation.turns, status, reason, answer)
+
+
+class _PolicyBackend:
     """Answers the requests of one agent within its limits, and records its conversation."""
 
     models = ("policy",)
@@ -103,9 +180,13 @@ class _Agent:
         sampling: Sampling,
         token_budget: int | None,
     ) -> None:
-        self._spec, self._policy, self._limits, self._sampling = spec, policy, limits, sampling
+        self._spec = spec
+        self._policy = policy
+        self._limits = limits
+        self._sampling = sampling
         self._token_budget = token_budget
-        self._known = ""
+        self._last_history = ""
+        """Key of the history up to the last turn, which the next request must begin with."""
         self._running: asyncio.Future[Reply] | None = None
         self.conversation: Conversation | None = None
         self.env_calls = 0
@@ -115,14 +196,17 @@ class _Agent:
         self.failure: Exception | None = None
 
     async def chat(self, request: ChatRequest) -> Reply:
-        """The next turn. Raises ApiError: a limit is reached, or the history is not the agent's."""
-        if (
-            self.failure is not None
-        ):  # asked again, as clients do after a failure: the episode is lost
+        """Sample the next turn.
+
+        Raises:
+            ApiError: a limit is reached, or the history is not the agent's.
+        """
+        # Clients ask again after a failure. The episode is lost.
+        if self.failure is not None:
             raise ApiError(400, "episode_failed", f"The episode has failed: {self.failure}")
         if self._running is not None:
             raise self._fail(REWRITTEN)
-        self._running = asyncio.ensure_future(self._next(request))
+        self._running = asyncio.ensure_future(self._next_turn(request))
         try:
             return await asyncio.shield(self._running)
         except asyncio.CancelledError:
@@ -136,112 +220,73 @@ class _Agent:
             self._running = None
 
     def close(self) -> None:
-        """The agent has ended, also in the middle of a turn."""
+        """End the agent, also in the middle of a turn."""
         if self._running is not None:
             self._running.cancel()
         self._policy.engine.release(self._spec.session)
 
-    async def _next(self, request: ChatRequest) -> Reply:
-        said, spec = request.history_length, self._spec
+    async def _next_turn(self, request: ChatRequest) -> Reply:
         check_images(self._policy, request)
+        num_old = request.history_length
         if self.conversation is None:
-            if said:
+            # A history of before the first turn: somebody else's words in the policy's mouth.
+            if num_old:
                 raise self._fail(REWRITTEN)
-            self.conversation = Conversation.begin(spec.id, spec.session, self._policy, request)
+            self.conversation = Conversation.begin(
+                self._spec.id, self._spec.session, self._policy, request
+            )
         else:
-            if history_key("", request.tools, request.messages[:said]) != self._known:
+            old = request.messages[:num_old]
+            if history_key("", request.tools, old) != self._last_history:
                 raise self._fail(REWRITTEN)
-            self._hear(self.conversation, request.messages[said:])
-        talk = self.conversation
-        room, bound = self._room(talk, request.max_tokens)
+            self._read(self.conversation, request.messages[num_old:])
+        conversation = self.conversation
+        room, limit = self._room(conversation, request.max_tokens)
         if room <= 0:
-            raise self._end(bound)
-        reply = await talk.sample_turn(
-            room, self._sampling.temperature, seed_for(spec.seed, len(talk.turns))
-        )
-        self.stop = bound if reply.finish == "length" else None
-        self._known = history_key("", request.tools, (*request.messages, reply.message))
+            raise self._end(limit)
+        # The role's temperature, whatever the client asks for: the loss takes log-probs at it.
+        seed = seed_for(self._spec.seed, len(conversation.turns))
+        reply = await conversation.sample_turn(room, self._sampling.temperature, seed)
+        self.stop = limit if reply.finish == "length" else None
+        messages = (*request.messages, reply.message)
+        self._last_history = history_key("", request.tools, messages)
         return reply
 
-    def _hear(self, talk: Conversation, news: Sequence[Message]) -> None:
-        """Feed what answers the last turn, if there may be another one."""
-        texts, ids = talk.render_observations(news)
-        talk.record_observations(texts, self.env_calls)
+    def _read(self, conversation: Conversation, news: Sequence[Message]) -> None:
+        """Feed the messages that answer the last turn, if there may be another one."""
+        texts, ids = conversation.render_observations(news)
+        conversation.record_observations(texts, self.env_calls)
         self.env_calls = 0
-        spent = sum(t.end - t.start for t in talk.turns)
-        if self._token_budget is not None and spent >= self._token_budget:
+        # In the order of PARL's loop, so that both end with the same reason.
+        budget = self._token_budget
+        if budget is not None and num_generated(conversation.turns) >= budget:
             raise self._end("token_budget")
-        if len(talk.turns) >= self._limits.turns:
+        if len(conversation.turns) >= self._limits.turns:
             raise self._end("turns")
-        if len(talk.tape.ids) + len(ids) >= self._limits.context_tokens:
+        if len(conversation.tape.ids) + len(ids) >= self._limits.context_tokens:
             raise self._end("context_tokens")
-        talk.feed(news, ids)
+        conversation.feed(news, ids)
 
-    def _room(self, talk: Conversation, asked: int | None) -> tuple[int, str]:
-        """Tokens that the next turn may have, and the limit that says so: as in our own loop."""
-        limits = self._limits
-        rooms = {"max_tokens": min(self._sampling.max_tokens, asked or self._sampling.max_tokens)}
-        rooms["context_tokens"] = limits.context_tokens - len(talk.tape.ids)
-        if limits.tokens is not None:
-            rooms["tokens"] = limits.tokens - sum(t.end - t.start for t in talk.turns)
-        return min((most, name) for name, most in rooms.items())
+    def _room(self, conversation: Conversation, requested: int | None) -> tuple[int, str]:
+        """Return the tokens that the next turn may have, and the limit that says so."""
+        max_tokens = self._sampling.max_tokens
+        if requested:
+            max_tokens = min(max_tokens, requested)
+        num_written = num_generated(conversation.turns)
+        return room_for_turn(self._limits, max_tokens, len(conversation.tape.ids), num_written)
 
     def _end(self, limit: str) -> ApiError:
         self.stop = limit
+        # Clients know this code, and shorten their history or give up.
         code = "context_length_exceeded" if limit == "context_tokens" else "limit_reached"
         return ApiError(
             400, code, f"The agent has reached its limit `{limit}`: answer with what there is."
         )
 
     def _fail(self, why: str) -> ApiError:
-        self.failure = _failed(why)
+        self.failure = _failure(why)
         return ApiError(400, "history_rewritten", f"The episode has failed: {why}.", "messages")
 
 
-async def run_external_agent(
-    spec: AgentSpec,
-    policy: PolicyHandle,
-    world: AgentEnv,
-    limits: Limits,
-    sampling: Sampling,
-    token_budget: int | None,
-    task: Task,
-    gateway: Gateway,
-    external_agent: Harness,
-) -> AgentTrace:
-    """Let the harness work on the task until it answers (completed) or has met a limit (truncated, as in `run_agent`).
-
-    A harness that meets a limit may still answer with what it has. Raises what environment and engine raised, and
-    EpisodeFailure `external_agent` for what it did wrong itself.
-    """
-    agent = _Agent(spec, policy, limits, sampling, token_budget)
-
-    async def counted(one: ToolCall) -> str:
-        if limits.env_calls_per_turn is not None and agent.env_calls >= limits.env_calls_per_turn:
-            return f"error: at most {limits.env_calls_per_turn} environment call(s) per turn"
-        agent.env_calls += 1
-        return (await env_calls(world, [one]))[0]
-
-    env = Tools(world.tool_specs(), counted)
-    answer, error = "", None
-    async with gateway.open(spec.session.rpartition("/")[0], spec.id, agent) as address:
-        try:
-            answer = await external_agent(task, address.base_url, address.api_key, env)
-        except Exception as raised:
-            error = raised
-        finally:
-            agent.close()
-    failure = env.failure or agent.failure
-    if failure is not None:
-        raise failure
-    if error is not None and agent.stop is None:
-        raise _failed(repr(error)) from error
-    if not isinstance(answer, str):
-        raise _failed(f"it returned {type(answer).__name__}, not its answer as a text")
-    if agent.conversation is None or not agent.conversation.turns:
-        raise _failed("it has never asked the policy at its base_url")
-    if agent.env_calls:  # it answered by itself after these
-        agent.conversation.record_observations((), agent.env_calls)
-    talk = agent.conversation
-    status: Status = "completed" if agent.stop is None else "truncated"
-    return trace_of(spec, policy, talk.tape, talk.turns, status, agent.stop or "answer", answer)
+def _failure(why: str) -> EpisodeFailure:
+    return EpisodeFailure("external_agent", why)
