@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Train while rollout workers, the inference actor and the driver are killed at random, on a misbehaving environment.
+"""Train on a misbehaving environment while parts of the run are killed at random.
 
-The run must end; every problem must be trained once, and every episode be there or counted as failed. The last line is
-a JSON object; exit code 1 when something is missing.
+Victims are rollout workers, the inference actor and the driver. The run must end, every problem must be
+trained once, and every episode must be stored or counted as failed. The last line of the output is a JSON
+object; the exit code is 1 when something is missing.
 
     scripts/chaos.py --kills 50 --steps 60
     scripts/chaos.py --kills 4 --steps 6 --mode async        the short form of CI
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 TASKS, GROUP = 4, 4
 STALL_S, DEADLINE_S = 10, 8
 SILENCE_S = 240
-"""A run that brings no new step for so long hangs. A task that freezes its worker costs about five restarts."""
+"""Seconds without a new step after which a run hangs. A task that freezes its worker costs five restarts."""
 OVERRIDES = [
     "baseline=null",
     "env.id=chaos_env:chaos/WideSearch-v0",
@@ -57,7 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     shutil.rmtree(args.run, ignore_errors=True)
     chaos = Chaos(args.run, args.steps, args.mode, random.Random(args.seed))
-    chaos.go(args.kills, args.every)
+    chaos.play(args.kills, args.every)
     result = account(args.run, args.steps) | {
         "kills": sum(chaos.kills.values()),
         **chaos.kills,
@@ -83,8 +84,10 @@ class Chaos:
         self.fresh.append(f"train.mode={mode}")
 
     def start(self) -> subprocess.Popen[bytes]:
-        own = self.run / "config.resolved.yaml"
-        arguments = [str(own), "--resume", str(self.run)] if own.is_file() else self.fresh
+        resolved = self.run / "config.resolved.yaml"
+        arguments = self.fresh
+        if resolved.is_file():
+            arguments = [str(resolved), "--resume", str(self.run)]
         path = os.pathsep.join([str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
         with (self.run.parent / f"{self.run.name}.log").open("ab") as log:
             return subprocess.Popen(
@@ -94,17 +97,20 @@ class Chaos:
                 stderr=log,
             )
 
-    def go(self, kills: int, every: float) -> None:
+    def play(self, kills: int, every: float) -> None:
+        """Run to the end, with `kills` kills, one in `every` seconds on average."""
         self.run.parent.mkdir(parents=True, exist_ok=True)
         driver = self.start()
-        done, heard = 0, time.monotonic()
+        num_steps = 0
+        last_step_at = time.monotonic()
         strike = time.monotonic() + self.rng.expovariate(1 / every)
         while driver.poll() != 0:
             time.sleep(0.2)
-            if lines(self.run) > done:
-                done, heard = lines(self.run), time.monotonic()
-                print(f"step {done}, kills {dict(self.kills)}", file=sys.stderr)
-            if time.monotonic() - heard > SILENCE_S:
+            if lines(self.run) > num_steps:
+                num_steps = lines(self.run)
+                last_step_at = time.monotonic()
+                print(f"step {num_steps}, kills {dict(self.kills)}", file=sys.stderr)
+            if time.monotonic() - last_step_at > SILENCE_S:
                 print(f"no step for {SILENCE_S} s: a hang", file=sys.stderr)
                 self.hangs += 1
                 self.end(driver)
@@ -119,39 +125,36 @@ class Chaos:
                     self.hangs += 1
                     return
                 driver = self.start()
-            elif done and sum(self.kills.values()) < kills and time.monotonic() > strike:
+            elif num_steps and sum(self.kills.values()) < kills and time.monotonic() > strike:
                 self.strike(driver)
                 strike = time.monotonic() + self.rng.expovariate(1 / every)
 
     def strike(self, driver: subprocess.Popen[bytes]) -> None:
-        """SIGKILL a rollout worker or the inference actor; one time in five the driver with all that it started."""
+        """Kill a rollout worker or the inference actor; one time in five the driver and its children."""
         family = descendants(driver.pid)
         if self.rng.random() < 0.2:
             self.end(driver)
             self.kills["kills_driver"] += 1
             return
         actors = {"kills_worker": "RolloutWorker", "kills_inference": "InferenceServer"}
-        found = [
-            (kind, p)
-            for p, name in family.items()
-            for kind, actor in actors.items()
-            if actor in name
-        ]
-        if found:
-            kind, victim = self.rng.choice(found)
+        victims = []
+        for pid, name in family.items():
+            for kind, actor in actors.items():
+                if actor in name:
+                    victims.append((kind, pid))
+        if victims:
+            kind, victim = self.rng.choice(victims)
             os.kill(victim, signal.SIGKILL)
             self.kills[kind] += 1
 
     def end(self, driver: subprocess.Popen[bytes]) -> None:
-        """Kill the driver. Ray's processes are its children and follow by themselves; those that do not are told of.
-
-        Ray's own agents take a minute to notice; they hold nothing.
-        """
+        """Kill the driver. Ray's processes are its children and end by themselves; others are reported."""
+        # Ray's agents take a minute to notice; they hold nothing.
         family = {pid: name for pid, name in descendants(driver.pid).items() if "Agent" not in name}
         driver.kill()
         driver.wait()
-        until = time.monotonic() + 20
-        while time.monotonic() < until and any(map(alive, family)):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and any(map(alive, family)):
             time.sleep(0.2)
         for pid in filter(alive, family):
             print(f"process {pid} outlived its driver by 20 s: {family[pid][:80]}", file=sys.stderr)
@@ -159,30 +162,30 @@ class Chaos:
 
 
 def account(run: Path, steps: int) -> dict[str, Any]:
-    """Whether every problem was trained once, and every episode is stored, the failed ones as failed."""
+    """Count what was stored: was every problem trained once, and is every episode there?"""
     from parl.runs.folder import read_episodes
 
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     failures: Counter[str] = Counter()
     for row in rows:
-        failures.update(
-            {k: int(v) for k, v in row.items() if k.startswith(("failures/", "rollout/workers_"))}
-        )
-    seen: Counter[str] = Counter()
-    missing = stored = 0
+        for name, value in row.items():
+            if name.startswith(("failures/", "rollout/workers_")):
+                failures[name] += int(value)
+    groups: Counter[str] = Counter()
+    missing = 0
+    stored = 0
     for row in rows:
         episodes = read_episodes(run / "episodes" / f"step_{row['step']:06d}.jsonl.zst")
-        seen.update({e["group"] for e in episodes})
-        failed = sum(e["status"] == "failed" for e in episodes)
+        groups.update({episode["group"] for episode in episodes})
+        failed = sum(episode["status"] == "failed" for episode in episodes)
         stored += len(episodes) - failed
-        missing += abs(TASKS * GROUP - len(episodes)) + abs(
-            failed - int(row["failures/num_failed"])
-        )
+        missing += abs(TASKS * GROUP - len(episodes))
+        missing += abs(failed - int(row["failures/num_failed"]))
     expected = {f"{s}-{k}" for s in range(steps) for k in range(TASKS)}
-    whole = [row["step"] for row in rows] == list(range(steps))
-    once = set(seen) <= expected and max(seen.values(), default=0) <= 1
+    all_steps = [row["step"] for row in rows] == list(range(steps))
+    once = set(groups) <= expected and max(groups.values(), default=0) <= 1
     return {
-        "accounted": whole and once and missing == 0,
+        "accounted": all_steps and once and missing == 0,
         "steps": len(rows),
         "episodes": stored,
         "failed": failures.pop("failures/num_failed", 0),
@@ -204,26 +207,29 @@ def alive(pid: int) -> bool:
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Processes below one, with their command lines (Linux)."""
+    """Return the processes that descend from one, with their command lines (Linux)."""
     parents: dict[int, int] = {}
     names: dict[int, str] = {}
     for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                parents[int(folder.name)] = int(
-                    (folder / "stat").read_text().rpartition(")")[2].split()[1]
-                )
-                names[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-            except OSError:
-                continue
-    found: dict[int, str] = {}
+        if not folder.name.isdecimal():
+            continue
+        process = int(folder.name)
+        try:
+            # The name in brackets may hold anything, so fields are counted after it.
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[process] = int(fields[1])
+            names[process] = (folder / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            # It has just ended.
+            continue
+    family: dict[int, str] = {}
     for child in parents:
-        at = child
-        while at in parents and at != pid:
-            at = parents[at]
-        if at == pid and child != pid:
-            found[child] = names.get(child, "")
-    return found
+        ancestor = child
+        while ancestor in parents and ancestor != pid:
+            ancestor = parents[ancestor]
+        if ancestor == pid and child != pid:
+            family[child] = names.get(child, "")
+    return family
 
 
 if __name__ == "__main__":

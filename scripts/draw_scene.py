@@ -50,8 +50,8 @@ def draw(seed: int) -> Any:
     ]
     for _, box in boxes_in_question(task.data):
         call = f'zoom("{words(box.bbox)}", "p1")'
-        (seen,) = images.find(env.call("zoom", {"bbox": words(box.bbox), "image": "p1"}))
-        panels.append((f"{call}\nthe {box.colour} box: {box.text}", images.from_uri(seen)))
+        (view,) = images.find(env.call("zoom", {"bbox": words(box.bbox), "image": "p1"}))
+        panels.append((f"{call}\nthe {box.colour} box: {box.text}", images.from_uri(view)))
     figure = Figure(figsize=(3 * len(panels), 3.8), layout="constrained")
     figure.suptitle(f"{question}    →    {task.data['gold']}")
     for ax, (title, image) in zip(figure.subplots(1, len(panels)), panels, strict=True):

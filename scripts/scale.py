@@ -59,10 +59,10 @@ def episode_s(plant: Plant, rng: random.Random, speed: float) -> tuple[float, fl
         plant.tokens_per_agent * rng.lognormvariate(mu, plant.spread)
         for _ in range(plant.width + 1)
     ]
-    own, children = draws[0], draws[1:]
+    orchestrator, children = draws[0], draws[1:]
     longest = max(children, default=0.0)
     tools = plant.tool_s_per_agent * (2 if children else 1)
-    return (own + longest) / speed + tools, sum(draws)
+    return (orchestrator + longest) / speed + tools, sum(draws)
 
 
 def simulate(plant: Plant, steps: int = 40, seed: int = 0) -> dict[str, float]:
@@ -83,22 +83,21 @@ def simulate(plant: Plant, steps: int = 40, seed: int = 0) -> dict[str, float]:
             live = (len(running) + 1) * plant.group_size * (1 + plant.width) / plant.instances
             busy = min(live, plant.agents_per_instance)
             speed = min(plant.agent_tokens_per_s, plant.decode_tokens_per_s / busy)
-            slots = max(
-                1.0, live / plant.agents_per_instance
-            )  # more agents than fit wait for their turn
+            # More agents than fit wait for their turn.
+            slots = max(1.0, live / plant.agents_per_instance)
             parts = [episode_s(plant, rng, speed) for _ in range(plant.group_size)]
             heapq.heappush(running, (now + slots * max(s for s, _ in parts), cursor))
             started[cursor] = (step, sum(t for _, t in parts))
             cursor += 1
         at = {n: started_at for n, (started_at, _) in started.items()}
-        chosen = choose_due_problems(at, done, step, plant.staleness, plant.problems_per_step)
-        if chosen is None:
+        due = choose_due_problems(at, done, step, plant.staleness, plant.problems_per_step)
+        if due is None:
             now, finished = heapq.heappop(running)
             done.add(finished)
             continue
-        tokens = sum(started[n][1] for n in chosen) * plant.trained_per_generated
-        ages += [step - started[n][0] for n in chosen]
-        for n in chosen:
+        tokens = sum(started[n][1] for n in due) * plant.trained_per_generated
+        ages += [step - started[n][0] for n in due]
+        for n in due:
             del started[n]
             done.discard(n)
         seconds = tokens / (plant.learner_tokens_per_s * plant.learner_gpus)
@@ -124,14 +123,14 @@ def plans(
     splits = sorted(
         {max(1, round(gpus * share / 16)) for share in range(2, 15)} & set(range(1, gpus))
     )
-    found = []
+    results = []
     for learner in splits:
         for staleness in stalenesses:
             plant = replace(
                 base, instances=gpus - learner, learner_gpus=learner, staleness=staleness
             )
-            found.append((plant, simulate(plant)))
-    return sorted(found, key=lambda pair: -pair[1]["trained_tokens_per_s"])
+            results.append((plant, simulate(plant)))
+    return sorted(results, key=lambda pair: -pair[1]["trained_tokens_per_s"])
 
 
 def memory(
@@ -172,9 +171,10 @@ def main() -> None:
             f"--{name}", type=int, default=default, help="of that model, or its micro-batch"
         )
     args = parser.parse_args()
-    given = {
-        k: v for k, v in vars(args).items() if k in vars(Plant(1, 1, 1)) and k not in NOT_GIVEN
-    }
+    settings = {}
+    for name in vars(Plant(1, 1, 1)):
+        if name not in NOT_GIVEN:
+            settings[name] = getattr(args, name)
     if args.billions:
         shape = {name: getattr(args, name) for name in MODEL}
         parts = memory(args.billions * 1e9, **shape, written=1 / args.trained_per_generated)
@@ -182,17 +182,16 @@ def main() -> None:
             print(f"{size / 1e9:8.1f} GB  {name}")
     best: dict[str, dict[str, float]] = {}
     for gpus in args.gpus:
-        found = plans(gpus, Plant(1, 1, 1, **given), args.staleness)
-        print(
-            f"\n{gpus} GPUs\ninstances  learner  staleness  tokens/s  s a step  learner busy  mean age"
-        )
-        for plant, result in found[: args.top]:
+        results = plans(gpus, Plant(1, 1, 1, **settings), args.staleness)
+        print(f"\n{gpus} GPUs")
+        print("instances  learner  staleness  tokens/s  s a step  learner busy  mean age")
+        for plant, result in results[: args.top]:
             print(
                 f"{plant.instances:9d}  {plant.learner_gpus:7d}  {plant.staleness:9d}  "
                 f"{result['trained_tokens_per_s']:8.0f}  {result['seconds_per_step']:8.1f}  "
                 f"{result['learner_busy']:12.2f}  {result['staleness_mean']:8.2f}"
             )
-        plant, result = found[0]
+        plant, result = results[0]
         best[str(gpus)] = {
             "instances": plant.instances,
             "learner_gpus": plant.learner_gpus,

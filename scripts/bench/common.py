@@ -1,4 +1,4 @@
-"""What the benchmarks share: scripted swarms, a table, and the JSON line that ends each of them."""
+"""Parts of the benchmarks: scripted swarms, a table, and the JSON line at the end of each."""
 
 from __future__ import annotations
 
@@ -45,19 +45,22 @@ def jobs_of(env: AgentEnv, num: int) -> list[Job]:
 
 @dataclass
 class SwarmScript:
-    """An orchestrator that launches `width` subagents at once and answers; each searches, opens a page and answers."""
+    """Play a swarm: the orchestrator launches `width` subagents at once and answers.
+
+    Each subagent searches, opens a page and answers.
+    """
 
     width: int
     seconds: float = 0.0
-    """Spent in here: not the runtime's."""
+    """Time spent in the script, which is not the runtime's."""
 
     def __call__(self, messages: Sequence[Message], rng: np.random.Generator) -> Sequence[Segment]:
         began = time.perf_counter()
-        said = self._say(messages)
+        text = self._next_turn(messages)
         self.seconds += time.perf_counter() - began
-        return [Segment(said)]
+        return [Segment(text)]
 
-    def _say(self, messages: Sequence[Message]) -> str:
+    def _next_turn(self, messages: Sequence[Message]) -> str:
         turns = sum(m["role"] == "assistant" for m in messages)
         if messages[0]["role"] == "system" and messages[0]["content"] == "searcher":
             name = messages[1]["content"].split("#", 1)[0].strip()
@@ -96,37 +99,33 @@ class Gate:
 
 def runner_of(config: Config, engine: Any, renderer: Renderer) -> SwarmRunner:
     handle = PolicyHandle("scripted", renderer, engine, False)
-    roles = config.roles.model_copy(
-        update={
-            role: settings.model_copy(
-                update={
-                    "limits": settings.limits.model_copy(update={"context_tokens": 10**6}),
-                    "sampling": settings.sampling.model_copy(update={"max_tokens": 10**6}),
-                }
-            )
-            for role, settings in (
-                ("orchestrator", config.roles.orchestrator),
-                ("subagent", config.roles.subagent),
-            )
-        }
-    )
-    swarm = config.swarm.model_copy(update={"max_subagents": 10**6, "critical_step_budget": None})
-    return SwarmRunner({"orchestrator": handle, "subagent": handle}, roles, swarm, config.clock)
+    # No limit may end an episode: the runtime is measured, not a policy.
+    unlimited = 10**6
+    roles = {}
+    for role, settings in config.roles.items():
+        roles[role] = settings.replace(
+            limits=settings.limits.replace(context_tokens=unlimited),
+            sampling=settings.sampling.replace(max_tokens=unlimited),
+        )
+    swarm = config.swarm.replace(max_subagents=unlimited, critical_step_budget=None)
+    handles = {"orchestrator": handle, "subagent": handle}
+    return SwarmRunner(handles, config.roles.replace(**roles), swarm, config.clock)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print aligned columns."""
-    shown = [
-        list(header),
-        *([f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows),
-    ]
-    widths = [max(len(row[i]) for row in shown) for i in range(len(header))]
-    for row in shown:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    lines = [list(header)]
+    for row in rows:
+        lines.append([f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 def finish(result: Mapping[str, Any]) -> None:
-    """The last line: one JSON object."""
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}))
+    """Print the last line: one JSON object."""
+    rounded = {}
+    for name, value in result.items():
+        rounded[name] = round(value, 4) if isinstance(value, float) else value
+    print(json.dumps(rounded))

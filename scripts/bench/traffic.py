@@ -1,6 +1,7 @@
-"""Recorded traffic: what the expert's swarms fed and wrote, to be replayed on an engine.
+"""Recorded traffic: the tokens of the expert's swarms, to be replayed on an engine.
 
-The lengths are those of real episodes; the words are sampled anew, since only their number costs anything.
+The lengths are those of real episodes. The words are sampled again, since only their number costs
+anything.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ from parl.rollout.swarm import SwarmRunner
 
 @dataclass(frozen=True)
 class Turn:
-    """Fed ids before it (a prompt or observations), and how many tokens are written."""
+    """One turn of an agent."""
 
     fed: tuple[int, ...]
+    """Ids before it: a prompt or observations."""
     new: int
+    """Number of tokens that are written."""
 
 
 def record(
     config: Config, env: AgentEnv, renderer: Renderer, num: int, parallel: float = 1.0
 ) -> list[Episode]:
-    """Episodes of the scripted expert, through the runtime, with the tokens of the quickstart's policy."""
+    """Record episodes of the scripted expert, with the tokens of the quickstart's policy."""
     rng = np.random.default_rng(0)
-    swarm = config.swarm.model_copy(update={"critical_step_budget": None})
+    swarm = config.swarm.replace(critical_step_budget=None)
     episodes = []
     for i in range(num):
         demo: Any = env.demonstrate("episode", rng, delegate_prob=parallel, give_up_prob=0.0)
@@ -50,40 +53,42 @@ def record(
 
 
 def turns_of(trace: AgentTrace) -> list[Turn]:
-    starts = [0, *(t.end for t in trace.turns)]
-    return [
-        Turn(trace.token_ids[a : t.start], t.end - t.start)
-        for a, t in zip(starts, trace.turns, strict=False)
-    ]
+    turns = []
+    position = 0
+    for turn in trace.turns:
+        turns.append(Turn(trace.token_ids[position : turn.start], turn.end - turn.start))
+        position = turn.end
+    return turns
 
 
 async def play(engine: Any, session: str, turns: Sequence[Turn]) -> int:
-    """One agent from its prompt to its last turn; the number of tokens written. The engine needs no stop tokens."""
+    """Play an agent from its prompt to its last turn. Returns the number of tokens written.
+
+    The engine must have no stop tokens: each turn has the length that was recorded.
+    """
     ids: list[int] = []
     for k, turn in enumerate(turns):
         ids += turn.fed
-        made = await engine.generate(
-            Request(session, tuple(ids), (), turn.new, 1.0, hash((session, k)) % 2**32)
-        )
-        ids += made.token_ids
+        seed = hash((session, k)) % 2**32
+        generation = await engine.generate(Request(session, tuple(ids), (), turn.new, 1.0, seed))
+        ids += generation.token_ids
     engine.release(session)
     return sum(t.new for t in turns)
 
 
 async def play_swarm(engine: Any, session: str, episode: Episode) -> int:
-    """An orchestrator; the subagents of a turn run after it, together, before the next one."""
+    """Play an orchestrator. A turn's subagents run together, after it and before the next one."""
     root = episode.orchestrator
     ids: list[int] = []
     written = 0
     for k, turn in enumerate(turns_of(root)):
         ids += turn.fed
-        made = await engine.generate(Request(session, tuple(ids), (), turn.new, 1.0, k))
-        ids += made.token_ids
-        launched = [t for t in episode.subagents if t.spawned_at == k]
-        written += turn.new + sum(
-            await asyncio.gather(
-                *(play(engine, f"{session}/{t.id}", turns_of(t)) for t in launched)
-            )
-        )
+        generation = await engine.generate(Request(session, tuple(ids), (), turn.new, 1.0, k))
+        ids += generation.token_ids
+        launched = []
+        for trace in episode.subagents:
+            if trace.spawned_at == k:
+                launched.append(play(engine, f"{session}/{trace.id}", turns_of(trace)))
+        written += turn.new + sum(await asyncio.gather(*launched))
     engine.release(session)
     return written
