@@ -12,17 +12,18 @@ from parl.rollout.pool.local import LocalPool, Pool
 
 
 def make_pool(config: Config) -> Pool:
-    """The pool that `rollout.backend` names. Close it when the work is done."""
+    """Make the pool that `rollout.backend` names. Close it when the work is done."""
     if config.rollout.backend == "ray":
+        # Imported here: Ray is an extra, and takes its time to load.
         from parl.rollout.pool.ray import RayPool
 
-        return RayPool(
-            config.env, config.rollout, num_cpus(config.rollout, config.train, len(config.policies))
-        )
+        num = num_cpus(config.rollout, config.train, len(config.policies))
+        return RayPool(config.env, config.rollout, num)
     return LocalPool(lambda: make_env(config.env), config.rollout)
 
 
-if not TYPE_CHECKING:  # with a module's __getattr__, a type checker would accept any name
+# With a module's __getattr__, a type checker would accept any name.
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         raise moved.missing_name(__name__, name)

@@ -1,7 +1,7 @@
-"""Engines in other processes: what travels to them, a store of them, and inference actors that several workers share.
+"""Engines in other processes: as they travel, a store of them, and inference actors.
 
-In: blueprints and weights. Out: an `Engine` for the agents of a worker: one of its own, or a `RemoteEngine` whose
-requests go to an inference actor, which batches those of all workers.
+A worker has its own engines, or a `RemoteEngine` whose requests go to an inference actor, which
+batches those of all workers.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from parl.policy.base import Blueprint, Generation, Request
 from parl.rollout.env_calls import EpisodeFailure
 from parl.rollout.pool.watchdog import Watchdog
 
-ATTEMPTS, RETRY_S = 120, 1.0
+ATTEMPTS = 120
+"""Calls of an inference actor before its episodes fail."""
+RETRY_S = 1.0
+"""Pause between two of them: Ray starts a lost actor again meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """One engine as it travels. `weights` has for each part (the model, adapters) its version and a reference into
-    Ray's object store, so that a base under adapters travels once; empty: the engine has none."""
+    """One engine as it travels."""
 
     blueprint: Blueprint
     version: int
     """The sum of the parts' versions."""
     weights: Mapping[str, tuple[int, Any]]
+    """Part (the model, adapters) -> its version and a reference into Ray's object store, so that a
+    base under adapters travels once. Empty: the engine has no weights."""
     servers: tuple[Any, ...] = ()
-    """Inference actors that serve it; none: every worker has an engine of its own."""
+    """Inference actors that serve it. Empty: every worker has its own engine."""
 
 
 class Scores(dict[tuple[str, int], Any]):
@@ -45,14 +49,21 @@ class EngineStore:
 
     def __init__(self) -> None:
         self.engines: dict[str, Any] = {}
-        self._versions: dict[str, dict[str, int]] = {}  # engine -> part -> version
+        self._versions: dict[str, dict[str, int]] = {}
+        """Engine -> part -> version."""
 
     def keep(self, names: Mapping[str, Any]) -> None:
-        """Forget all others."""
-        self.engines = {n: e for n, e in self.engines.items() if n in names}
+        """Forget all other engines."""
+        self.engines = {name: engine for name, engine in self.engines.items() if name in names}
 
     async def follow(self, states: Mapping[str, EngineState], probe: Sequence[int]) -> Scores:
-        """Bring engines to these weights, also while they run. Older weights than an engine has are ignored."""
+        """Bring engines to these weights, also while they run.
+
+        Weights older than an engine's are ignored.
+
+        Returns:
+            the probe's log-probs in each engine that has taken weights.
+        """
         scores = Scores()
         for name, state in states.items():
             if state.servers:
@@ -60,19 +71,31 @@ class EngineStore:
                 scores |= await remote.follow(state, probe)
                 continue
             if name not in self.engines:
-                self.engines[name], self._versions[name] = state.blueprint(), {}
-            engine, have = self.engines[name], self._versions[name]
-            newer = {p: v for p, (v, _) in state.weights.items() if have.get(p, -1) < v}
-            loaded = {p: await state.weights[p][1] for p in newer}
-            fresh = [
-                p for p, version in newer.items() if have.get(p, -1) < version
-            ]  # another call may have come first
-            for part in fresh:
-                engine.load_weights(loaded[part], newer[part], part)
-                have[part] = newer[part]
-            if fresh and len(probe) > 1:
-                scores[name, state.version] = engine.probe(probe).numpy()
-        return Scores(scores)
+                self.engines[name] = state.blueprint()
+                self._versions[name] = {}
+            has_changed = await self._load_newer(name, state)
+            # One token alone has no log-prob.
+            if has_changed and len(probe) > 1:
+                scores[name, state.version] = self.engines[name].probe(probe).numpy()
+        return scores
+
+    async def _load_newer(self, name: str, state: EngineState) -> bool:
+        """Load the parts that are newer than the engine's, and return whether there were any."""
+        engine = self.engines[name]
+        versions = self._versions[name]
+        loaded: dict[str, Any] = {}
+        for part, (version, reference) in state.weights.items():
+            if versions.get(part, -1) < version:
+                loaded[part] = await reference
+        has_changed = False
+        for part, weights in loaded.items():
+            version, _ = state.weights[part]
+            # Asked again: another call may have come first while this one waited for the weights.
+            if versions.get(part, -1) < version:
+                engine.load_weights(weights, version, part)
+                versions[part] = version
+                has_changed = True
+        return has_changed
 
 
 class InferenceServer:
@@ -82,24 +105,31 @@ class InferenceServer:
         from parl.core.machine import pin_threads
 
         faulthandler.enable()
-        pin_threads(
-            max(1, int(num_cpus))
-        )  # more than its share of the cores would slow everybody down
+        # More threads than its share of the cores would slow everybody down.
+        pin_threads(max(1, int(num_cpus)))
         self._watchdog = Watchdog(hang_timeout_s)
         self._store = EngineStore()
         self._running: dict[str, asyncio.Task[Generation]] = {}
+        """Session -> the turn that is being sampled."""
 
     async def ping(self) -> str:
+        """Answer once the process has started."""
         return "pong"
 
     async def pid(self) -> int:
+        """Return the process id, for logs and for tests that kill it."""
         return os.getpid()
 
     async def follow(self, states: Mapping[str, EngineState], probe: Sequence[int]) -> Scores:
+        """Bring engines to these weights, also while they run."""
         return await self._store.follow(states, probe)
 
     async def generate(self, name: str, request: Request) -> Generation:
-        """Sample one turn. Raises LookupError when the actor is new and has no weights yet."""
+        """Sample one turn.
+
+        Raises:
+            LookupError: the actor is new and has no weights yet.
+        """
         async with self._watchdog:
             task: asyncio.Task[Generation] = asyncio.ensure_future(
                 self._store.engines[name].generate(request)
@@ -111,7 +141,7 @@ class InferenceServer:
                 self._running.pop(request.session, None)
 
     async def release(self, name: str, session: str) -> None:
-        """The agent has ended; a turn that it no longer waits for (a deadline) ends as well."""
+        """End an agent, and a turn that it no longer waits for (a deadline)."""
         task = self._running.pop(session, None)
         if task is not None:
             task.cancel()
@@ -120,40 +150,57 @@ class InferenceServer:
 
 
 class RemoteEngine:
-    """The engine of a worker whose policy is served elsewhere. An agent stays with one actor, which keeps its state.
+    """The engine of a worker whose policy is served elsewhere.
 
-    An actor that was lost comes back without weights and state: it gets the former, and the whole context with the
-    request, so its agents go on.
+    An agent stays with one actor, which keeps its state. An actor that was lost comes back without
+    weights and state: it gets the former here, and the context with each request, so its agents go
+    on.
     """
 
     def __init__(self, name: str, servers: Sequence[Any]) -> None:
-        self._name, self._servers = name, servers
+        self._name = name
+        self._servers = servers
         self._state: EngineState | None = None
 
     async def follow(self, state: EngineState, probe: Sequence[int]) -> Scores:
+        """Bring all actors to these weights."""
+        # Without servers: to the actor it is an engine of its process.
         self._state = replace(state, servers=())
-        calls = [self._call(s, "follow", {self._name: self._state}, probe) for s in self._servers]
-        return Scores({k: v for scores in await asyncio.gather(*calls) for k, v in scores.items()})
+        calls = []
+        for server in self._servers:
+            calls.append(self._call(server, "follow", {self._name: self._state}, probe))
+        merged = Scores()
+        for scores in await asyncio.gather(*calls):
+            merged.update(scores)
+        return merged
 
     async def generate(self, request: Request) -> Generation:
-        """Sample one turn. Raises EpisodeFailure when the actor does not come back."""
-        return await self._call(self._server(request.session), "generate", self._name, request)  # type: ignore[no-any-return]
+        """Sample one turn.
+
+        Raises:
+            EpisodeFailure: the actor does not come back.
+        """
+        server = self._server(request.session)
+        return await self._call(server, "generate", self._name, request)  # type: ignore[no-any-return]
 
     def release(self, session: str) -> None:
+        """End an agent. Nobody waits for the answer."""
         self._server(session).release.remote(self._name, session)
 
     def _server(self, session: str) -> Any:
+        # By a checksum: `hash` of a text differs between processes.
         return self._servers[zlib.crc32(session.encode()) % len(self._servers)]
 
     async def _call(self, server: Any, method: str, *args: Any) -> Any:
         for attempt in range(ATTEMPTS):
             try:
+                # After an error the actor may be a new one, without weights.
                 if attempt and method != "follow":
                     await server.follow.remote({self._name: self._state}, ())
                 return await getattr(server, method).remote(*args)
             except RayError as error:
-                last = error
+                last_error = error
                 await asyncio.sleep(RETRY_S)
         raise EpisodeFailure(
-            "worker_lost", f"its inference actor did not answer {ATTEMPTS} times: {last!r}"
-        ) from last
+            "worker_lost", f"its inference actor did not answer {ATTEMPTS} times: {last_error!r}"
+        ) from last_error

@@ -1,7 +1,7 @@
 """Many episodes at once, in this process.
 
-In: jobs (a task, an episode id, a seed). Out: their episodes, in the order of the jobs. Every episode has a deadline;
-one that failed for reasons outside the policy is tried again, then returned as failed: data, not a crash.
+Every episode has a deadline. One that failed for reasons outside the policy is tried again, then
+returned as failed: data, not a crash.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from parl.rollout.swarm import SwarmRunner, failed_episode
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One episode to run. `seed` fixes everything that is random in it."""
+    """One episode to run."""
 
     task: Task
     episode_id: str
     group: str
     step: int
     seed: str
+    """Fixes everything random in the episode."""
 
 
 class Pool(Protocol):
-    """Where episodes run is the pool's business."""
+    """Runs episodes, wherever it likes."""
 
     lost: Counter[str]
     """What the pool has lost and replaced so far, by kind (`workers_lost`)."""
@@ -44,7 +45,11 @@ class Pool(Protocol):
         jobs: Sequence[Job],
         on_done: Callable[[Episode], None] | None = None,
     ) -> list[Episode]:
-        """Run all jobs; their episodes in the order of the jobs. `on_done` is called as each is known to be done."""
+        """Run all jobs, and return their episodes in the order of the jobs.
+
+        Args:
+            on_done: called with each episode once it is known to be done (progress).
+        """
         ...
 
     def close(self) -> None:
@@ -53,6 +58,7 @@ class Pool(Protocol):
 
 
 Sink = Callable[[Job, Episode], None]
+"""Receives each job with its episode."""
 
 
 class StreamPool(Pool, Protocol):
@@ -72,12 +78,17 @@ class StreamPool(Pool, Protocol):
 
 
 class LocalPool:
-    """Runs episodes as coroutines of one event loop."""
+    """Runs episodes as coroutines of one event loop.
+
+    Args:
+        make_env: makes an environment. Each is used for one episode at a time, then again.
+    """
 
     def __init__(self, make_env: Callable[[], AgentEnv], config: Rollout) -> None:
-        self._make_env, self._config = make_env, config
+        self._make_env = make_env
+        self._config = config
         self.lost = Counter[str]()
-        self._idle: list[AgentEnv] = []
+        self._idle_envs: list[AgentEnv] = []
 
     def run(
         self,
@@ -85,11 +96,15 @@ class LocalPool:
         jobs: Sequence[Job],
         on_done: Callable[[Episode], None] | None = None,
     ) -> list[Episode]:
-        """Run all jobs; `on_done` is called as each one ends (progress)."""
+        """Run all jobs, and return their episodes in the order of the jobs.
+
+        Args:
+            on_done: called with each episode as it ends (progress).
+        """
         return run_coroutine(self.gather(runner, jobs, on_done))
 
     def close(self) -> None:
-        """Nothing runs between calls."""
+        """Do nothing: between calls nothing runs."""
 
     async def gather(
         self,
@@ -97,19 +112,19 @@ class LocalPool:
         jobs: Sequence[Job],
         on_done: Callable[[Episode], None] | None = None,
     ) -> list[Episode]:
-        """`run` inside an event loop that is there already."""
-        gate = asyncio.Semaphore(self._config.max_concurrent_episodes)
+        """Do what `run` does, inside a running event loop."""
+        slots = asyncio.Semaphore(self._config.max_concurrent_episodes)
 
-        async def one(job: Job) -> Episode:
-            async with gate:
-                episode = await self._attempts(runner, job)
+        async def run_job(job: Job) -> Episode:
+            async with slots:
+                episode = await self._run_with_retries(runner, job)
             if on_done is not None:
                 on_done(episode)
             return episode
 
-        return list(await asyncio.gather(*(one(job) for job in jobs)))
+        return list(await asyncio.gather(*(run_job(job) for job in jobs)))
 
-    async def _attempts(self, runner: SwarmRunner, job: Job) -> Episode:
+    async def _run_with_retries(self, runner: SwarmRunner, job: Job) -> Episode:
         for attempt in range(self._config.max_retries + 1):
             episode = await self._attempt(runner, job, attempt)
             if episode.status != "failed":
@@ -117,7 +132,8 @@ class LocalPool:
         return episode
 
     async def _attempt(self, runner: SwarmRunner, job: Job, attempt: int) -> Episode:
-        env = self._idle.pop() if self._idle else self._make_env()
+        env = self._idle_envs.pop() if self._idle_envs else self._make_env()
+        # Ids of retries differ, because engines know agents by them.
         episode_id = job.episode_id if attempt == 0 else f"{job.episode_id}.{attempt}"
         run = runner.run(
             env,
@@ -127,13 +143,13 @@ class LocalPool:
             step=job.step,
             seed=f"{job.seed}/{attempt}",
         )
+        deadline_s = self._config.episode_deadline_s
         try:
-            episode = await asyncio.wait_for(run, self._config.episode_deadline_s)
+            episode = await asyncio.wait_for(run, deadline_s)
         except TimeoutError:
-            failure = EpisodeFailure(
-                "timeout", f"no result within {self._config.episode_deadline_s} s"
-            )
+            failure = EpisodeFailure("timeout", f"no result within {deadline_s} s")
             return failed_episode(episode_id, job.task, job.group, job.step, failure)
+        # The environment of a failed episode may be in any state, so it is dropped.
         if episode.status != "failed":
-            self._idle.append(env)  # a failed one may be in any state: drop it
+            self._idle_envs.append(env)
         return episode

@@ -1,7 +1,7 @@
-"""A rollout worker: a Ray actor that runs many episodes at once, with engines of its own.
+"""A rollout worker: a Ray actor that runs many episodes at once, with its own engines.
 
-In: a batch of jobs, the policies as blueprints and weights. Out: their episodes, in order. A worker keeps nothing that
-matters between calls: one that was killed and started again gets its weights with its next batch.
+A worker keeps nothing that matters between calls: one that was killed and started again gets its
+weights with its next batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from parl.config.env import EnvSection
 from parl.config.rollout import Rollout
 from parl.core.machine import rss_now_mb
 from parl.core.types import Episode
-from parl.env.registry import load, make_env
+from parl.env import registry
 from parl.policy.base import PolicyHandle, Renderer
 from parl.rollout.pool.inference import EngineState, EngineStore, Scores
 from parl.rollout.pool.local import Job, LocalPool
@@ -27,66 +27,74 @@ from parl.rollout.swarm import SwarmRunner
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """Who plays a role: everything about a policy but its weights, which are an object of the store."""
+    """What plays a role, without its weights, which are objects in Ray's store."""
 
     policy: str
     renderer: Renderer
     tools_in_prompt: bool
     engine: str
-    """Name of the engine; roles that share one share its batches."""
+    """Name of the engine. Roles that share one share its batches."""
     adapter: str
 
 
 @dataclass(frozen=True, slots=True)
 class JobBatch:
-    """What a worker gets: jobs, and all that is needed to run them."""
+    """Jobs for a worker, and all that is needed to run them."""
 
     runner: SwarmRunner
-    seats: Mapping[str, PolicySpec]
+    """Without policies."""
+    policy_specs: Mapping[str, PolicySpec]
+    """By role."""
     engines: Mapping[str, EngineState]
     jobs: Sequence[Job]
     probe: Sequence[int]
+    """Token ids that each engine scores when it has taken new weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerResult:
-    """Episodes, and what the probe says of every engine whose weights were new."""
+    """The episodes of a batch, in the order of its jobs."""
 
     episodes: list[Episode]
     scores: Scores
+    """The probe's log-probs in every engine whose weights were new."""
     rss_mb: float
     """Memory of the worker now."""
 
 
 class RolloutWorker:
-    """The actor's class. Its methods are coroutines: the health check is answered while episodes run."""
+    """The actor. Its methods are coroutines, so health checks are answered while episodes run."""
 
     def __init__(self, env: EnvSection, rollout: Rollout) -> None:
         from parl.core.machine import pin_threads
 
         faulthandler.enable()
-        pin_threads(
-            max(1, int(rollout.num_cpus_per_worker))
-        )  # more than its share of the cores would slow everybody down
-        load()
+        # Two workers with two torch threads each, on two cores: a rollout took 46 s in place of 2.
+        pin_threads(max(1, int(rollout.num_cpus_per_worker)))
+        # Registries are per process: environments, rewards and credit rules of plugins.
+        registry.load()
         self._watchdog = Watchdog(rollout.hang_timeout_s)
-        self._pool = LocalPool(lambda: make_env(env), rollout)
+        self._pool = LocalPool(lambda: registry.make_env(env), rollout)
         self._store = EngineStore()
 
     async def end(self) -> None:
-        """End this process; Ray starts another in its place."""
+        """End this process. Ray starts another in its place."""
         os._exit(1)
 
     async def ping(self) -> str:
-        """What RLlib's actor manager asks of an actor that it gave up."""
+        """Answer RLlib's actor manager, which asks an actor that it gave up whether it is back."""
         return "pong"
 
     async def pid(self) -> int:
-        """Its process, for the logs and for tests of what happens when it dies."""
+        """Return the process id, for logs and for tests that kill it."""
         return os.getpid()
 
     async def apply(self, func: Callable[..., Any], **kwargs: Any) -> Any:
-        """What the manager calls. An error comes back as a value: raised, it would cost the actor its life."""
+        """Call a function with this worker, as the actor manager does.
+
+        Returns:
+            its result, or its error as a value: raised, it would cost the actor its life.
+        """
         try:
             result = func(self, **kwargs)
             return await result if inspect.isawaitable(result) else result
@@ -94,17 +102,22 @@ class RolloutWorker:
             return error
 
     async def run(self, batch: JobBatch) -> WorkerResult:
-        """Run the jobs. Failures inside an episode are its status; this raises only for engines that do not fit."""
+        """Run the jobs of a batch.
+
+        Failures inside an episode are its status.
+
+        Raises:
+            RuntimeError: weights do not fit an engine.
+        """
         async with self._watchdog:
             self._store.keep(batch.engines)
             scores = await self._store.follow(batch.engines, batch.probe)
-            engines = self._store.engines
-            handles = {
-                role: PolicyHandle(
-                    s.policy, s.renderer, engines[s.engine], s.tools_in_prompt, s.adapter
+            handles: dict[str, PolicyHandle] = {}
+            for role, spec in batch.policy_specs.items():
+                engine = self._store.engines[spec.engine]
+                handles[role] = PolicyHandle(
+                    spec.policy, spec.renderer, engine, spec.tools_in_prompt, spec.adapter
                 )
-                for role, s in batch.seats.items()
-            }
             runner = batch.runner.with_policies(handles)
             episodes = await self._pool.gather(runner, batch.jobs)
         return WorkerResult(episodes, scores, rss_now_mb())
