@@ -64,6 +64,7 @@ def collate(
     Args:
         temperatures: of sampling, one per sample.
     """
+    # As wide as the longest: `micro_batches` puts similar lengths together.
     width = max(len(sample.token_ids) for sample in samples)
     shape = (len(samples), width)
     ids_BT = torch.zeros(shape, dtype=torch.long)
@@ -71,6 +72,7 @@ def collate(
     old_logp_BT = torch.zeros(shape)
     advantage_BT = torch.zeros(shape)
     for i, sample in enumerate(samples):
+        # The rest of the row stays 0: padding without loss.
         length = len(sample.token_ids)
         ids_BT[i, :length] = torch.tensor(sample.token_ids)
         mask_BT[i, :length] = torch.tensor(sample.mask, dtype=torch.float32)

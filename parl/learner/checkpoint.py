@@ -94,6 +94,7 @@ def save(
     for path in [*files, temporary / "manifest.json"]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    # A resumed run writes steps again that it had reached before.
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)

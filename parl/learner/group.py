@@ -109,6 +109,7 @@ class LearnerGroup:
         self.name = name
         self.model = model
         self.version = 0
+        # The ranks of a group meet in NCCL, which wants a GPU for each.
         num_gpus = 1 if torch.cuda.is_available() else 0
         actor = ray.remote(num_cpus=1, num_gpus=num_gpus)(LearnerRank)
         self._ranks = [actor.remote(rank, num, threads) for rank in range(num)]
@@ -120,6 +121,7 @@ class LearnerGroup:
         """As `Learner.update`, each rank on its share of the samples."""
         metrics, weights = self._call_all("update", samples, *arguments)[0]
         tensors = {name: torch.tensor(array) for name, array in weights.items()}
+        # This process syncs engines and writes checkpoints, so it needs the weights, too.
         lora.set_model_state(self.model, tensors)
         self.version += 1
         return metrics  # type: ignore[no-any-return]

@@ -121,6 +121,7 @@ def build_optimizer(model: torch.nn.Module, config: Optimizer) -> torch.optim.Op
             continue
         if "embed" in name or "lm_head" in name:
             embeddings.append(parameter)
+        # Orthogonalising is for matrices: norms and biases have one dimension.
         elif config.muon_lr > 0 and parameter.dim() == 2:
             matrices.append(parameter)
         else:
@@ -137,6 +138,7 @@ def build_optimizer(model: torch.nn.Module, config: Optimizer) -> torch.optim.Op
     optimizer: torch.optim.Optimizer = adamw
     if matrices:
         optimizer = MuonAdamW(Muon(matrices, lr=config.muon_lr), adamw)
+    # Groups have different rates, which a schedule must scale alike.
     for group in optimizer.param_groups:
         group["base_lr"] = group["lr"]
     return optimizer

@@ -89,6 +89,7 @@ class PolicySet:
             learner_states: optimizer states and weight versions; empty at the cold start.
             cold_start: the checkpoint that snapshots of frozen roles are made of.
         """
+        # Models first: engines copy their weights, learners train them in place.
         self._models.load(self._env, folder)
         self.engines.start()
         self.learners.start()
@@ -100,6 +101,7 @@ class PolicySet:
     def load_learners(self, states: Mapping[str, Any]) -> None:
         """Take the learners of a checkpoint, and give the engines their weights and versions."""
         self.learners.load(states)
+        # Engines start at version 0; tokens that they sample must carry the checkpoint's.
         for name in self.learners:
             self._push(name)
 

@@ -28,6 +28,7 @@ class MixedPrecisionCopy:
 
     def __init__(self, master: PreTrainedModel, dtype: torch.dtype) -> None:
         self.model: PreTrainedModel = cast_parameters(copy.deepcopy(master), dtype)
+        # Both have the same parameters in the same order.
         self._pairs = list(zip(master.parameters(), self.model.parameters(), strict=True))
         for parameter, copied in self._pairs:
             if parameter.requires_grad:
@@ -54,6 +55,7 @@ def _move_gradient_to(parameter: torch.nn.Parameter) -> Callable[[torch.Tensor],
             parameter.grad = gradient
         else:
             parameter.grad.add_(gradient)
+        # At once: bfloat16 gradients of all micro-batches would be summed in bfloat16.
         copied.grad = None
 
     return move

@@ -112,6 +112,7 @@ def knobs_of_function(
     """
     where = f"{decorator} on {function.__qualname__}"
     parameters = list(inspect.signature(function).parameters.values())
+    # What stands before the `*` is given by position, so its names are free.
     knobs = [p for p in parameters[num_arguments:] if p.name not in others]
     all_keyword_only = all(p.kind is p.KEYWORD_ONLY for p in knobs)
     if len(parameters) < num_arguments or not all_keyword_only:

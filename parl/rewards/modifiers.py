@@ -44,6 +44,7 @@ def apply_toggle(
     """
     lengths = _lengths_of_correct_responses(toggle, group, outcomes)
     budgets = _with_new_budgets(toggle, budgets, lengths)
+    # Even phases hold responses to the budget, odd ones do not.
     phase = (step - toggle.start_step) // toggle.period
     in_budget_phase = toggle.rigid or phase % 2 == 0
     if not in_budget_phase:
@@ -86,11 +87,11 @@ def apply_effort_budget(
     # Without a budget yet, no length is over it.
     budget = budgets.get(_effort_key(group[0].episode), math.inf)
     limit = effort.tau_at(step) * budget
-    held = []
+    judged = []
     for scored in group:
         is_over = scored.episode.tokens() > limit
-        held.append(_hold_to_budget(scored, is_over, outcomes))
-    return held, budgets
+        judged.append(_hold_to_budget(scored, is_over, outcomes))
+    return judged, budgets
 
 
 def _with_new_budgets(
@@ -104,11 +105,12 @@ def _with_new_budgets(
     Args:
         lengths: budget's key -> lengths in tokens.
     """
-    taken: dict[str, float] = {}
+    new_budgets: dict[str, float] = {}
     for key, samples in lengths.items():
         if len(samples) >= modifier.min_correct:
-            taken[key] = float(np.quantile(samples, modifier.percentile))
-    return {**taken, **budgets}
+            new_budgets[key] = float(np.quantile(samples, modifier.percentile))
+    # In this order, so that a budget of before wins.
+    return {**new_budgets, **budgets}
 
 
 # --- Toggle
@@ -161,6 +163,7 @@ def _length(episode: Episode, trace: AgentTrace, toggle: Toggle) -> int:
 def _correctness(scored: ScoredEpisode, trace: AgentTrace, outcomes: Sequence[str]) -> float:
     if trace.role == "orchestrator":
         return _outcome(scored, outcomes)
+    # Where the environment cannot score a subtask, a finished one counts as correct.
     return trace.score if trace.score is not None else float(finished(trace))
 
 

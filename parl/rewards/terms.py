@@ -66,12 +66,14 @@ class RewardTerm:
             if agent not in roles:
                 hint = did_you_mean(agent, roles)
                 raise ConfigError(f"Reward term '{self.name}' names agent '{agent}'.{hint}")
+            # Most rewards that reach a subagent by mistake would only show in what it learns.
             if roles[agent] not in self.roles:
                 raise ConfigError(
                     f"Reward term '{self.name}' gives a value to agent '{agent}', whose role is "
                     f"{roles[agent]}, but declares roles={self.roles}. Declare it: "
                     f"@reward(roles={(*self.roles, roles[agent])})."
                 )
+            # One NaN would spread to the advantages of the whole group.
             if not math.isfinite(value):
                 raise ConfigError(
                     f"Reward term '{self.name}' is {value} for agent '{agent}' of episode "
@@ -112,6 +114,7 @@ def reward(
 
     def register(function: F) -> F:
         knobs = knobs_of_function(function, "@reward", "episode, *, knob: int = 1")
+        # `weight` stands next to the knobs in the config.
         if "weight" in knobs.validators:
             raise TypeError(f"@reward on {function.__qualname__}: 'weight' is taken by the config")
         term = RewardTerm(function.__name__, function, tuple(roles), outcome, knobs)
@@ -145,6 +148,7 @@ def get(name: str) -> RewardTerm:
 
 def is_outcome(name: str) -> bool:
     """Whether a term is part of the orchestrator's outcome."""
+    # A term of subagents alone has no value for modifiers to gate on.
     term = get(name)
     return term.outcome and "orchestrator" in term.roles
 

@@ -106,9 +106,11 @@ class _Agent:
         self.sampling = sampling
         self.dispatch = dispatch
         renderer = policy.renderer
+        # An endpoint is given the tools as data, and its server writes them into the prompt.
         prompt_tools = tools if policy.tools_in_prompt else ()
         prompt = renderer.start(spec.system, prompt_tools, spec.prompt)
         self.tape = Tape(prompt, images_in(renderer, (spec.system, spec.prompt)))
+        # Endpoints read messages and not ids, so both forms of the context grow together.
         self.messages = _opening_messages(spec)
         self.turns: list[Turn] = []
         self.was_told_to_answer = False
@@ -138,10 +140,12 @@ class _Agent:
         room, limit = room_for_turn(self.limits, self.sampling.max_tokens, num_context, num_written)
         if room <= 0:
             return _Ending("truncated", limit)
+        # Fed, not sampled: it is part of the turn's text but carries no loss.
         self.tape.feed(prefix)
         try:
             generation = await self.policy.engine.generate(self._request(room))
         except WindowFull:
+            # An endpoint's window may be smaller than the role's limit.
             return _Ending("truncated", "context_tokens")
         start, text, calls = self._record(start, generation)
         is_cut = generation.finish == "length"
@@ -167,6 +171,7 @@ class _Agent:
         return self._limit_reached(results) or self._feed(turn)
 
     def _request(self, max_tokens: int) -> Request:
+        # A seed per (agent, turn): what is drawn does not depend on the other agents in a batch.
         return Request(
             self.spec.session,
             tuple(self.tape.ids),
@@ -193,6 +198,7 @@ class _Agent:
         return start, text, calls
 
     def _limit_reached(self, results: ToolResults) -> _Ending | None:
+        # A budget of the episode comes first: it holds even where the agent's limits have room.
         if results.stop:
             return _Ending("truncated", results.stop)
         if len(self.turns) >= self.limits.turns:
@@ -215,6 +221,7 @@ class _Agent:
             # A turn records what the agent read, and this one's results are never fed.
             self.turns[-1] = replace(turn, observations=observations)
             ids = renderer.observe(observations, sampled)
+        # A window that is full has no room for the next turn.
         if len(self.tape.ids) + len(ids) >= self.limits.context_tokens:
             return _Ending("truncated", "context_tokens")
         self.tape.feed(ids, images_in(renderer, observations))

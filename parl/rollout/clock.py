@@ -108,8 +108,8 @@ class _Simulation:
         self.spans: dict[Step, tuple[float, float]] = {}
         self._decode = _Slots(config.decode_slots)
         self._tools = _Slots(config.tool_slots)
+        # A heap of tuples: at equal times the first agent goes first, then the first turn.
         self._events: list[Event] = []
-        """A heap."""
         self._num_pending: dict[Step, int] = {}
         """Tool calls and subagents that a decoded turn still waits for."""
         self._queue: list[int] = []
@@ -152,6 +152,7 @@ class _Simulation:
         for slots, is_tool in ((self._decode, False), (self._tools, True)):
             while (job := slots.pop()) is not None:
                 (agent, turn), seconds = job
+                # Total work: what the episode would take one job after the other.
                 self.serial_s += seconds
                 if not is_tool:
                     self.spans[agent, turn] = (self.now, self.now)
@@ -163,6 +164,8 @@ class _Simulation:
         if turn < len(trace.turns):
             seconds = generation_s(trace, turn, self.config)
             heapq.heappush(self._decode.waiting, (self.now, agent, turn, 0, seconds))
+        # A subagent has ended: its place and its parent's turn are free of it. The orchestrator's
+        # end is the end of the simulation.
         elif agent in self._parent:
             self._num_running -= 1
             self._admit()

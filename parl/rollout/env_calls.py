@@ -66,6 +66,7 @@ async def score_env(env: AgentEnv, answer: str) -> tuple[Mapping[str, float], Ma
         outcome: dict[str, float] = {}
         for name, value in info["outcome"].items():
             outcome[str(name)] = require_finite(value, f"outcome '{name}'")
+        # The contract of every environment: thresholds of correctness rely on it.
         if not 0 <= outcome["score"] <= 1:
             raise ValueError(f"score is {outcome['score']}, outside of 0..1")
         facts = dict(info["facts"])
@@ -113,6 +114,7 @@ async def contributions(env: AgentEnv, answer: str, messages: Sequence[str]) -> 
         values = await call_env(env, env.contributions, answer, messages)
         if values is None:
             return None
+        # A value too few would give some subagents what others contributed.
         if len(values) != len(messages):
             raise ValueError(f"{len(values)} values for {len(messages)} messages")
         return [require_finite(value, "contribution") for value in values]

@@ -140,6 +140,8 @@ async def run_external_agent(
     episode_id = spec.session.rpartition("/")[0]
     answer: object = ""
     error = None
+    # An address and a key for this agent alone, for as long as it lives: whoever asks there speaks
+    # for it.
     async with gateway.open(episode_id, spec.id, backend) as address:
         try:
             answer = await external_agent(task, address.base_url, address.api_key, tools)

@@ -82,6 +82,7 @@ class SwarmRunner:
         Returns:
             the episode, with flat traces, the orchestrator's first.
         """
+        # In a mix, the environment of the task's ability.
         env = env_of(env, task)
         episode = _LiveEpisode(self, env, episode_id, seed)
         try:
@@ -109,6 +110,7 @@ class SwarmRunner:
             traces=traces,
             num_assigned=len(episode.children),
             num_refused=episode.num_refused,
+            # Without siblings: they take no part in the episode's time.
             clock=schedule(traces, self.clock, self.swarm.max_concurrency),
             siblings=tuple(episode.siblings),
         )
@@ -139,6 +141,7 @@ def failed_episode(
     episode_id: str, task: Task, group: str, step: int, failure: EpisodeFailure | EndpointFailure
 ) -> Episode:
     """Return an episode without turns, whose status says what failed."""
+    # What was sampled before the failure is dropped: it gives no sample and has no reward.
     trace = AgentTrace(
         id=ORCHESTRATOR_ID,
         role="orchestrator",
@@ -210,9 +213,11 @@ class _LiveEpisode:
         swarm = self.runner.swarm
         is_swarm = swarm.mode == "swarm"
         limits = role.limits
+        # The budget holds for an orchestrator that never delegates as well.
         if swarm.critical_step_budget is not None:
             limits = limits.replace(turns=min(limits.turns, swarm.critical_step_budget))
         tools = list(self.env.tool_specs())
+        # In mode single a call of these goes to the environment, which does not know it.
         if is_swarm:
             tools += SWARM_TOOLS
         spec = AgentSpec(
@@ -287,6 +292,7 @@ class _LiveEpisode:
             is_assignment = call.name == ASSIGN and is_swarm
             if call.error is not None:
                 observations[i] = call.error
+                # A malformed assignment is one that was refused, too.
                 self.num_refused += is_assignment
             elif call.name == CREATE and is_swarm:
                 observations[i] = self._create(call)
@@ -305,6 +311,7 @@ class _LiveEpisode:
                 observations[i] = f"error: at most {limit} environment call(s) per turn"
             else:
                 env_indices.append(i)
+        # Before the launch: forks have what these calls changed.
         texts = await env_calls(self.env, [calls[i] for i in env_indices])
         for i, text in zip(env_indices, texts, strict=True):
             observations[i] = text
@@ -330,6 +337,7 @@ class _LiveEpisode:
         system_prompt = call.arguments.get("system_prompt")
         if not isinstance(name, str) or not name or not isinstance(system_prompt, str):
             return f"error: {CREATE} needs name and system_prompt, both texts"
+        # A name that is created again gets the new prompt for later assignments.
         self.system_prompts[name] = system_prompt
         return "ok"
 
@@ -345,6 +353,7 @@ class _LiveEpisode:
             return f"error: at most {swarm.max_subagents} subagents per episode"
         if swarm.refuse_duplicates and normalize_text(prompt) in self.assigned_prompts:
             return "error: duplicate task"
+        # With no turn left, a child would only cost its prompt.
         if self._turns_left() <= 0:
             return BUDGET_EXHAUSTED
         return None
@@ -362,6 +371,7 @@ class _LiveEpisode:
 
     async def _launch(self, assignments: Sequence[_Assignment], turn: int) -> list[str]:
         """Run the assignments of a turn, and return what the orchestrator reads of each."""
+        # The same for all: they run at once, and only the longest is on the critical path.
         turns_left = self._turns_left()
         first_number = len(self.children) + 1
         coroutines = []
@@ -403,6 +413,7 @@ class _LiveEpisode:
         self, agent_id: str, assignment: _Assignment, turn: int, turns_left: int
     ) -> AgentTrace:
         role = self.runner.role("subagent")
+        # Each has its own copy of the environment: subagents never see each other's changes.
         try:
             env = await call_env(self.env, self.env.fork, assignment.prompt)
         except Exception as error:
@@ -425,6 +436,7 @@ class _LiveEpisode:
             data = {"name": assignment.agent, "system_prompt": system_prompt}
             parent = self.env.task
             subtask = Task(f"{parent.id}/{agent_id}", parent.env, assignment.prompt, data)
+            # Without the episode's budget of tokens: the orchestrator is held to it.
             trace = await self._run_external(role, spec, env, limits, None, subtask)
             # An agent that a limit ended may have answered, but gives nothing back.
             trace = replace(trace, result=read_message(trace))
@@ -445,6 +457,7 @@ def _subagent_dispatch(env: AgentEnv, limit: int | None) -> Dispatch:
     """Answer the calls of a subagent, at most `limit` of a turn."""
 
     async def dispatch(calls: Sequence[ToolCall], turn: int, num_written: int) -> ToolResults:
+        # Malformed calls are answered by their error, and use up nothing of the limit.
         well_formed = [call for call in calls if call.error is None]
         to_run = well_formed[:limit]
         texts = await env_calls(env, to_run)

@@ -27,6 +27,7 @@ def grpo(
     flat branch.
     """
     inside, log_ratio, advantages, weights = prepare(logp, old_logp, advantages, mask, weights)
-    # Unlike eq. 1's clip: a token that has moved the wrong way keeps its gradient.
+    # Unlike the clip of Kimi's eq. 1, which is flat on both sides whatever the sign of A: a token
+    # that has moved the wrong way keeps its gradient.
     gain, clipped = clipped_surrogate(log_ratio.exp(), advantages, clip_low, clip_high)
     return -mean_gain(gain, weights, denominator), statistics(log_ratio, clipped, inside)

@@ -126,5 +126,6 @@ def weighting_of(config: Loss) -> LossWeighting:
         ConfigError: there is no such loss, or a knob is unknown, mistyped or missing.
     """
     loss = get(config.type)
+    # For its errors: a wrong knob is refused before a model is loaded.
     loss.bind(config)
     return LossWeighting(config.denominator, loss.weighs_traces, loss.drops_equal_groups)

@@ -42,6 +42,7 @@ def prepare(
     # `where` and not a product with the mask: 0 * NaN is NaN.
     zero = torch.zeros((), dtype=dtype, device=logp.device)
     log_ratio = torch.where(inside, logp.to(dtype) - old_logp.detach().to(dtype), zero)
+    # Detached, as `old_logp`: the log-probs under pi_theta alone have a gradient.
     masked_advantages = torch.where(inside, advantages.detach().to(dtype), zero)
     masked_weights = torch.where(inside, weights.detach().to(dtype), zero)
     return inside, log_ratio, masked_advantages, masked_weights

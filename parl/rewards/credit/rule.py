@@ -67,6 +67,7 @@ class CreditRule:
             # The traceback ends in a plugin: name the rule as well.
             error.add_note(f"in credit rule '{self.name}'")
             raise
+        # Siblings too: a rule that draws them gives them advantages.
         num_turns: dict[Agent, int] = {}
         for scored in group:
             for trace in (*scored.episode.traces, *scored.episode.siblings):
@@ -135,6 +136,7 @@ def credit_rule(
     def register(function: F) -> F:
         name = function.__name__
         knobs = knobs_of_function(function, "@credit_rule", "group, *, knob: int = 1")
+        # `type` names the rule in the same section.
         if "type" in knobs.validators:
             raise TypeError(f"@credit_rule on {name}: 'type' is taken by the config")
         knobs.refuse_other_defaults(Credit, f"@credit_rule on {name}")

@@ -16,6 +16,7 @@ def trajectory(
     shaping terms.
     """
     advantages = orchestrator_advantages(group, normalize_std, std_floor)
+    # What one agent of an episode did shows only over many episodes.
     for scored in group:
         episode = scored.episode
         for trace in children(scored):

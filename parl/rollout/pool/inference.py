@@ -130,6 +130,7 @@ class InferenceServer:
         Raises:
             LookupError: the actor is new and has no weights yet.
         """
+        # Armed only while it generates: an idle loop may sleep as long as it likes.
         async with self._watchdog:
             task: asyncio.Task[Generation] = asyncio.ensure_future(
                 self._store.engines[name].generate(request)
@@ -169,6 +170,7 @@ class RemoteEngine:
         calls = []
         for server in self._servers:
             calls.append(self._call(server, "follow", {self._name: self._state}, probe))
+        # Equal weights give equal scores, so it does not matter whose are kept.
         merged = Scores()
         for scores in await asyncio.gather(*calls):
             merged.update(scores)

@@ -113,6 +113,7 @@ class LocalPool:
         on_done: Callable[[Episode], None] | None = None,
     ) -> list[Episode]:
         """Do what `run` does, inside a running event loop."""
+        # A semaphore and not rounds of episodes: a slow one holds up no others.
         slots = asyncio.Semaphore(self._config.max_concurrent_episodes)
 
         async def run_job(job: Job) -> Episode:
@@ -132,6 +133,7 @@ class LocalPool:
         return episode
 
     async def _attempt(self, runner: SwarmRunner, job: Job, attempt: int) -> Episode:
+        # Used again where one is idle: making an environment may mean indexing a corpus.
         env = self._idle_envs.pop() if self._idle_envs else self._make_env()
         # Ids of retries differ, because engines know agents by them.
         episode_id = job.episode_id if attempt == 0 else f"{job.episode_id}.{attempt}"
@@ -141,12 +143,14 @@ class LocalPool:
             episode_id=episode_id,
             group=job.group,
             step=job.step,
+            # Another stream for each attempt: the same one could meet the same failure.
             seed=f"{job.seed}/{attempt}",
         )
         deadline_s = self._config.episode_deadline_s
         try:
             episode = await asyncio.wait_for(run, deadline_s)
         except TimeoutError:
+            # The episode was cancelled and its agents have released their engines.
             failure = EpisodeFailure("timeout", f"no result within {deadline_s} s")
             return failed_episode(episode_id, job.task, job.group, job.step, failure)
         # The environment of a failed episode may be in any state, so it is dropped.

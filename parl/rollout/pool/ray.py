@@ -145,6 +145,7 @@ class RayPool:
             share = jobs[worker::num_workers]
             if share:
                 self.submit(runner, share, sink, worker)
+        # Each job ends in the sink, with its episode or as failed.
         while len(episodes) < len(jobs):
             self.poll()
         return [episodes[job.episode_id] for job in jobs]
@@ -193,6 +194,7 @@ class RayPool:
 
         Agents in the middle of a turn go on under them.
         """
+        # Before the first episodes nobody has weights that are old.
         if self._manager is not None:
             _, engines, probe = self._describe(policies)
             self._manager.foreach_actor_async(
@@ -313,6 +315,7 @@ class RayPool:
             if worker not in healthy:
                 lost_since[worker] = self._lost_since.get(worker, now)
         self._lost_since = lost_since
+        # A worker that is being started again keeps its share, so that episodes stay the same.
         for part in self._waiting:
             silence_s = now - lost_since.get(part.worker, now)
             if healthy and silence_s > self._config.hang_timeout_s:

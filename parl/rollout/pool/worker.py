@@ -109,7 +109,9 @@ class RolloutWorker:
         Raises:
             RuntimeError: weights do not fit an engine.
         """
+        # An environment that hangs without `blocking` stops the loop, and all episodes with it.
         async with self._watchdog:
+            # Engines that these policies do not use would only hold memory.
             self._store.keep(batch.engines)
             scores = await self._store.follow(batch.engines, batch.probe)
             handles: dict[str, PolicyHandle] = {}
