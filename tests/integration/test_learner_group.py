@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from parl.config.loss import Loss
 from parl.config.policy import Optimizer
 from parl.config.tiny import TinyModel
 from parl.core.types import Sample
+from parl.env import registry as plugins
 from parl.learner.group import LearnerGroup
 from parl.learner.learner import Learner
 from parl.policy.models import lora
@@ -25,10 +27,34 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 TEMPERATURES = {"orchestrator": 1.0, "subagent": 1.0}
 
 
+PLUGIN = """
+import torch
+
+import parl
+
+
+@parl.policy_loss
+def plugins_loss(
+    logp, old_logp, advantages, mask, *, factor: float = 1.0, weights=None, denominator=None
+):
+    return -(factor * logp * advantages * weights).sum() / denominator, {}
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    yield
-    ray.shutdown()
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray session whose processes find an installed plugin with a loss."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "loss_plugin.py").write_text(PLUGIN)
+    info = folder / "loss_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loss-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[parl.rewards]\nloss_plugin = loss_plugin\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield
+        ray.shutdown()
 
 
 def samples(num: int, seed: int) -> list[Sample]:
@@ -105,3 +131,17 @@ def test_a_group_goes_on_from_its_state() -> None:
     assert again.version == 2
     for name, weights in whole.weights().items():
         assert torch.equal(weights, again.weights()[name])
+
+
+def test_a_plugins_loss_is_known_in_all_processes() -> None:
+    plugins.load()
+    model = build_model(TinyModel(hidden_size=32, ff_size=32), 60, 7, 0)
+    loss = Loss.model_validate({"type": "plugins_loss", "factor": 0.5})
+    shape = ("main", Optimizer(lr=1e-3), loss, 120)
+    one = Learner(shape[0], copy.deepcopy(model), *shape[1:])
+    two = LearnerGroup(shape[0], copy.deepcopy(model), *shape[1:], num=2, threads=1, num_cpus=2)
+    expected = one.update(samples(6, 0), TEMPERATURES, 50.0, 0, 4, 1)
+    metrics = two.update(samples(6, 0), TEMPERATURES, 50.0, 0, 4, 1)
+    two.close()
+    assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert expected["policy/main/loss"] != 0.0

@@ -45,7 +45,7 @@ class Tagged(Characters):
 def played(
     said: Sequence[str], external_agent: str | None = "calls_tools", limits: Limits | None = None
 ) -> SwarmRunner:
-    """A runner of scripted turns, in the hands of a harness (None: of our own loop)."""
+    """A runner of scripted turns, run by an external agent (None: by our own loop)."""
     who: Roles = roles(limits)
     name = None if external_agent is None else f"tests.support.external_agents:{external_agent}"
     system = "solve" if external_agent is None else ""
@@ -91,7 +91,7 @@ def test_a_turn_of_malformed_calls_alone_is_a_text_to_the_client() -> None:
     assert (episode.answer, episode.status, episode.outcome["score"]) == (BAD, "completed", 0.0)
 
 
-def test_limits_end_a_harness_as_truncated() -> None:
+def test_limits_end_an_external_agent_as_truncated() -> None:
     wide = {"context_tokens": 10_000}
     for limits, reason in (
         (Limits(turns=2, **wide), "turns"),
@@ -103,7 +103,7 @@ def test_limits_end_a_harness_as_truncated() -> None:
         assert theirs == ours
 
 
-def test_a_harness_may_answer_when_a_limit_ends_it() -> None:
+def test_an_external_agent_may_answer_when_a_limit_ends_it() -> None:
     episode = run([PEEK] * 9, "answers_at_limits", Limits(turns=1, context_tokens=10_000))
     assert (episode.status, episode.answer, len(episode.orchestrator.turns)) == (
         "truncated",
@@ -207,7 +207,7 @@ def swarm_of(
     credit: Credit | None = None,
     **subagents: Sequence[str],
 ) -> SwarmRunner:
-    """Our orchestrator; subagents in the hands of a harness (None: of our own loop)."""
+    """Our orchestrator; subagents run by an external agent (None: by our own loop)."""
     who: Roles = roles(subagent=limits)
     name = None if external_agent is None else f"tests.support.external_agents:{external_agent}"
     who = who.model_copy(
@@ -312,7 +312,7 @@ def test_a_deadline_ends_all_subagents_of_an_episode() -> None:
         ("tests.support.external_agents:no_coroutine", "async def"),
     ],
 )
-def test_a_harness_that_is_none(name: str, message: str) -> None:
+def test_an_external_agent_that_is_none(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_external_agent("subagent", name)
 
